@@ -1,0 +1,180 @@
+"""Settings from the environment: typed, with units and reasons, and refused when they are unsafe together."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jobkit.errors import SettingsError
+
+#: What the tracked ``.env`` holds in place of secrets. It works at once on a laptop and nowhere else.
+DEFAULT_SECRET = "changethis"  # noqa: S105  a placeholder to be refused, not a password
+
+
+#: What a process exits with when only a person can help (sysexits.h: EX_CONFIG).
+EXIT_MISCONFIGURED = 78
+
+
+@contextmanager
+def exit_if_misconfigured() -> Iterator[None]:
+    """Turn a ``SettingsError`` into its lines on standard error and exit status 78, for a process's main function."""
+    try:
+        yield
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+        raise SystemExit(EXIT_MISCONFIGURED) from None
+
+
+class EnvironmentSettings(BaseSettings):
+    """Base of all settings: reads its fields from the environment and names the variable in each complaint."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment.
+
+        Raises:
+            SettingsError: one line for each variable that is missing, malformed or unsafe.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            raise SettingsError("\n".join(cls._complaint(e) for e in error.errors())) from None
+
+    @classmethod
+    def variable(cls, field: str) -> str:
+        """The name of the environment variable that sets ``field``."""
+        alias = cls.model_fields[field].validation_alias if field in cls.model_fields else None
+        if isinstance(alias, AliasChoices):
+            return str(alias.choices[0])
+        return f"{cls.model_config.get('env_prefix') or ''}{field}".upper()
+
+    @classmethod
+    def _complaint(cls, error: ErrorDetails) -> str:
+        text = error["msg"].removeprefix("Value error, ")
+        if not error["loc"]:
+            return text
+        field = str(error["loc"][0])
+        return f"{cls.variable(field) if field in cls.model_fields else field.upper()}: {text}"
+
+
+class ServiceSettings(EnvironmentSettings):
+    """What every service is told beside its own settings; a service sets the prefix (``EMAIL_PROCESSES``)."""
+
+    processes: int = Field(2, ge=1, le=64, description="Worker processes. One per core for work that needs the CPU.")
+    threads: int = Field(8, ge=1, le=256, description="Threads per process. More than one only helps work that waits.")
+    prefetch: int = Field(
+        0, ge=0, le=2000, description="Messages held per process and queue; 0 takes two per thread. 1 suits long jobs."
+    )
+    stop_grace_seconds: int = Field(
+        60, ge=5, le=7200, description="Seconds from SIGTERM to SIGKILL, as the container's stop grace says."
+    )
+
+
+class PlatformSettings(EnvironmentSettings):
+    """What all services share: broker, store, telemetry and the limits of their guarantees."""
+
+    model_config = SettingsConfigDict(env_prefix="JOBKIT_", extra="ignore", frozen=True, populate_by_name=True)
+
+    environment: Literal["development", "test", "staging", "production"] = Field(
+        "development", description="Outside development and test, default secrets are refused."
+    )
+    broker_url: str = Field(
+        "amqp://guest:guest@127.0.0.1:5672/%2F",
+        description="RabbitMQ: amqp:// or amqps://, several nodes separated by commas.",
+    )
+    store_url: str = Field("redis://127.0.0.1:6379/0", description="The job records: redis:// or rediss://.")
+    heartbeat_seconds: int = Field(
+        30, ge=5, le=600, description="Seconds after which a silent broker connection counts as dead."
+    )
+    connect_timeout_seconds: float = Field(5, gt=0, le=60, description="Seconds for one attempt to reach a broker.")
+    send_timeout_seconds: float = Field(
+        10, gt=0, le=300, description="Seconds that a send waits for the broker's confirm before it raises."
+    )
+    store_timeout_seconds: float = Field(2, gt=0, le=60, description="Seconds for one call to the job store.")
+    lease_seconds: float = Field(
+        15,
+        ge=1,
+        le=600,
+        description="Seconds after which the job of a worker that died may run elsewhere. Renewed every third of it.",
+    )
+    record_ttl_seconds: int = Field(
+        86_400, ge=60, le=31_536_000, description="Seconds that the record of a finished job answers its duplicates."
+    )
+    max_crashes: int = Field(
+        3, ge=1, le=100, description="Workers that one job may take down before it is dead-lettered as poison."
+    )
+    max_message_bytes: int = Field(
+        1_048_576,
+        ge=1024,
+        le=16_777_216,
+        description="Larger messages are refused at the sender; RabbitMQ 4 takes 16 MiB.",
+    )
+    health_folder: Path | None = Field(
+        None, description="Each worker process keeps a fresh file in it; what a container's health check looks at."
+    )
+    log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The least level that is logged."
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
+        description="Where traces and metrics go (OTLP over HTTP). Telemetry is off without it.",
+    )
+    sentry_dsn: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("SENTRY_DSN", "sentry_dsn"),
+        description="Where jobs that died are reported. Off without it.",
+    )
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker_urls_are_amqp(cls, value: str) -> str:
+        for url in value.split(","):
+            if urlsplit(url.strip()).scheme not in {"amqp", "amqps"} or not urlsplit(url.strip()).hostname:
+                raise ValueError("must be amqp://user:password@host:port/vhost (or amqps://), several joined by commas")
+        return value
+
+    @field_validator("store_url")
+    @classmethod
+    def _store_url_is_redis(cls, value: str) -> str:
+        if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("must be redis://host:port/database (or rediss://, unix://)")
+        return value
+
+    @field_validator("otlp_endpoint", "sentry_dsn", mode="before")
+    @classmethod
+    def _empty_means_off(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _default_secrets_stay_in_development(self) -> Self:
+        if self.environment not in {"development", "test"}:
+            for variable in self.default_secrets():
+                raise ValueError(f"{variable}: holds a default password; set one of your own for {self.environment}")
+        return self
+
+    def default_secrets(self) -> list[str]:
+        """The variables whose password is a default that everybody knows."""
+        urls = {"JOBKIT_BROKER_URL": self.broker_urls, "JOBKIT_STORE_URL": (self.store_url,)}
+        known = {DEFAULT_SECRET, "guest"}
+        return [name for name, values in urls.items() if any(urlsplit(url).password in known for url in values)]
+
+    @property
+    def broker_urls(self) -> tuple[str, ...]:
+        """The broker's nodes, in the order in which they are tried."""
+        return tuple(url.strip() for url in self.broker_url.split(","))
+
+
+def load_platform() -> PlatformSettings:
+    """Read the settings that all services share from the environment; raises ``SettingsError``."""
+    return PlatformSettings.load()

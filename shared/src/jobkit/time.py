@@ -1,0 +1,23 @@
+"""Durations that read as they are spoken: ``minutes(5)``."""
+
+from datetime import timedelta
+
+
+def seconds(number: float) -> timedelta:
+    """A duration of so many seconds."""
+    return timedelta(seconds=number)
+
+
+def minutes(number: float) -> timedelta:
+    """A duration of so many minutes."""
+    return timedelta(minutes=number)
+
+
+def hours(number: float) -> timedelta:
+    """A duration of so many hours."""
+    return timedelta(hours=number)
+
+
+def milliseconds(duration: timedelta) -> int:
+    """The whole milliseconds of a duration, the unit in which Dramatiq and Redis count."""
+    return int(duration.total_seconds() * 1000)
