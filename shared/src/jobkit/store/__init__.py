@@ -1,0 +1,1 @@
+"""Where a job's record lives: one Protocol, its implementations, and the types that they exchange."""

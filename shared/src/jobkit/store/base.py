@@ -1,0 +1,132 @@
+"""What a job store promises, whichever database keeps it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Protocol
+
+#: A waiting job that is due this soon may run: the broker's delays have a resolution of one second.
+DUE_SLACK = timedelta(seconds=1)
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    RUNNING = "running"  #: leased; the lease may have expired
+    WAITING = "waiting"  #: has run, and will run again when it is due
+    DONE = "done"  #: completed; never runs again while the record lasts
+    DEAD = "dead"  #: dead-lettered
+
+
+@dataclass(frozen=True, slots=True)
+class JobKey:
+    """The identity of a job. Ids are per actor, so that two kinds of job may use the same business key."""
+
+    actor: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to run a job until it expires or a higher fence number is given out.
+
+    Attributes:
+        job: Whose lease it is.
+        owner: Random, and new for every delivery: two deliveries in one process are two owners.
+        fence: Rises with every lease of the job. Hand it to a database that can refuse lower ones.
+        attempt: Which run this is, from 1. Snoozes and interrupts do not count.
+        crashes: Runs that ended without a word, because their worker died.
+        first_failed_at: When the first attempt failed, in milliseconds since the epoch; 0 if none has.
+    """
+
+    job: JobKey
+    owner: str
+    fence: int
+    attempt: int
+    crashes: int = 0
+    first_failed_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The job is not free: it runs elsewhere, or it is not due. Ask again after ``wait``."""
+
+    wait: timedelta
+    state: JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The job is done or dead, so this delivery has nothing left to do."""
+
+    state: JobState
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """All that is known of a job, for people and for status queries. Times are milliseconds since the epoch."""
+
+    job: JobKey
+    state: JobState
+    attempt: int
+    crashes: int
+    fence: int
+    started_at: int = 0
+    finished_at: int = 0
+    due_at: int = 0
+    percent: float = 0.0
+    step: str = ""
+    note: str = ""
+    failure: str = ""
+    result: bytes = b""
+
+
+class JobStore(Protocol):
+    """Keeps one record per job and decides who may run it.
+
+    Every method is one atomic transition, takes the store's own clock for expiry, may be repeated after a timeout with
+    the same arguments, and raises ``StoreUnavailable`` when the store does not answer. Methods that take a lease
+    return False, and change nothing, once another owner has been given a higher fence.
+
+    Implemented by ``jobkit.store.redis`` and ``jobkit.store.memory``; ``tests/contract/test_job_store.py`` is what any
+    further one has to pass.
+    """
+
+    def acquire(
+        self, job: JobKey, owner: str, *, ttl: timedelta, sent_at: int, attempts_before: int = 0, revived: bool = False
+    ) -> Lease | Held | Finished:
+        """Ask for the right to run ``job`` for ``ttl``.
+
+        Args:
+            job: Which job.
+            owner: Who asks. The same owner gets the same lease again.
+            ttl: For how long, unless it is renewed.
+            sent_at: The message's timestamp. It tells a redelivery of a dead message from the same job sent anew.
+            attempts_before: What the message itself says of attempts made, should the record have been lost.
+            revived: Whether the message has come back from a dead-letter queue, which starts a dead job anew.
+        """
+
+    def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
+        """Extend leases, all in one round trip; False where another owner holds a higher fence."""
+
+    def complete(self, lease: Lease, result: bytes) -> bool:
+        """Record that the job is done, with its result; also when the record itself has been lost meanwhile."""
+
+    def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "") -> bool:
+        """Free the job to run again after ``delay``; ``counted`` tells whether this run used up an attempt."""
+
+    def bury(self, lease: Lease, *, failure: str) -> bool:
+        """Record that the job was dead-lettered."""
+
+    def report(self, lease: Lease, *, percent: float, step: str, note: str) -> bool:
+        """Record how far the running job is."""
+
+    def record(self, job: JobKey) -> JobRecord | None:
+        """What is known of a job; None once its record has expired or if there never was one."""
+
+    def ping(self) -> None:
+        """Return if the store answers."""
+
+    def close(self) -> None:
+        """Close the connections."""

@@ -1,0 +1,188 @@
+"""What every job store promises; each implementation runs the whole suite."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Protocol
+
+import pytest
+from jobkit.store.base import Finished, Held, JobKey, JobState, JobStore, Lease
+from jobkit.store.memory import MemoryStore
+from jobkit.store.redis import RedisStore
+
+TTL = timedelta(seconds=5)
+BRIEF = timedelta(milliseconds=60)
+_ids = itertools.count()
+
+
+class Node(Protocol):
+    url: str
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> Iterator[JobStore]:
+    if request.param == "memory":
+        built: JobStore = MemoryStore()
+    else:
+        built = RedisStore(request.getfixturevalue("redis_server").url)
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def job() -> JobKey:
+    return JobKey("send_email", f"job-{next(_ids)}-{time.time_ns()}")
+
+
+def take(
+    store: JobStore, job: JobKey, owner: str = "a", ttl: timedelta = TTL, sent_at: int = 1, **more: object
+) -> Lease:
+    lease = store.acquire(job, owner, ttl=ttl, sent_at=sent_at, **more)  # type: ignore[arg-type]
+    assert isinstance(lease, Lease), lease
+    return lease
+
+
+def wait_until(condition: Callable[[], bool], limit: float = 5.0) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.005)
+
+
+def test_a_free_job_is_leased_for_its_first_attempt(store: JobStore, job: JobKey) -> None:
+    lease = take(store, job)
+    assert (lease.attempt, lease.crashes, lease.fence) == (1, 0, 1)
+    record = store.record(job)
+    assert record is not None
+    assert record.state is JobState.RUNNING
+
+
+def test_a_running_job_is_held_until_its_lease_ends(store: JobStore, job: JobKey) -> None:
+    take(store, job, "a")
+    held = store.acquire(job, "b", ttl=TTL, sent_at=1)
+    assert isinstance(held, Held)
+    assert held.state is JobState.RUNNING
+    assert timedelta(0) < held.wait <= TTL
+
+
+def test_the_same_owner_gets_the_same_lease_again(store: JobStore, job: JobKey) -> None:
+    assert take(store, job) == take(store, job)
+
+
+def test_a_done_job_never_runs_again(store: JobStore, job: JobKey) -> None:
+    lease = take(store, job)
+    assert store.complete(lease, b'{"ok":true}')
+    assert store.acquire(job, "b", ttl=TTL, sent_at=2) == Finished(JobState.DONE)
+    record = store.record(job)
+    assert record is not None
+    assert (record.state, record.result, record.percent) == (JobState.DONE, b'{"ok":true}', 100.0)
+
+
+def test_a_transition_may_be_repeated_after_a_lost_answer(store: JobStore, job: JobKey) -> None:
+    lease = take(store, job)
+    assert store.complete(lease, b"1")
+    assert store.complete(lease, b"1")
+    other = JobKey(job.actor, job.id + "-released")
+    lease = take(store, other)
+    assert store.release(lease, delay=timedelta(0), counted=False)
+    assert store.release(lease, delay=timedelta(0), counted=False)
+    assert take(store, other, "b").attempt == 1
+
+
+def test_a_lapsed_lease_is_a_crash_and_gives_a_higher_fence(store: JobStore, job: JobKey) -> None:
+    first = take(store, job, "a", BRIEF)
+    wait_until(lambda: isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1), Lease))
+    second = take(store, job, "b")
+    assert (second.crashes, second.attempt) == (1, 2)
+    assert second.fence > first.fence
+
+
+def test_an_owner_that_lost_its_lease_changes_nothing(store: JobStore, job: JobKey) -> None:
+    late = take(store, job, "a", BRIEF)
+    wait_until(lambda: isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1), Lease))
+    current = take(store, job, "b")
+    assert not store.complete(late, b"late")
+    assert not store.release(late, delay=timedelta(0), counted=True)
+    assert not store.bury(late, failure="late")
+    assert not store.report(late, percent=50, step="late", note="")
+    assert store.renew([late, current], TTL) == [False, True]
+    assert store.complete(current, b"current")
+
+
+def test_a_lease_that_lapsed_but_was_given_to_nobody_can_be_renewed(store: JobStore, job: JobKey) -> None:
+    lease = take(store, job, "a", timedelta(milliseconds=1))
+    time.sleep(0.02)  # the lease lapses by the store's own clock: there is no event to wait for
+    assert store.renew([lease], TTL) == [True]
+    assert isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1), Held)
+
+
+def test_a_released_job_counts_its_attempt_or_not(store: JobStore, job: JobKey) -> None:
+    assert store.release(take(store, job, "a"), delay=timedelta(0), counted=True, failure="no route")
+    second = take(store, job, "b")
+    assert second.attempt == 2
+    assert second.first_failed_at > 0
+    assert store.release(second, delay=timedelta(0), counted=False)
+    assert take(store, job, "c").attempt == 2
+
+
+def test_a_job_that_is_not_due_is_held(store: JobStore, job: JobKey) -> None:
+    store.release(take(store, job), delay=timedelta(seconds=30), counted=True)
+    held = store.acquire(job, "b", ttl=TTL, sent_at=1)
+    assert isinstance(held, Held)
+    assert held.state is JobState.WAITING
+    assert timedelta(seconds=25) < held.wait <= timedelta(seconds=30)
+
+
+def test_the_redelivery_of_a_dead_message_is_answered_from_the_record(store: JobStore, job: JobKey) -> None:
+    assert store.bury(take(store, job, sent_at=7), failure="bad address")
+    assert store.acquire(job, "b", ttl=TTL, sent_at=7) == Finished(JobState.DEAD)
+
+
+def test_a_dead_job_that_is_sent_anew_starts_over(store: JobStore, job: JobKey) -> None:
+    store.bury(take(store, job, sent_at=7), failure="bad address")
+    again = take(store, job, "b", sent_at=8)
+    assert (again.attempt, again.crashes, again.first_failed_at) == (1, 0, 0)
+
+
+def test_a_dead_letter_that_is_sent_back_starts_over(store: JobStore, job: JobKey) -> None:
+    store.bury(take(store, job, sent_at=7), failure="bad address")
+    assert take(store, job, "b", sent_at=7, revived=True).attempt == 1
+
+
+def test_the_fence_rises_over_a_death(store: JobStore, job: JobKey) -> None:
+    first = take(store, job, sent_at=7)
+    store.bury(first, failure="bad address")
+    assert take(store, job, "b", sent_at=8).fence > first.fence
+
+
+def test_attempts_that_the_message_knows_of_survive_the_loss_of_the_record(store: JobStore, job: JobKey) -> None:
+    assert take(store, job, attempts_before=4).attempt == 5
+
+
+def test_a_completion_is_recorded_even_if_the_record_was_lost(store: JobStore, job: JobKey) -> None:
+    lost = Lease(job, "a", fence=3, attempt=2)
+    assert store.complete(lost, b"{}")
+    assert store.acquire(job, "b", ttl=TTL, sent_at=1) == Finished(JobState.DONE)
+
+
+def test_progress_is_readable_while_the_job_runs_and_starts_over_with_it(store: JobStore, job: JobKey) -> None:
+    lease = take(store, job)
+    assert store.report(lease, percent=40, step="resize", note="2 of 5")
+    record = store.record(job)
+    assert record is not None
+    assert (record.percent, record.step, record.note) == (40, "resize", "2 of 5")
+    store.release(lease, delay=timedelta(0), counted=True)
+    take(store, job, "b")
+    record = store.record(job)
+    assert record is not None
+    assert (record.percent, record.step) == (0, "")
+
+
+def test_jobs_of_two_actors_may_share_an_id(store: JobStore, job: JobKey) -> None:
+    store.complete(take(store, job), b"")
+    assert take(store, JobKey("build_report", job.id)).attempt == 1
+
+
+def test_a_job_without_a_record_is_unknown(store: JobStore, job: JobKey) -> None:
+    assert store.record(job) is None
