@@ -1,0 +1,1 @@
+"""RabbitMQ: topology, confirmed publishing, consuming, delays; and its stand-in in memory."""

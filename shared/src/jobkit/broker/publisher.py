@@ -1,0 +1,283 @@
+"""Publishing that returns when the broker has confirmed, and raises when it has not.
+
+One thread per process owns one connection and its channel. Senders hand it messages and wait; it writes whatever has
+gathered and matches the confirms that come back, so many senders share one round trip, and heartbeats are answered
+while nobody sends.
+"""
+
+import logging
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pika
+import pika.exceptions
+from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.channel import Channel
+
+from jobkit.broker.connection import ConnectionSettings
+from jobkit.errors import BrokerUnavailable, SendError, SendRefused, Unroutable
+
+#: Messages written ahead of their confirms. More gain no speed and cost memory.
+WINDOW: Final = 1000
+
+_LONGEST_PAUSE: Final = 5.0
+_CLOSE_TIMEOUT: Final = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """One message on its way, with what became of it."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    properties: pika.BasicProperties
+    error: SendError | None = None
+    confirmed: bool = False
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Messages whose sender waits for all of them."""
+
+    remaining: int
+    done: threading.Event = field(default_factory=threading.Event)
+    abandoned: bool = False
+
+
+@dataclass(slots=True)
+class _Entry:
+    outgoing: Outgoing
+    batch: _Batch
+    alone: bool = False  # a channel was closed while it was in flight: send it by itself, to see whose fault that was
+
+    def settle(self, error: SendError | None) -> None:
+        self.outgoing.confirmed = error is None and self.outgoing.error is None
+        self.outgoing.error = self.outgoing.error or error
+        self.batch.remaining -= 1
+        if not self.batch.remaining:
+            self.batch.done.set()
+
+
+class ConfirmedPublisher:
+    """Publishes persistent messages, mandatory and with confirms, over one connection that it keeps alive.
+
+    It connects at the first publish, in each process by itself, so it may be made before a fork. A message whose
+    connection breaks before its confirm is published again: consumers must tell duplicates by their id.
+    """
+
+    def __init__(self, connection: ConnectionSettings) -> None:
+        self._settings = connection
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._wake_pending = False
+        self._trouble = ""
+        self._stop_pausing = threading.Event()
+        self._reset()
+
+    def publish(self, messages: Sequence[Outgoing], timeout: float) -> None:
+        """Publish all and wait for their confirms.
+
+        Raises:
+            SendError: what went wrong with the first message that was not confirmed; each holds its own ``error``.
+        """
+        if not messages:
+            return
+        batch = _Batch(len(messages))
+        with self._lock:
+            self._ensure_running()
+            self._waiting.extend(_Entry(message, batch) for message in messages)
+            wake = not self._wake_pending and self._ioloop is not None
+            self._wake_pending = self._wake_pending or wake
+            ioloop = self._ioloop
+        if wake and ioloop is not None:
+            ioloop.add_callback_threadsafe(self._pump)
+        if not batch.done.wait(timeout):
+            batch.abandoned = True
+            reason = self._trouble or f"no confirm came from RabbitMQ at {self._settings.where} within {timeout:g} s"
+            for message in messages:
+                if not message.confirmed and message.error is None:
+                    message.error = BrokerUnavailable(reason)
+        for message in messages:
+            if message.error is not None:
+                raise message.error
+
+    def close(self) -> None:
+        """Close the connection; whoever still waits is told at its deadline."""
+        with self._lock:
+            self._closing = True
+            thread, ioloop = self._thread, self._ioloop
+        if thread is None or self._pid != os.getpid():
+            return
+        self._stop_pausing.set()
+        if ioloop is not None:
+            ioloop.add_callback_threadsafe(self._hang_up)
+        thread.join(_CLOSE_TIMEOUT)
+
+    # Everything below runs in the publisher's thread ------------------------------------------------------------
+
+    def _reset(self) -> None:
+        self._waiting: deque[_Entry] = deque()
+        self._in_flight: dict[int, _Entry] = {}
+        self._next_tag = 1
+        self._thread: threading.Thread | None = None
+        self._ioloop: IOLoop | None = None
+        self._connection: SelectConnection | None = None
+        self._channel: Channel | None = None
+        self._wake_pending = False
+        self._closing = False
+        self._stop_pausing = threading.Event()
+        self._trouble = ""
+
+    def _ensure_running(self) -> None:
+        if self._pid != os.getpid():  # after a fork: the parent's thread and socket are not ours
+            self._reset()
+            self._pid = os.getpid()
+        if self._closing:
+            raise BrokerUnavailable("this publisher has been closed")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="jobkit-publisher", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        pause = 0.1
+        while not self._closing:
+            started = time.monotonic()
+            self._serve_one_connection()
+            if time.monotonic() - started > _LONGEST_PAUSE:
+                pause = 0.1
+            if not self._closing:
+                self._stop_pausing.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  jitter, not a secret
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _serve_one_connection(self) -> None:
+        ioloop = IOLoop()
+        with self._lock:
+            self._ioloop = ioloop
+        try:
+            SelectConnection.create_connection(self._settings.parameters(), self._on_connect_done, ioloop)
+            ioloop.start()
+        except Exception as error:  # whatever it was, the senders have deadlines and the thread must live
+            self._say_trouble(error)
+        finally:
+            with self._lock:
+                self._ioloop = None
+                self._wake_pending = False
+            self._channel = self._connection = None
+            self._take_back()
+            ioloop.close()
+
+    # Any: pika hands over a connection or one of several exception types that share no base.
+    def _on_connect_done(self, outcome: Any) -> None:
+        if isinstance(outcome, BaseException):
+            self._say_trouble(outcome)
+            self._stop_loop()
+            return
+        self._connection = outcome
+        outcome.add_on_close_callback(self._on_connection_closed)
+        self._open_channel()
+
+    def _open_channel(self) -> None:
+        if self._connection is not None and self._connection.is_open:
+            self._connection.channel(on_open_callback=self._on_channel_open)
+
+    def _on_channel_open(self, channel: Channel) -> None:
+        self._next_tag = 1
+        channel.add_on_close_callback(self._on_channel_closed)
+        channel.add_on_return_callback(self._on_returned)
+        channel.confirm_delivery(self._on_confirm, callback=lambda _frame: self._start_publishing(channel))
+
+    def _start_publishing(self, channel: Channel) -> None:
+        if self._trouble:
+            log.info("RabbitMQ at %s takes messages again", self._settings.where)
+        self._trouble = ""
+        self._channel = channel
+        self._pump()
+
+    def _pump(self) -> None:
+        with self._lock:
+            self._wake_pending = False
+        channel = self._channel
+        if channel is None or not channel.is_open:
+            return
+        while self._waiting and len(self._in_flight) < WINDOW:
+            if self._in_flight and (self._waiting[0].alone or next(iter(self._in_flight.values())).alone):
+                return
+            entry = self._waiting.popleft()
+            if entry.batch.abandoned:
+                continue
+            self._in_flight[self._next_tag] = entry
+            self._next_tag += 1
+            message = entry.outgoing
+            channel.basic_publish(
+                message.exchange, message.routing_key, message.body, message.properties, mandatory=True
+            )
+
+    # Any: pika's frames carry their method without a type.
+    def _on_confirm(self, frame: Any) -> None:
+        tag, refused = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Nack)
+        tags = [t for t in self._in_flight if t <= tag] if frame.method.multiple else [tag]
+        for confirmed in tags:
+            entry = self._in_flight.pop(confirmed, None)
+            if entry is not None:
+                where = entry.outgoing.routing_key
+                entry.settle(SendRefused(f"RabbitMQ refused the message for {where!r}") if refused else None)
+        if self._waiting:
+            self._pump()
+
+    def _on_returned(self, _channel: Channel, method: Any, properties: pika.BasicProperties, _body: bytes) -> None:
+        # A return comes before the confirm of the same message, in order of publishing.
+        for entry in self._in_flight.values():
+            message = entry.outgoing
+            same = (message.properties.message_id, message.routing_key) == (properties.message_id, method.routing_key)
+            if same and message.error is None:
+                message.error = Unroutable(f"no queue takes {message.routing_key!r} from exchange {message.exchange!r}")
+                return
+
+    def _on_channel_closed(self, _channel: Channel, reason: BaseException) -> None:
+        self._channel = None
+        code = getattr(reason, "reply_code", 0)
+        if len(self._in_flight) == 1 and isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            (entry,) = self._in_flight.values()
+            self._in_flight.clear()
+            text = str(getattr(reason, "reply_text", reason))
+            entry.settle(Unroutable(text) if code == 404 else SendRefused(f"RabbitMQ answered {code}: {text}"))
+        else:
+            for entry in self._in_flight.values():
+                entry.alone = True
+            self._take_back()
+        self._open_channel()
+
+    def _on_connection_closed(self, _connection: Any, reason: BaseException) -> None:
+        if not self._closing:
+            self._say_trouble(reason)
+        self._stop_loop()
+
+    def _take_back(self) -> None:
+        """Publish again what was not confirmed; the order among senders is not promised, within one it is."""
+        self._waiting.extendleft(reversed(self._in_flight.values()))
+        self._in_flight.clear()
+
+    def _hang_up(self) -> None:
+        if self._connection is not None and self._connection.is_open:
+            self._connection.close()
+        else:
+            self._stop_loop()
+
+    def _stop_loop(self) -> None:
+        if self._ioloop is not None:
+            self._ioloop.stop()
+
+    def _say_trouble(self, error: BaseException) -> None:
+        text = self._settings.describe(error)
+        if not self._trouble:
+            log.warning("%s; sends wait for it", text)
+        self._trouble = text

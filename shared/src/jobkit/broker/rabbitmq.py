@@ -1,0 +1,134 @@
+"""The broker of a worker: Dramatiq's, with confirms, quorum queues, broker-side delays and dead-letter records."""
+
+import logging
+import os
+import signal
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pika
+import pika.exceptions
+from dramatiq import Message
+from dramatiq.broker import Consumer
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from dramatiq.middleware import Middleware
+from pika.adapters.blocking_connection import BlockingChannel
+
+from jobkit.broker import ladder, topology
+from jobkit.broker.connection import ConnectionSettings, is_misconfigured
+from jobkit.broker.consumer import RabbitmqConsumer
+from jobkit.broker.sender import Sender
+from jobkit.deadletters import Failure
+from jobkit.settings import EXIT_MISCONFIGURED
+
+log = logging.getLogger(__name__)
+
+
+class JobBroker(RabbitmqBroker):
+    """A ``RabbitmqBroker`` that loses nothing.
+
+    - ``enqueue`` returns after the broker's confirm, or raises ``SendError``;
+    - a delay is held by the broker, and Dramatiq's ``.DQ`` and ``.XQ`` queues are not used;
+    - queues are quorum queues, with an explicit delivery limit and at-least-once dead lettering;
+    - a consumer waits out an outage; a misconfiguration ends the worker with one line and exit status 78.
+
+    Args:
+        connection: The nodes.
+        sender: How messages leave.
+        middleware: In Dramatiq's order.
+        prefetch: Messages held per queue and process; 0 leaves it to Dramatiq (two per thread).
+    """
+
+    def __init__(
+        self,
+        connection: ConnectionSettings,
+        sender: Sender,
+        *,
+        middleware: list[Middleware] | None = None,
+        prefetch: int = 0,
+    ) -> None:
+        super().__init__(url=list(connection.urls), middleware=middleware, confirm_delivery=True)
+        self.parameters = connection.parameters()
+        self.connection_settings = connection
+        self.stopping = threading.Event()
+        self._sender = sender
+        self._prefetch = prefetch
+        self._fatal: BaseException | None = None
+        self._outage_reported = False
+
+    def declare_queue(self, queue_name: str, *, ensure: bool = False) -> None:
+        """Note that this process uses the queue; with ``ensure``, make it on the server now."""
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues.add(queue_name)
+            self.emit_after("declare_queue", queue_name)
+        if ensure:
+            with self.connection_settings.open() as connection:
+                self.declare_on(connection.channel(), queue_name)
+
+    def declare_on(self, channel: BlockingChannel, queue: str) -> None:
+        """Make the queue, the delay ladder and what binds them; raises ``TopologyMismatch``."""
+        ladder.declare_ladder(channel)
+        topology.declare_queue(channel, queue)
+        ladder.bind(channel, queue)
+
+    def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
+        """Publish ``message`` to its queue, after ``delay`` milliseconds (rounded up to seconds) if given.
+
+        Raises:
+            SendError: it was not confirmed.
+        """
+        self.emit_before("enqueue", message, delay)
+        self._sender.send([message], delay=timedelta(milliseconds=delay or 0))
+        self.emit_after("enqueue", message, delay)
+        return message
+
+    def bury(self, message: Message[Any], failure: Failure) -> None:
+        """Publish the message with the record of its death; raises ``SendError``."""
+        self._sender.bury(message, failure)
+
+    def publish_dead_letter(self, body: bytes, properties: pika.BasicProperties, failure: Failure) -> None:
+        """Publish a body that is no message with the record of its death; raises ``SendError``."""
+        self._sender.bury_raw(body, properties, failure)
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
+        """An iterator over the queue; it connects when it is first asked for a message."""
+        return RabbitmqConsumer(self, queue_name, self._prefetch or prefetch, timeout)
+
+    def report_outage(self, error: BaseException, *, first: bool) -> None:
+        """Say in one line that the broker is away; end the worker if it will never be there for us."""
+        if first and is_misconfigured(error):
+            self.give_up(error)
+        elif not self._outage_reported:
+            self._outage_reported = first
+            log.warning("%s; trying again", self.connection_settings.describe(error))
+
+    def give_up(self, error: BaseException) -> None:
+        """Stop the worker gracefully; its process then exits with status 78."""
+        if self._fatal is None:
+            self._fatal = error
+            self.stopping.set()
+            is_pika = isinstance(error, pika.exceptions.AMQPError)
+            log.critical("%s", self.connection_settings.describe(error) if is_pika else error)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def close(self) -> None:
+        """Close the publishing connection; raises ``SystemExit`` if the worker had to give up."""
+        self._sender.close()
+        super().close()
+        if self._fatal is not None:
+            raise SystemExit(EXIT_MISCONFIGURED)
+
+    def get_queue_message_counts(self, queue_name: str) -> tuple[int, int, int]:
+        """Messages ready in the queue, 0 for Dramatiq's delay queue, and those in the dead-letter queue."""
+        with self.connection_settings.open() as connection:
+            channel = connection.channel()
+            ready = channel.queue_declare(queue_name, passive=True).method.message_count
+            dead = channel.queue_declare(topology.dead_letter_queue(queue_name), passive=True).method.message_count
+            return ready, 0, dead
+
+    def flush(self, queue_name: str) -> None:
+        """Drop all messages that wait in the queue; dead letters stay."""
+        with self.connection_settings.open() as connection:
+            connection.channel().queue_purge(queue_name)

@@ -1,0 +1,121 @@
+"""How a message leaves: checked, traced, routed, published and confirmed. Producers and workers send alike."""
+
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pika
+from dramatiq import Message
+from pika.exceptions import AMQPError
+
+from jobkit import telemetry
+from jobkit.broker import ladder, topology
+from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.envelope import properties_of
+from jobkit.broker.publisher import ConfirmedPublisher, Outgoing
+from jobkit.deadletters import Failure
+from jobkit.errors import BrokerUnavailable, MessageTooLarge, Unroutable
+
+
+class Sender:
+    """Sends Dramatiq messages to their queues.
+
+    A queue that is not there yet is made on the way, with the arguments that its service would give it.
+
+    Args:
+        connection: The broker.
+        app_id: Names the sender in each message's properties.
+        timeout: Seconds to wait for a confirm.
+        max_bytes: The largest body.
+    """
+
+    def __init__(
+        self, connection: ConnectionSettings, *, app_id: str, timeout: float = 10.0, max_bytes: int = 1_048_576
+    ) -> None:
+        self._connection = connection
+        self._publisher = ConfirmedPublisher(connection)
+        self._app_id = app_id
+        self._timeout = timeout
+        self._max_bytes = max_bytes
+        self._delayed_to: set[str] = set()
+        self._lock = threading.Lock()
+
+    def send(self, messages: Sequence[Message[Any]], *, delay: timedelta = timedelta()) -> None:
+        """Publish the messages, to arrive after ``delay``, and return once all are confirmed.
+
+        Raises:
+            SendError: at least one was not confirmed. All may be sent again: their ids tell them apart.
+        """
+        with telemetry.sending(messages):
+            outgoing = [self._outgoing(message, delay) for message in messages]
+            queues = {message.queue_name for message in messages}
+            if delay:
+                self._prepare_delays(queues)
+            try:
+                self._publisher.publish(outgoing, self._timeout)
+            except Unroutable:
+                self._declare(queues)
+                missing = [o for o in outgoing if not o.confirmed]
+                for message in missing:
+                    message.error = None
+                self._publisher.publish(missing, self._timeout)
+
+    def bury(self, message: Message[Any], failure: Failure) -> None:
+        """Publish a message to its service's dead-letter exchange, with the record of its death."""
+        self._bury(message.encode(), properties_of(message, self._app_id, failure.headers()), failure)
+
+    def bury_raw(self, body: bytes, properties: pika.BasicProperties, failure: Failure) -> None:
+        """The same for a body that is no message."""
+        kept = pika.BasicProperties(
+            app_id=properties.app_id,
+            content_type=properties.content_type,
+            delivery_mode=pika.DeliveryMode.Persistent.value,
+            headers=failure.headers(),
+            message_id=properties.message_id,
+            timestamp=properties.timestamp,
+            type=properties.type,
+        )
+        self._bury(body, kept, failure)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._publisher.close()
+
+    def _bury(self, body: bytes, properties: pika.BasicProperties, failure: Failure) -> None:
+        outgoing = Outgoing(topology.dead_letter_exchange(failure.queue), failure.queue, body, properties)
+        try:
+            self._publisher.publish([outgoing], self._timeout)
+        except Unroutable:
+            self._declare({failure.queue})
+            outgoing.error = None
+            self._publisher.publish([outgoing], self._timeout)
+
+    def _outgoing(self, message: Message[Any], delay: timedelta) -> Outgoing:
+        body = message.encode()
+        if len(body) > self._max_bytes:
+            raise MessageTooLarge(
+                f"{message.actor_name} {message.message_id} is {len(body):,} bytes long, the limit is "
+                f"{self._max_bytes:,}: put the data into object storage and send its key"
+            )
+        exchange, key = ladder.route(message.queue_name, delay)
+        return Outgoing(exchange, key, body, properties_of(message, self._app_id))
+
+    def _prepare_delays(self, queues: set[str]) -> None:
+        with self._lock:
+            missing = queues - self._delayed_to
+            if missing:
+                self._declare(missing)
+                self._delayed_to |= missing
+
+    def _declare(self, queues: set[str]) -> None:
+        try:
+            with self._connection.open() as connection:
+                channel = connection.channel()
+                ladder.declare_ladder(channel)
+                for queue in queues:
+                    topology.declare_queue(channel, queue)
+                    ladder.bind(channel, queue)
+        except AMQPError as error:
+            text = self._connection.describe(error)
+            raise BrokerUnavailable(f"cannot make {', '.join(sorted(queues))}: {text}") from error

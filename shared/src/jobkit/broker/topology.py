@@ -1,0 +1,78 @@
+"""The queues and exchanges of a service: a pure function of the queue's name, so that all who declare them agree.
+
+``email`` and its lane ``email.high`` dead-letter to the exchange ``email.dlx`` and so to the queue ``email.dlq``.
+Source: RabbitMQ's documentation of quorum queues (poison messages, at-least-once dead lettering).
+"""
+
+from typing import Final
+
+import pika.exceptions
+from pika.adapters.blocking_connection import BlockingChannel
+
+from jobkit.errors import TopologyMismatch
+
+#: Deliveries before RabbitMQ itself dead-letters a message. It is the backstop for what the job record cannot count,
+#: and far above ``max_crashes``, because every hand-back and every lost connection counts too.
+DELIVERY_LIMIT: Final = 100
+
+#: Looking at a dead letter counts as a delivery. RabbitMQ 4 would drop it after 20 looks, so the limit is out of reach.
+_DEAD_LETTER_DELIVERY_LIMIT: Final = 1_000_000_000
+
+_DURABLE_QUORUM: Final = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
+
+
+def service_of(queue: str) -> str:
+    """The service that a queue or lane belongs to: its name up to the first dot."""
+    return queue.partition(".")[0]
+
+
+def lane_queue(queue: str, lane: str) -> str:
+    """The queue of a lane; the lane ``normal`` is the queue itself."""
+    return queue if lane == "normal" else f"{queue}.{lane}"
+
+
+def dead_letter_exchange(queue: str) -> str:
+    """Where a queue's dead letters are published."""
+    return f"{service_of(queue)}.dlx"
+
+
+def dead_letter_queue(queue: str) -> str:
+    """Where a queue's dead letters are kept, until somebody decides about them."""
+    return f"{service_of(queue)}.dlq"
+
+
+def declare_queue(channel: BlockingChannel, queue: str) -> None:
+    """Make the queue with its dead-letter exchange and queue, if they are not there.
+
+    Raises:
+        TopologyMismatch: one of them exists with other arguments.
+    """
+    exchange, dead = dead_letter_exchange(queue), dead_letter_queue(queue)
+    try:
+        channel.exchange_declare(exchange, "fanout", durable=True)
+        channel.queue_declare(
+            dead, durable=True, arguments={**_DURABLE_QUORUM, "x-delivery-limit": _DEAD_LETTER_DELIVERY_LIMIT}
+        )
+        channel.queue_bind(dead, exchange)
+        channel.queue_declare(
+            queue,
+            durable=True,
+            arguments={
+                **_DURABLE_QUORUM,
+                "x-delivery-limit": DELIVERY_LIMIT,
+                "x-dead-letter-exchange": exchange,
+                "x-dead-letter-strategy": "at-least-once",
+            },
+        )
+    except pika.exceptions.ChannelClosedByBroker as error:
+        raise explain_mismatch(error) from error
+
+
+def explain_mismatch(error: pika.exceptions.ChannelClosedByBroker) -> Exception:
+    """The error to raise when a declaration was refused: RabbitMQ's own words, and what to do."""
+    if error.reply_code != 406:  # PRECONDITION_FAILED
+        return error
+    return TopologyMismatch(
+        f"{error.reply_text}. It was made with other arguments than jobkit's: drain and delete it, "
+        "or point JOBKIT_BROKER_URL at another vhost, then start again"
+    )

@@ -1,0 +1,144 @@
+"""What a dead letter says of itself: the original message, unchanged, with the story of its failure in the headers.
+
+The body stays the message that was sent, so any tool that moves it back to its queue sends the same job again. The
+headers are flat and readable in RabbitMQ's own management page.
+"""
+
+import hashlib
+import re
+import socket
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Self
+
+#: Prefix of the headers. A message that bears them has been dead before.
+HEADER = "failure-"
+
+#: Characters. A header frame must stay below 128 KiB whatever an exception carries.
+_MAX_MESSAGE, _MAX_TRACEBACK = 2_000, 16_000
+
+
+class Reason(StrEnum):
+    """Why a message is dead."""
+
+    PERMANENT = "permanent"  #: the job said that it can never succeed
+    EXHAUSTED = "attempts_exhausted"  #: every attempt failed
+    NOT_RETRIED = "not_retried"  #: the retry policy does not retry this failure
+    POISON = "poison"  #: its workers died while it ran
+    UNDECODABLE = "undecodable"  #: the body is not a Dramatiq message
+    UNKNOWN_ACTOR = "unknown_actor"  #: nobody here runs that actor
+    BAD_PAYLOAD = "bad_payload"  #: the payload breaks its contract
+    NEWER_CONTRACT = "newer_contract"  #: written under a newer version of the contract
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The record of a dead letter.
+
+    Attributes:
+        reason: The kind of death.
+        type: The exception's class.
+        message: The exception's text.
+        traceback: The end of its traceback.
+        fingerprint: Equal for failures that are alike: same actor, same class, same place in the code.
+        attempts: Runs that were made.
+        queue: The queue that it came from.
+        host: The machine that gave up.
+        trace_id: The trace of its last run, 32 hex digits, or empty.
+        sent_at: When it was sent; all times are milliseconds since the epoch, 0 when unknown.
+        first_failed_at: When its first attempt failed.
+        died_at: When it became a dead letter.
+    """
+
+    reason: str
+    type: str
+    message: str
+    traceback: str
+    fingerprint: str
+    attempts: int
+    queue: str
+    host: str
+    trace_id: str
+    sent_at: int
+    first_failed_at: int
+    died_at: int
+
+    @classmethod
+    def of(
+        cls,
+        error: BaseException,
+        reason: Reason,
+        *,
+        actor: str,
+        queue: str,
+        died_at: int,
+        attempts: int = 0,
+        sent_at: int = 0,
+        first_failed_at: int = 0,
+        trace_id: str = "",
+    ) -> Self:
+        """The record of a message that died of ``error``."""
+        name = type(error).__name__
+        text = "".join(traceback.format_exception(error))
+        return cls(
+            reason=reason,
+            type=name,
+            message=_printable(str(error))[:_MAX_MESSAGE],
+            traceback=text[-_MAX_TRACEBACK:],
+            fingerprint=_fingerprint(actor, name, error),
+            attempts=attempts,
+            queue=queue,
+            host=socket.gethostname(),
+            trace_id=trace_id,
+            sent_at=sent_at,
+            first_failed_at=first_failed_at or died_at,
+            died_at=died_at,
+        )
+
+    def headers(self) -> dict[str, object]:
+        """The AMQP headers that carry this record."""
+        return {HEADER + name.replace("_", "-"): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, object] | None, queue: str = "") -> Self:
+        """The record in a dead letter's headers; what RabbitMQ itself dead-lettered has only its ``x-death``."""
+        headers = headers or {}
+        if HEADER + "reason" not in headers:
+            return cls._by_broker(headers, queue)
+        values = {f.name: headers.get(HEADER + f.name.replace("_", "-")) for f in fields(cls)}
+        numbers = ("attempts", "sent_at", "first_failed_at", "died_at")
+        known: dict[str, object] = {n: v if v is not None else (0 if n in numbers else "") for n, v in values.items()}
+        return cls(**known)  # type: ignore[arg-type]  # the headers of a message that we wrote hold these types
+
+    @classmethod
+    def _by_broker(cls, headers: Mapping[str, object], queue: str) -> Self:
+        death = _broker_death(headers) or {}
+        reason, origin = str(death.get("reason", "unknown")), str(death.get("queue", queue))
+        explanation = f"RabbitMQ dead-lettered it by itself ({reason}), so no worker has left a record"
+        return cls(reason, "", explanation, "", f"broker:{reason}", 0, origin, "", "", 0, 0, 0)
+
+
+def has_been_dead(headers: Mapping[str, object] | None) -> bool:
+    """Whether a message has come back from a dead-letter queue."""
+    return headers is not None and (HEADER + "reason" in headers or _broker_death(headers) is not None)
+
+
+def _broker_death(headers: Mapping[str, object]) -> Mapping[str, object] | None:
+    # Falling through the delay ladder leaves its mark in x-death too, with the reason "expired".
+    deaths = headers.get("x-death")
+    for death in deaths if isinstance(deaths, list) else []:
+        if isinstance(death, dict) and death.get("reason") in {"delivery_limit", "rejected", "maxlen"}:
+            return death
+    return None
+
+
+def _fingerprint(actor: str, name: str, error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].name}" if frames else re.sub(r"\d+", "#", str(error))
+    return hashlib.sha256(f"{actor}|{name}|{place}".encode()).hexdigest()[:12]
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

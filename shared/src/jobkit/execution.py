@@ -1,0 +1,132 @@
+"""What is known about one delivery while it is being processed.
+
+The hooks of the middleware meet here: the lease that was given, what the actor returned, what was decided, and whether
+everything that follows from it is durable. Only then is the delivery acked.
+"""
+
+import secrets
+import threading
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+from typing import Any, Protocol, runtime_checkable
+
+from dramatiq import Message
+from dramatiq.broker import MessageProxy
+
+from jobkit.deadletters import Reason
+from jobkit.store.base import JobKey, Lease
+
+#: How often a message says that it was tried, in case the record of it is lost.
+ATTEMPTS_OPTION = "attempts"
+
+#: Set on every copy that is published to run later, so that its trace links instead of nesting.
+DEFERRED_OPTION = "deferred"
+
+
+class Verdict(Enum):
+    """How a run ended."""
+
+    COMPLETED = "completed"
+    RETRIED = "retried"  #: failed; a copy will run after a wait
+    SNOOZED = "snoozed"  #: asked to run later; no attempt was used up
+    DIED = "died"  #: dead-lettered
+    DEFERRED = "deferred"  #: did not run: the job is held elsewhere or is not due
+    ANSWERED = "answered"  #: did not run: the job had been done before
+    HANDED_BACK = "handed_back"  #: back to the queue, as it was
+
+
+@dataclass(slots=True)
+class Execution:
+    """One delivery of one job.
+
+    Attributes:
+        message: As it was delivered.
+        job: Whose record it is.
+        owner: The name under which it asks for the lease.
+        lease: The lease, once it is given.
+        thread: The thread that processes it.
+        result: What the actor returned, encoded for the record.
+        verdict: What was decided; None until then.
+        delay: After how long the copy runs that follows from the verdict.
+        error: What the run ended with.
+        reason: Why it died.
+        settled: True once all that follows is durable, so that the delivery may be acked.
+        published: When the copy was published, by the monotonic clock.
+        sends: How many jobs it has sent so far; numbers their derived ids.
+        redelivered: Whether the broker has delivered this message before.
+        revived: Whether it has come back from a dead-letter queue.
+    """
+
+    message: Message[Any]
+    job: JobKey
+    owner: str = field(default_factory=lambda: secrets.token_hex(8))
+    lease: Lease | None = None
+    thread: int = field(default_factory=threading.get_ident)
+    published: float = field(default_factory=time.monotonic)
+    sends: int = 0
+    result: bytes = b""
+    verdict: Verdict | None = None
+    delay: timedelta = timedelta()
+    error: BaseException | None = None
+    reason: Reason | None = None
+    settled: bool = False
+    redelivered: bool = False
+    revived: bool = False
+
+    @property
+    def attempt(self) -> int:
+        """Which run this is, from 1; 0 before the lease is given."""
+        return self.lease.attempt if self.lease else 0
+
+    def due_in(self) -> timedelta:
+        """What is left of the delay: the copy was published a while ago if the store had to be waited for."""
+        return max(timedelta(), self.delay - timedelta(seconds=time.monotonic() - self.published))
+
+    def settle(self, verdict: Verdict) -> None:
+        """Say that everything that follows from ``verdict`` is durable."""
+        self.verdict = verdict
+        self.settled = True
+
+
+@runtime_checkable
+class Delivery(Protocol):
+    """What our own brokers say of a delivery beside the message."""
+
+    redelivered: bool
+    revived: bool
+
+
+_current: ContextVar[Execution | None] = ContextVar("jobkit_execution", default=None)
+
+
+def begin(message: MessageProxy) -> Execution:
+    """Take charge of a delivery: from here on it is acked only once its execution is settled."""
+    plain: Message[Any] = Message(**{name: getattr(message, name) for name in _FIELDS})
+    execution = Execution(plain, JobKey(message.actor_name, message.message_id))
+    if isinstance(message, Delivery):
+        execution.redelivered, execution.revived = message.redelivered, message.revived
+    message.__dict__["execution"] = execution
+    _current.set(execution)
+    return execution
+
+
+def execution_of(message: MessageProxy) -> Execution | None:
+    """The execution of a delivery; None if no middleware of ours has taken charge of it."""
+    execution = message.__dict__.get("execution")
+    return execution if isinstance(execution, Execution) else None
+
+
+def current() -> Execution | None:
+    """The execution of this thread's delivery."""
+    return _current.get()
+
+
+def end() -> None:
+    """Forget this thread's delivery."""
+    _current.set(None)
+
+
+_FIELDS = ("queue_name", "actor_name", "args", "kwargs", "options", "message_id", "message_timestamp")

@@ -1,0 +1,123 @@
+"""Sending jobs: confirmed by the broker, or an exception."""
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+from dramatiq import Message
+
+from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.sender import Sender
+from jobkit.broker.topology import lane_queue
+from jobkit.contracts.job import CONTRACT_VERSION_OPTION, Job
+from jobkit.receipt import Receipt
+
+#: Keys become ids in this namespace: the same key for the same kind of job is the same job.
+_KEYS: Final = uuid.UUID("5b0a6c1e-3d0e-5a53-8f0c-0d9f6f1b7c42")
+
+
+class SendsMessages(Protocol):
+    """Where a producer's messages go: RabbitMQ, or the queues of the embedded mode."""
+
+    def send(self, messages: Sequence[Message[Any]], *, delay: timedelta = timedelta()) -> None:
+        """Return once all are durable; raises ``SendError``."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+def message_for(job: Job, *, lane: str, key: str | None, job_id: str | None) -> Message[Any]:
+    """The Dramatiq message that carries ``job``."""
+    if not job.queue:
+        raise TypeError(f"{type(job).__name__} names no queue: class {type(job).__name__}(Job, queue=…)")
+    if key is not None and job_id is not None:
+        raise ValueError("give a key or a job id, not both: a key is turned into the job's id")
+    if key is not None:
+        job_id = str(uuid.uuid5(_KEYS, f"{job.actor}:{key}"))
+    return Message(
+        queue_name=lane_queue(job.queue, lane),
+        actor_name=job.actor,
+        args=(),
+        kwargs=job.model_dump(mode="json"),
+        options={CONTRACT_VERSION_OPTION: job.version} if job.version > 1 else {},
+        message_id=job_id or str(uuid.uuid4()),
+        message_timestamp=int(time.time() * 1000),
+    )
+
+
+class Producer:
+    """Sends jobs to the services, from any thread.
+
+    >>> with Producer("amqp://…") as producer:                               # doctest: +SKIP
+    ...     producer.send(BuildReport(account="a-17"), key="a-17/2026-10")
+
+    It keeps one connection, opened at the first send, and may be made before a fork. A send that raised may have
+    arrived all the same: repeat it under the same key or id, and the job runs once.
+
+    Args:
+        url: ``amqp://`` or ``amqps://``; several nodes separated by commas.
+        name: Names the sender in each message's properties and in RabbitMQ's management page.
+        timeout: Seconds that a send waits for the broker's confirm.
+        max_bytes: The largest message.
+    """
+
+    def __init__(self, url: str, *, name: str = "producer", timeout: float = 10.0, max_bytes: int = 1_048_576) -> None:
+        connection = ConnectionSettings([part.strip() for part in url.split(",")], name=name)
+        self._sender: SendsMessages = Sender(connection, app_id=name, timeout=timeout, max_bytes=max_bytes)
+
+    @classmethod
+    def over(cls, sender: SendsMessages) -> Self:
+        """A producer whose messages leave by ``sender``."""
+        producer = cls.__new__(cls)
+        producer._sender = sender
+        return producer
+
+    def send(
+        self,
+        job: Job,
+        *,
+        lane: str = "normal",
+        key: str | None = None,
+        job_id: str | None = None,
+        delay: timedelta | None = None,
+    ) -> Receipt:
+        """Send one job; returns once the broker has confirmed it.
+
+        Args:
+            job: What to do. Its contract has been checked when it was made.
+            lane: The queue's lane; a service says which it has.
+            key: What the job means in your business (``"invoice/17"``). Sent twice, it runs once.
+            job_id: An id of your own making instead, up to 200 characters.
+            delay: Run it no earlier than this from now, to the second.
+
+        Raises:
+            SendError: it was not confirmed.
+        """
+        message = message_for(job, lane=lane, key=key, job_id=job_id)
+        self._sender.send([message], delay=delay or timedelta())
+        return Receipt(message.message_id, message.actor_name, message.queue_name)
+
+    def send_many(self, jobs: Iterable[Job], *, lane: str = "normal", delay: timedelta | None = None) -> list[Receipt]:
+        """Send many jobs with their confirms in flight together; returns once all are confirmed.
+
+        Raises:
+            SendError: at least one was not confirmed. The others may have arrived.
+        """
+        messages = [message_for(job, lane=lane, key=None, job_id=None) for job in jobs]
+        self._sender.send(messages, delay=delay or timedelta())
+        return [Receipt(m.message_id, m.actor_name, m.queue_name) for m in messages]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._sender.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,114 @@
+"""Spans and metrics of sending and processing, by OpenTelemetry's semantic conventions for messaging.
+
+Only the API is used here: without a provider all of it does nothing. A worker builds its providers after the fork
+(``jobkit.middleware.telemetry``), a producer uses those of the application that it is part of.
+Source: https://opentelemetry.io/docs/specs/semconv/messaging/rabbitmq/
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from dramatiq import Message
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode
+
+_SCOPE: Final = "jobkit"
+_tracer = trace.get_tracer(_SCOPE)
+_meter = metrics.get_meter(_SCOPE)
+
+_sent = _meter.create_counter("messaging.client.sent.messages", "{message}", "Messages that were to be sent.")
+_send_time = _meter.create_histogram("messaging.client.operation.duration", "s", "Time until the broker's confirm.")
+_consumed = _meter.create_counter("messaging.client.consumed.messages", "{message}", "Messages that were delivered.")
+_process_time = _meter.create_histogram("messaging.process.duration", "s", "Time that a job ran.")
+
+
+def attributes(queue: str, operation: str, kind: str) -> dict[str, str]:
+    """What spans and metrics of one operation have in common."""
+    return {
+        "messaging.system": "rabbitmq",
+        "messaging.destination.name": queue,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": kind,
+    }
+
+
+@contextmanager
+def sending(messages: Sequence[Message[Any]]) -> Iterator[None]:
+    """A producer span around the sending of ``messages``, whose context travels with those that have none yet."""
+    if not messages:
+        yield
+        return
+    queue, started = messages[0].queue_name, time.perf_counter()
+    common = attributes(queue, "send", "send")
+    details: dict[str, str | int] = {**common, "messaging.rabbitmq.destination.routing_key": queue}
+    if len(messages) == 1:
+        details["messaging.message.id"] = messages[0].message_id
+    else:
+        details["messaging.batch.message_count"] = len(messages)
+    with _tracer.start_as_current_span(f"send {queue}", kind=SpanKind.PRODUCER, attributes=details) as span:
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        for message in messages:
+            if "traceparent" not in message.options:
+                message.options.update(carrier)
+        outcome: dict[str, str] = {}
+        try:
+            yield
+        except Exception as error:
+            outcome = {"error.type": type(error).__name__}
+            span.set_attributes(outcome)
+            raise
+        finally:
+            _sent.add(len(messages), {**common, **outcome})
+            _send_time.record(time.perf_counter() - started, {**common, **outcome})
+
+
+def start_processing(message: Message[Any], *, first: bool) -> Span:
+    """A consumer span for one run, not yet ended.
+
+    It is linked to the span that created the message. On the first, undelayed run it is that span's child as well;
+    later ones start a trace of their own, since parents across fan-out and retries make traces of no use to anyone.
+    """
+    creation = propagate.extract(_text_only(message.options))
+    created_by = trace.get_current_span(creation).get_span_context()
+    return _tracer.start_span(
+        f"process {message.queue_name}",
+        context=creation if first else Context(),
+        kind=SpanKind.CONSUMER,
+        links=[Link(created_by)] if created_by.is_valid else None,
+        attributes={
+            **attributes(message.queue_name, "process", "process"),
+            "messaging.message.id": message.message_id,
+            "jobkit.actor": message.actor_name,
+        },
+    )
+
+
+def processed(
+    span: Span, queue: str, actor: str, attempt: int, duration: float, outcome: str, error: BaseException | None
+) -> None:
+    """End a consumer span and count the run; ``duration`` in seconds."""
+    details = {**attributes(queue, "process", "process"), "jobkit.actor": actor, "jobkit.outcome": outcome}
+    if error is not None:
+        details["error.type"] = type(error).__name__
+        span.set_attribute("error.type", type(error).__name__)
+        span.record_exception(error) if isinstance(error, Exception) else None
+        span.set_status(StatusCode.ERROR, str(error))
+    span.set_attribute("jobkit.attempt", attempt)
+    span.set_attribute("jobkit.outcome", outcome)
+    span.end()
+    _consumed.add(1, details)
+    _process_time.record(duration, details)
+
+
+def trace_id() -> str:
+    """The current trace's id as 32 hex digits; empty outside a trace."""
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else ""
+
+
+def _text_only(options: Mapping[str, object]) -> dict[str, str]:
+    return {name: value for name, value in options.items() if isinstance(value, str)}
