@@ -1,0 +1,1 @@
+"""RabbitMQ, Redis, PostgreSQL and a mail catcher on free ports of this machine, for development and tests."""

@@ -1,0 +1,101 @@
+"""The Docker engine, where there is one, and the backing services that it runs."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from local_stack.errors import NodeFailed
+
+SERVICES = ("rabbitmq", "redis", "postgres", "mailpit")  #: The backing services among those of the compose file.
+
+_ANSWER_SECONDS = 5
+_UP_SECONDS = 900  # images come over the network
+_DOWN_SECONDS = 120
+
+
+def engine_answers() -> bool:
+    """Tell whether a Docker engine with the compose plugin answers, within some ten seconds at most."""
+    try:
+        for command in (["docker", "info"], ["docker", "compose", "version"]):
+            done = subprocess.run(  # noqa: S603
+                command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_ANSWER_SECONDS, check=False
+            )
+            if done.returncode != 0:
+                return False
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return True
+
+
+class Compose:
+    """The backing services of ``deploy/compose.yaml``.
+
+    Args:
+        file: the compose file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def up(self) -> None:
+        """Start the backing services and wait until they are healthy.
+
+        Raises:
+            NodeFailed: they did not come up.
+        """
+        self._run("up", "--detach", "--wait", *SERVICES, seconds=_UP_SECONDS)
+
+    def down(self) -> None:
+        """Stop the backing services; what they hold stays in their volumes.
+
+        Raises:
+            NodeFailed: compose failed.
+        """
+        self._run("stop", *SERVICES, seconds=_DOWN_SECONDS)
+
+    def running(self) -> list[str]:
+        """Return the names of the backing services that run."""
+        names = self._run("ps", "--services", "--status", "running", seconds=_DOWN_SECONDS).split()
+        return [name for name in SERVICES if name in names]
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables by which services on this machine reach the containers.
+
+        Raises:
+            NodeFailed: the compose file publishes none of the ports, or cannot be read.
+        """
+        services = json.loads(self._run("config", "--format", "json", seconds=_DOWN_SECONDS))["services"]
+        broker, database = (_variables(services[name]) for name in ("rabbitmq", "postgres"))
+        broker_user = f"{broker.get('RABBITMQ_DEFAULT_USER', 'guest')}:{broker.get('RABBITMQ_DEFAULT_PASS', 'guest')}"
+        owner = database.get("POSTGRES_USER", "postgres")
+        name = database.get("POSTGRES_DB", owner)
+        return {
+            "JOBKIT_BROKER_URL": f"amqp://{broker_user}@{self._address('rabbitmq', 5672)}/%2F",
+            "JOBKIT_STORE_URL": f"redis://{self._address('redis', 6379)}/0",
+            "EMAIL_SMTP_URL": f"smtp://{self._address('mailpit', 1025)}",
+            "LOCAL_POSTGRES_URL": f"postgresql://{owner}:{database.get('POSTGRES_PASSWORD', '')}"
+            f"@{self._address('postgres', 5432)}/{name}",
+            "LOCAL_MANAGEMENT_URL": f"http://{broker_user}@{self._address('rabbitmq', 15672)}",
+            "LOCAL_MAIL_URL": f"http://{self._address('mailpit', 8025)}",
+        }
+
+    def _address(self, service: str, port: int) -> str:
+        published = self._run("port", service, str(port), seconds=_DOWN_SECONDS).strip().splitlines()
+        return published[0].replace("0.0.0.0", "127.0.0.1")  # noqa: S104  how compose spells "every interface"
+
+    def _run(self, *arguments: str, seconds: float) -> str:
+        command = ["docker", "compose", "-f", str(self._file), *arguments]
+        try:
+            done = subprocess.run(  # noqa: S603
+                command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=seconds, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise NodeFailed(f"{' '.join(command)} did not end within {seconds:g} s") from None
+        if done.returncode != 0:
+            raise NodeFailed(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
+        return done.stdout
+
+
+def _variables(service: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    return service.get("environment", {})

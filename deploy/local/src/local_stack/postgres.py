@@ -1,0 +1,119 @@
+"""A private PostgreSQL node."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from local_stack import packages
+from local_stack.errors import NodeFailed
+from local_stack.node import Node
+from local_stack.ports import LOOPBACK
+from local_stack.process import Process
+
+USER = "postgres"
+PASSWORD = "postgres"  # noqa: S105  of a server that only the loopback interface reaches
+
+_INITDB_SECONDS = 120
+
+#: The working directory under a name that needs no way to it: the server changes to another user, who may not enter
+#: the folders above (a checkout in /root, a test's own temporary folder).
+_HERE = "/proc/self/cwd"
+
+
+class Postgres(Node):
+    """PostgreSQL from the newest of the system's packages, with a cluster of its own.
+
+    PostgreSQL refuses to run as root: it then becomes ``postgres``, or ``nobody`` where there is no such user.
+
+    Args:
+        data: folder for all files.
+        port: a free one by default; the same at each start.
+        detached: outlive this process.
+    """
+
+    title = "PostgreSQL"
+    stop_signal = signal.SIGINT  # its fast shutdown: SIGTERM would wait for every client to leave
+
+    def __init__(self, data: Path, port: int | None = None, *, detached: bool = False) -> None:
+        super().__init__(data, {"clients": port}, detached=detached)
+
+    @property
+    def url(self) -> str:
+        """``postgresql://`` address of the database ``postgres``, for its owner."""
+        return f"postgresql://{USER}:{PASSWORD}@{LOOPBACK}:{self.ports['clients']}/postgres"
+
+    def _spawn(self) -> tuple[Process, ...]:
+        server = packages.server("postgres")
+        if server is None:
+            raise packages.missing(["postgres"])
+        cluster = self.data / "cluster"
+        user = _unprivileged_user()
+        if not (cluster / "PG_VERSION").exists():
+            _create(server.with_name("initdb"), cluster, user)
+        options = {
+            "listen_addresses": LOOPBACK,
+            "port": str(self.ports["clients"]),
+            "unix_socket_directories": "",
+        }
+        arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        return (
+            Process.spawn(
+                [str(server), "-D", _HERE if user else str(cluster), *arguments],
+                log=self.log,
+                folder=cluster,
+                user=user,
+                detached=self.detached,
+            ),
+        )
+
+    def answers(self) -> bool:
+        """Tell whether the server accepts connections."""
+        server = packages.server("postgres")
+        if server is None:
+            return False
+        probe = [str(server.with_name("pg_isready")), "-q", "-h", LOOPBACK, "-p", str(self.ports["clients"]), "-t", "2"]
+        return subprocess.run(probe, check=False, timeout=10).returncode == 0  # noqa: S603  the system's own tool
+
+
+def _unprivileged_user() -> str | None:
+    """Return the user to become, or None if we are not root."""
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return next((name for name in ("postgres", "nobody") if name in names), None)
+
+
+def _create(initdb: Path, cluster: Path, user: str | None) -> None:
+    shutil.rmtree(cluster, ignore_errors=True)  # what an interrupted start has left
+    cluster.mkdir(mode=0o700)
+    password = cluster.with_name("password")
+    password.write_text(PASSWORD)
+    if user:
+        shutil.chown(cluster, user)
+        shutil.chown(password, user)  # initdb opens it anew through its standard input
+    options = ["-D", _HERE if user else str(cluster), "-U", USER, "--pwfile=/dev/stdin"]
+    options += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
+    with password.open() as given:
+        done = subprocess.run(  # noqa: S603  the system's own tool
+            [str(initdb), *options],
+            stdin=given,
+            capture_output=True,
+            text=True,
+            timeout=_INITDB_SECONDS,
+            check=False,
+            cwd=cluster,
+            user=user,
+            group=_group(user),
+            extra_groups=[] if user else None,
+        )
+    password.unlink()
+    if done.returncode != 0:
+        shutil.rmtree(cluster, ignore_errors=True)
+        raise NodeFailed(f"PostgreSQL could not create its data folder {cluster}: {done.stderr.strip()}")
+
+
+def _group(user: str | None) -> int | None:
+    return pwd.getpwnam(user).pw_gid if user else None

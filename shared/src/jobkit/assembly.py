@@ -1,0 +1,115 @@
+"""Putting a worker together: which middleware surrounds its jobs, in which order, and why."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+import dramatiq
+from dramatiq import Broker
+from dramatiq.middleware import Middleware
+
+from jobkit.broker.memory import MemoryBroker
+from jobkit.broker.rabbitmq import JobBroker
+from jobkit.broker.topology import lane_queue
+from jobkit.context import SendsJobs
+from jobkit.interrupts import Interrupts
+from jobkit.middleware.health import Health
+from jobkit.middleware.idempotency import Idempotency
+from jobkit.middleware.lifespan import Lifespan
+from jobkit.middleware.logs import LogFormat, Logs
+from jobkit.middleware.preflight import STOP_MARGIN, Preflight
+from jobkit.middleware.retries import Retries
+from jobkit.middleware.shutdown import Shutdown
+from jobkit.middleware.time_limit import TimeLimit
+from jobkit.middleware.tracing import TelemetryExport, Tracing
+from jobkit.patience import Patience
+from jobkit.runner import ActorDeclaration, Runner
+from jobkit.schedule.announce import Announce
+from jobkit.schedule.registry import RedisSchedules, Schedule
+from jobkit.settings import PlatformSettings, ServiceSettings
+from jobkit.store.base import JobStore
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Assembly(Generic[R]):
+    """Everything that one worker is made of."""
+
+    name: str
+    lanes: Sequence[str]
+    actors: Mapping[str, ActorDeclaration[R]]
+    platform: PlatformSettings
+    settings: ServiceSettings
+    open_resources: Callable[[], AbstractContextManager[R]]
+    store: JobStore
+    producer: SendsJobs
+
+    def install(self, broker: JobBroker | MemoryBroker, *, process_of_its_own: bool) -> None:
+        """Give ``broker`` the middleware and declare the actors and their lanes on it."""
+        lifespan = Lifespan(self.open_resources)
+        middleware = self._guarantees(broker, lifespan)
+        if process_of_its_own:
+            middleware = [*self._operations(), *middleware]
+        for one in middleware:
+            broker.add_middleware(one)
+        self._declare(broker, Runner(self.store, self.producer, lifespan))
+
+    def _guarantees(self, broker: JobBroker | MemoryBroker, lifespan: Lifespan[R]) -> list[Middleware]:
+        """What surrounds every job. ``before_*`` hooks run downward, ``after_*`` hooks upward."""
+        interrupts, patience = Interrupts(), Patience(broker.stopping)
+        limit = self.settings.stop_grace_seconds - STOP_MARGIN.total_seconds()
+        lease = timedelta(seconds=self.platform.lease_seconds)
+        return [
+            Tracing(),  # first, so that every later step is inside the span
+            Logs(),  # says how the job ended, once that is certain
+            *self._error_reports(),  # the same
+            Shutdown(broker.stopping, interrupts, limit),
+            lifespan,  # closed only after the last job's record is written
+            Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes),
+            Retries(patience),  # its hook after the job runs before Idempotency's: first published, then recorded
+            TimeLimit(interrupts),  # last, next to the job
+        ]
+
+    def _operations(self) -> list[Middleware]:
+        """What only a process of its own needs. Its ``after_*`` hooks come last, so telemetry is flushed then."""
+        operations: list[Middleware] = [LogFormat(self.platform.log_format, self.platform.log_level)]
+        if self.platform.otlp_endpoint:
+            operations.append(TelemetryExport(self.platform.otlp_endpoint, f"{self.name}-service"))
+        if self.platform.health_folder:
+            operations.append(Health(self.platform.health_folder))
+        schedules = [Schedule.of(self.name, a.contract, a.periodic) for a in self.actors.values() if a.periodic]
+        if schedules:
+            registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
+            operations.append(Announce(self.name, schedules, registry))
+        operations.append(
+            Preflight(
+                stop_grace=timedelta(seconds=self.settings.stop_grace_seconds),
+                record_ttl=timedelta(seconds=self.platform.record_ttl_seconds),
+                variables=(self.settings.variable("stop_grace_seconds"), "JOBKIT_RECORD_TTL_SECONDS"),
+            )
+        )
+        return operations
+
+    def _error_reports(self) -> list[Middleware]:
+        if self.platform.sentry_dsn is None:
+            return []
+        from jobkit.middleware.sentry import Sentry
+
+        return [Sentry(self.platform.sentry_dsn.get_secret_value(), self.platform.environment)]
+
+    def _declare(self, broker: Broker, runner: Runner[R]) -> None:
+        for name, declared in self.actors.items():
+            queue = declared.contract.queue
+            declare = dramatiq.actor(
+                actor_name=name,
+                queue_name=queue,
+                broker=broker,
+                retry=declared.retry,
+                time_limit=declared.time_limit,
+            )
+            declare(runner.bind(declared))
+            for lane in self.lanes:
+                broker.declare_queue(lane_queue(queue, lane))

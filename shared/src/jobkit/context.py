@@ -1,0 +1,84 @@
+"""What a running job may ask for."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, Protocol, TypeVar
+
+from jobkit.contracts.job import Job
+from jobkit.execution import Execution
+from jobkit.receipt import Receipt
+from jobkit.store.base import JobStore, Lease
+
+R = TypeVar("R")
+
+#: Children get ids in this namespace, from their parent's id and their number or key.
+_CHILDREN = uuid.UUID("0e9f4d0a-7b0b-5d62-9a4e-6f1d7f6c2a11")
+
+
+class SendsJobs(Protocol):
+    """What can send a job: a ``Producer``."""
+
+    def send(
+        self,
+        job: Job,
+        *,
+        lane: str = "normal",
+        key: str | None = None,
+        job_id: str | None = None,
+        delay: timedelta | None = None,
+    ) -> Receipt:
+        """Return once the broker has confirmed the job; raises ``SendError``."""
+
+
+@dataclass(frozen=True)
+class Context(Generic[R]):
+    """Handed to every actor beside its job.
+
+    Attributes:
+        job_id: The same on every run of this job; make effects idempotent under it.
+        attempt: Which run this is, from 1.
+        fence: Higher on every run. A database can refuse writes that carry a lower one.
+        resources: What the service's lifespan has opened.
+    """
+
+    job_id: str
+    attempt: int
+    fence: int
+    resources: R
+    _execution: Execution
+    _lease: Lease
+    _store: JobStore
+    _producer: SendsJobs
+
+    def progress(self, percent: float, step: str = "", note: str = "") -> None:
+        """Say how far the job is, 0 to 100, for whoever asks by its id."""
+        self._store.report(self._lease, percent=max(0.0, min(100.0, percent)), step=step, note=note)
+
+    def send(
+        self, job: Job, *, lane: str = "normal", key: str | None = None, delay: timedelta | None = None
+    ) -> Receipt:
+        """Send a further job; returns once the broker has confirmed it.
+
+        Its id is derived from this job's: from ``key`` if one is given, else from the number of the call. So a run that
+        repeats this one sends the same jobs, and they do not run twice. Give a key where the order of calls may differ.
+
+        Raises:
+            SendError: it was not confirmed; this job fails and is retried.
+        """
+        self._execution.sends += 1
+        name = f"{self.job_id}/{job.actor}/{key if key is not None else self._execution.sends}"
+        return self._producer.send(job, lane=lane, job_id=str(uuid.uuid5(_CHILDREN, name)), delay=delay)
+
+
+def context_for(execution: Execution, resources: R, store: JobStore, producer: SendsJobs) -> Context[R]:
+    """The context of a run that holds a lease."""
+    lease = execution.lease
+    if lease is None:
+        raise RuntimeError("a job runs only under a lease")
+    return Context(execution.job.id, lease.attempt, lease.fence, resources, execution, lease, store, producer)
+
+
+#: How an actor's function is called.
+Handler = Callable[[Job, Context[R]], object]

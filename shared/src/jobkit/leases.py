@@ -1,0 +1,62 @@
+"""Keeping the leases of the running jobs of one process."""
+
+import logging
+import threading
+from datetime import timedelta
+
+from jobkit.errors import LeaseLost, StoreUnavailable
+from jobkit.interrupts import Interrupts
+from jobkit.store.base import JobStore, Lease
+
+log = logging.getLogger(__name__)
+
+
+class LeaseKeeper:
+    """Renews all leases of this process in one call, three times in a lease's life.
+
+    A job whose lease has gone to another worker is interrupted: its result would not be recorded.
+    """
+
+    def __init__(self, store: JobStore, interrupts: Interrupts, ttl: timedelta) -> None:
+        self._store = store
+        self._interrupts = interrupts
+        self._ttl = ttl
+        self._kept: dict[Lease, int] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def keep(self, lease: Lease, thread: int) -> None:
+        """Renew ``lease``, whose job runs in ``thread``, until it is forgotten."""
+        with self._lock:
+            self._kept[lease] = thread
+            if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
+                self._thread = threading.Thread(target=self._run, name="jobkit-leases", daemon=True)
+                self._thread.start()
+
+    def forget(self, lease: Lease) -> None:
+        """Renew it no more."""
+        with self._lock:
+            self._kept.pop(lease, None)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._ttl.total_seconds() / 3):
+            with self._lock:
+                kept = dict(self._kept)
+            try:
+                answers = self._store.renew(list(kept), self._ttl)
+            except StoreUnavailable as outage:
+                log.warning("leases cannot be renewed now: %s", outage)
+                continue
+            for (lease, thread), held in zip(kept.items(), answers, strict=True):
+                if not held and self._is_kept(lease):
+                    log.error("the lease of %s %s has gone to another worker", lease.job.actor, lease.job.id)
+                    self._interrupts.interrupt(thread, LeaseLost)
+
+    def _is_kept(self, lease: Lease) -> bool:
+        with self._lock:
+            return lease in self._kept

@@ -1,0 +1,1 @@
+"""One concern, one class, one file; each an ordinary Dramatiq middleware."""

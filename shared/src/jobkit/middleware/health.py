@@ -1,0 +1,57 @@
+"""A file whose age says whether a worker process is alive, for the container's health check."""
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from dramatiq import Broker, Worker
+from dramatiq.middleware import Middleware
+
+#: Seconds between two touches of the file, and after which it is too old.
+INTERVAL: Final = 5.0
+TOO_OLD: Final = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Health(Middleware):
+    """Touches ``folder/<process id>`` as long as all threads of the worker live.
+
+    A broker or store that is down does not make a worker unhealthy: it waits, and a restart would not help.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stopped = threading.Event()
+
+    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        threading.Thread(target=self._touch, args=(worker,), name="jobkit-health", daemon=True).start()
+
+    def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
+        self._stopped.set()
+        self._file.unlink(missing_ok=True)
+
+    @property
+    def _file(self) -> Path:
+        return self._folder / str(os.getpid())
+
+    def _touch(self, worker: Worker) -> None:
+        while True:
+            threads = [*worker.workers, *worker.consumers.values()]
+            if all(thread.is_alive() for thread in threads):
+                self._file.touch()
+            else:
+                log.critical("a thread of this worker has died; the health check will fail")
+            if self._stopped.wait(INTERVAL):
+                return
+
+
+def is_healthy(folder: Path, now: float | None = None) -> bool:
+    """Whether every worker process that left a file in ``folder`` has touched it lately, and there is one."""
+    now = time.time() if now is None else now
+    ages = [now - file.stat().st_mtime for file in folder.glob("*")] if folder.is_dir() else []
+    return bool(ages) and max(ages) < TOO_OLD

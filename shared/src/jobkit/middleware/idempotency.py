@@ -1,0 +1,145 @@
+"""No job runs without a lease, and a job that is done never runs again."""
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from dramatiq import Broker
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import Middleware, MiddlewareError, SkipMessage
+
+from jobkit.errors import Poison, StoreUnavailable
+from jobkit.execution import ATTEMPTS_OPTION, DEFERRED_OPTION, Execution, Verdict, begin, execution_of
+from jobkit.interrupts import Interrupts
+from jobkit.leases import LeaseKeeper
+from jobkit.patience import Patience, WorkerStopping
+from jobkit.store.base import Finished, Held, JobStore
+from jobkit.time import milliseconds
+
+log = logging.getLogger(__name__)
+
+#: A copy that finds its job held asks again at least this often, in case the holder has finished early.
+LONGEST_DEFERRAL = timedelta(seconds=60)
+
+
+class PoisonFound(Poison, MiddlewareError):
+    """Poison, as a kind of error that Dramatiq lets out of a hook."""
+
+
+class Idempotency(Middleware):
+    """Takes the job's lease before it runs, and records afterwards what became of it.
+
+    Before: done → the delivery is answered from the record; held by another → a copy comes back later; free → it runs,
+    and the lease is renewed meanwhile. The store is down → this thread waits with the job in its hand.
+
+    After: the record is written when everything that follows from the run has been confirmed, and only then is the
+    delivery settled. One that is not settled goes back to the queue, whatever went wrong.
+
+    Args:
+        store: Keeps the records.
+        patience: Waits out outages.
+        interrupts: Reaches a running job whose lease was lost.
+        ttl: How long a lease lasts without renewal.
+        max_crashes: After so many workers that died with it, a job is poison.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        patience: Patience,
+        interrupts: Interrupts,
+        *,
+        ttl: timedelta = timedelta(seconds=15),
+        max_crashes: int = 3,
+    ) -> None:
+        self._store = store
+        self._patience = patience
+        self._keeper = LeaseKeeper(store, interrupts, ttl)
+        self._ttl = ttl
+        self._max_crashes = max_crashes
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        execution = begin(message)
+        try:
+            answer = self._patience.wait_out(lambda: self._acquire(execution))
+            if isinstance(answer, Finished):
+                execution.settle(Verdict.ANSWERED)
+                raise SkipMessage(f"{execution.job.actor} {execution.job.id} is {answer.state} already")
+            if isinstance(answer, Held):
+                self._defer(broker, execution, answer)
+                raise SkipMessage(f"{execution.job.actor} {execution.job.id} is held ({answer.state})")
+        except WorkerStopping as stopping:
+            execution.verdict = Verdict.HANDED_BACK
+            raise SkipMessage(str(stopping)) from stopping
+        execution.lease = answer
+        self._keeper.keep(answer, execution.thread)
+        if answer.crashes >= self._max_crashes:
+            raise PoisonFound(f"{answer.crashes} workers died while they ran this job")
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: object = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        execution = execution_of(message)
+        if execution is None:
+            return
+        try:
+            self._record(execution)
+        except WorkerStopping:
+            execution.verdict = Verdict.HANDED_BACK
+        finally:
+            if execution.lease is not None:
+                self._keeper.forget(execution.lease)
+
+    def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
+        self._keeper.stop()
+
+    def _acquire(self, execution: Execution) -> Any:  # Lease | Held | Finished, told apart by the caller
+        attempts = execution.message.options.get(ATTEMPTS_OPTION, 0)
+        return self._store.acquire(
+            execution.job,
+            execution.owner,
+            ttl=self._ttl,
+            sent_at=execution.message.message_timestamp,
+            attempts_before=attempts if isinstance(attempts, int) and 0 <= attempts < 10_000 else 0,
+            revived=execution.revived,
+        )
+
+    def _defer(self, broker: Broker, execution: Execution, held: Held) -> None:
+        delay = min(max(held.wait, timedelta(seconds=1)), LONGEST_DEFERRAL)
+        copy = execution.message.copy(options={DEFERRED_OPTION: True})
+        self._patience.wait_out(lambda: broker.enqueue(copy, delay=milliseconds(delay)))
+        execution.delay = delay
+        execution.settle(Verdict.DEFERRED)
+
+    def _record(self, execution: Execution) -> None:
+        lease, verdict, store = execution.lease, execution.verdict, self._store
+        if lease is None or verdict is None:
+            self._hand_back(execution)
+            return
+        failure = f"{type(execution.error).__name__}: {execution.error}"[:500] if execution.error else ""
+        transitions: dict[Verdict, Callable[[], bool]] = {
+            Verdict.COMPLETED: lambda: store.complete(lease, execution.result),
+            Verdict.RETRIED: lambda: store.release(lease, delay=execution.due_in(), counted=True, failure=failure),
+            Verdict.SNOOZED: lambda: store.release(lease, delay=execution.due_in(), counted=False),
+            Verdict.DIED: lambda: store.bury(lease, failure=failure),
+        }
+        if verdict in transitions and self._patience.wait_out(transitions[verdict]):
+            execution.settle(verdict)
+        else:
+            # Another owner has the job by now. Back in the queue, this delivery will find out what it did.
+            self._hand_back(execution)
+
+    def _hand_back(self, execution: Execution) -> None:
+        execution.verdict = Verdict.HANDED_BACK
+        if execution.lease is None:
+            return
+        try:
+            self._store.release(execution.lease, delay=timedelta(), counted=False)
+        except StoreUnavailable as outage:
+            log.warning("the lease of a job that is handed back ends by itself: %s", outage)

@@ -1,0 +1,118 @@
+"""Structured logs: every line that a job causes says which job it was."""
+
+import logging
+import logging.config
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+from dramatiq import Broker
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import Middleware
+
+from jobkit import telemetry
+from jobkit.execution import Verdict, current, end, execution_of
+
+LogStyle = Literal["json", "console"]
+
+log = logging.getLogger("jobkit.jobs")
+
+#: What Dramatiq logs of each message repeats what ``Logs`` says, with the payload in it.
+_REPEATED = ("Failed to process message", "Message ", "Received message")
+
+
+def configure_logging(style: LogStyle, level: str) -> None:
+    """Send all logs of this process to standard error, one line each, as JSON or for people."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_job,
+    ]
+    last: list[structlog.typing.Processor] = (
+        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        if style == "json"
+        else [structlog.dev.ConsoleRenderer(colors=False)]
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.getLogger("dramatiq.worker.WorkerThread").addFilter(_is_not_repeated)
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # every failed attempt, several times; we say it once
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+class LogFormat(Middleware):
+    """Sets up logging in the worker process, after Dramatiq has."""
+
+    def __init__(self, style: LogStyle, level: str) -> None:
+        self._style = style
+        self._level = level
+
+    def after_process_boot(self, broker: Broker) -> None:
+        configure_logging(self._style, self._level)
+
+
+class Logs(Middleware):
+    """Puts job id, actor, attempt and queue on every log line of a run, and says in one line how it ended."""
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: object = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        execution = execution_of(message)
+        if execution is None:
+            return
+        error, delay = execution.error, execution.delay.total_seconds()
+        match execution.verdict:
+            case Verdict.COMPLETED:
+                log.info("job completed")
+            case Verdict.RETRIED:
+                log.warning("job failed, runs again in %.0f s: %s", delay, error, exc_info=error)
+            case Verdict.SNOOZED:
+                log.info("job asked to run again in %.0f s: %s", delay, error)
+            case Verdict.DIED:
+                log.error("job died (%s): %s", execution.reason, error, exc_info=error)
+            case _:
+                log.warning("job handed back: %s", error or "its lease or the store is gone")
+        end()
+
+    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
+        execution = execution_of(message)
+        if execution is not None:
+            log.info("job not run: %s", execution.verdict)
+        end()
+
+
+def _add_job(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    # Any: structlog's own signature of a processor.
+    execution = current()
+    if execution is not None:
+        event["job_id"], event["actor"] = execution.job.id, execution.job.actor
+        event["queue"], event["attempt"] = execution.message.queue_name, execution.attempt
+    trace_id = telemetry.trace_id()
+    if trace_id:
+        event["trace_id"] = trace_id
+    return event
+
+
+def _is_not_repeated(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.CRITICAL or not str(record.msg).startswith(_REPEATED)

@@ -1,0 +1,127 @@
+"""What follows from a failure: another attempt later, or the dead-letter queue."""
+
+import logging
+import time
+from typing import Any, Protocol, runtime_checkable
+
+from dramatiq import Broker, Message
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import Middleware, Shutdown, SkipMessage
+
+from jobkit import telemetry
+from jobkit.deadletters import Failure, Reason
+from jobkit.errors import BadPayload, LeaseLost, NewerContract, PermanentError, Poison, Retry
+from jobkit.execution import ATTEMPTS_OPTION, DEFERRED_OPTION, Execution, Verdict, execution_of
+from jobkit.patience import Patience, WorkerStopping
+from jobkit.retry import RetryPolicy, exponential
+from jobkit.time import milliseconds
+
+DEFAULT_POLICY = exponential()
+
+_REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
+    (Poison, Reason.POISON),
+    (BadPayload, Reason.BAD_PAYLOAD),
+    (NewerContract, Reason.NEWER_CONTRACT),
+    (PermanentError, Reason.PERMANENT),
+)
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Buries(Protocol):
+    """A broker that keeps dead letters with a record of their failure."""
+
+    def bury(self, message: Message[Any], failure: Failure) -> None:
+        """Return once the dead letter is durable."""
+
+
+class Retries(Middleware):
+    """Decides what a run's end means and makes sure that it follows, before the record is written and the ack sent.
+
+    A retry is published with its delay and confirmed; a dead letter is published with its record and confirmed. While
+    the broker refuses either, this thread waits with the job in its hand: nothing is acked, no attempt is burnt.
+    Listed after ``Idempotency``, so that its hook after the job runs first.
+    """
+
+    def __init__(self, patience: Patience, policy: RetryPolicy = DEFAULT_POLICY) -> None:
+        self._patience = patience
+        self._policy = policy
+
+    @property
+    def actor_options(self) -> set[str]:
+        return {"retry"}
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: object = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        execution = execution_of(message)
+        if execution is None or execution.lease is None:
+            return
+        execution.error = exception
+        verdict = self._decide(broker, execution, exception)
+        try:
+            self._follow(broker, message, execution, verdict)
+        except WorkerStopping as stopping:
+            log.warning("handed back, because what follows could not be published: %s", stopping)
+
+    def _decide(self, broker: Broker, execution: Execution, error: BaseException | None) -> Verdict:
+        if error is None:
+            return Verdict.COMPLETED
+        if isinstance(error, LeaseLost | Shutdown | SkipMessage):
+            return Verdict.HANDED_BACK
+        if isinstance(error, Retry):
+            execution.delay = error.after
+            return Verdict.SNOOZED
+        policy: RetryPolicy = broker.get_actor(execution.job.actor).options.get("retry", self._policy)
+        for kind, reason in _REASONS:
+            if isinstance(error, kind):
+                execution.reason = reason
+                return Verdict.DIED
+        if not policy.retries(error):
+            execution.reason = Reason.NOT_RETRIED
+        elif execution.attempt >= policy.attempts:
+            execution.reason = Reason.EXHAUSTED
+        else:
+            execution.delay = policy.delay(execution.attempt)
+            return Verdict.RETRIED
+        return Verdict.DIED
+
+    def _follow(self, broker: Broker, message: MessageProxy, execution: Execution, verdict: Verdict) -> None:
+        if verdict is Verdict.RETRIED or verdict is Verdict.SNOOZED:
+            attempts = execution.attempt - (verdict is Verdict.SNOOZED)
+            self._run_later(broker, execution, attempts)
+        elif verdict is Verdict.DIED:
+            self._bury(broker, message, execution)
+        execution.verdict = verdict
+
+    def _run_later(self, broker: Broker, execution: Execution, attempts: int) -> None:
+        copy = execution.message.copy(options={ATTEMPTS_OPTION: attempts, DEFERRED_OPTION: True})
+        delay = max(milliseconds(execution.delay), 1)
+        self._patience.wait_out(lambda: broker.enqueue(copy, delay=delay))
+        execution.published = time.monotonic()
+
+    def _bury(self, broker: Broker, message: MessageProxy, execution: Execution) -> None:
+        error, reason, lease = execution.error, execution.reason, execution.lease
+        if error is None or reason is None or lease is None:
+            raise AssertionError("only a failed run with a reason is buried")
+        failure = Failure.of(
+            error,
+            reason,
+            actor=execution.job.actor,
+            queue=execution.message.queue_name,
+            died_at=int(time.time() * 1000),
+            attempts=lease.attempt,
+            sent_at=execution.message.message_timestamp,
+            first_failed_at=lease.first_failed_at,
+            trace_id=telemetry.trace_id(),
+        )
+        if isinstance(broker, Buries):
+            self._patience.wait_out(lambda: broker.bury(execution.message, failure))
+        else:
+            message.fail()  # such a broker has a dead-letter queue of its own, for the bare message

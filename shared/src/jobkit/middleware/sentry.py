@@ -1,0 +1,65 @@
+"""Error reports: one for each job that died, none for an attempt that will be repeated."""
+
+from typing import Any
+
+import sentry_sdk
+from dramatiq import Broker
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import Middleware
+from sentry_sdk.integrations.dramatiq import DramatiqIntegration
+from sentry_sdk.integrations.logging import LoggingIntegration
+from sentry_sdk.transport import Transport
+
+from jobkit.execution import Verdict, execution_of
+
+#: Seconds that a worker which ends gives its last reports.
+FLUSH_TIMEOUT = 5.0
+
+
+class Sentry(Middleware):
+    """Reports the exception of each job that became a dead letter, with job id, actor, queue and attempt.
+
+    Sentry's own integration reports every attempt, and its logging integration the same error once more; both stay off.
+
+    Args:
+        dsn: Where to.
+        environment: As Sentry shows it.
+        transport: In place of the network, for tests.
+    """
+
+    def __init__(self, dsn: str, environment: str, transport: type[Transport] | None = None) -> None:
+        self._dsn = dsn
+        self._environment = environment
+        self._transport = transport
+
+    def after_process_boot(self, broker: Broker) -> None:
+        sentry_sdk.init(
+            dsn=self._dsn,
+            environment=self._environment,
+            disabled_integrations=[DramatiqIntegration(), LoggingIntegration()],
+            include_local_variables=False,  # a payload may hold what nobody should read
+            transport=self._transport,
+        )
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: object = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        execution = execution_of(message)
+        if execution is None or execution.verdict is not Verdict.DIED or execution.error is None:
+            return
+        with sentry_sdk.new_scope() as scope:
+            scope.set_tag("actor", execution.job.actor)
+            scope.set_tag("queue", message.queue_name)
+            scope.set_tag("reason", str(execution.reason))
+            scope.set_context("job", {"id": execution.job.id, "attempt": execution.attempt})
+            scope.set_tag("job_id", execution.job.id)
+            scope.set_tag("attempt", str(execution.attempt))
+            sentry_sdk.capture_exception(execution.error)
+
+    def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
+        sentry_sdk.flush(timeout=FLUSH_TIMEOUT)

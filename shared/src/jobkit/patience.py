@@ -1,0 +1,64 @@
+"""Waiting out an outage of the store or the broker, while the job and its lease are held."""
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from jobkit.errors import BrokerUnavailable, JobkitError, SendRefused, StoreUnavailable
+
+T = TypeVar("T")
+
+#: What passes by itself. Anything else would fail again.
+_OUTAGES = (StoreUnavailable, BrokerUnavailable, SendRefused)
+
+log = logging.getLogger(__name__)
+
+
+class WorkerStopping(JobkitError):
+    """The worker is told to stop while it waits, so the job goes back to the queue as it is."""
+
+
+class Patience:
+    """Tries again, with growing and random pauses, until it works or the worker stops.
+
+    Args:
+        stopping: Ends the waiting.
+        first: Seconds before the second try.
+        longest: Seconds between later ones.
+    """
+
+    def __init__(self, stopping: threading.Event, *, first: float = 0.1, longest: float = 5.0) -> None:
+        self._stopping = stopping
+        self._first = first
+        self._longest = longest
+        self._announced = ""
+
+    def wait_out(self, operation: Callable[[], T]) -> T:
+        """What ``operation`` returns, once no outage stands in its way.
+
+        Raises:
+            WorkerStopping: the worker stops before that.
+        """
+        pause = self._first
+        while True:
+            try:
+                result = operation()
+            except _OUTAGES as outage:
+                self._announce(outage)
+                if self._stopping.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311  jitter, not a secret
+                    raise WorkerStopping(str(outage)) from outage
+                pause = min(pause * 2, self._longest)
+            else:
+                if self._announced:
+                    self._announced = ""
+                    log.info("answers again; jobs go on")
+                return result
+
+    def _announce(self, outage: JobkitError) -> None:
+        # Every thread that holds a job comes by here: one line for each kind of outage is enough.
+        kind = type(outage).__name__
+        if self._announced != kind:
+            self._announced = kind
+            log.warning("%s; jobs wait for it", outage)

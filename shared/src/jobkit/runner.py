@@ -1,0 +1,98 @@
+"""From a delivered message to a call of the actor's function."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from jobkit.broker.envelope import contract_version
+from jobkit.context import Context, SendsJobs, context_for
+from jobkit.contracts.job import Job
+from jobkit.errors import BadPayload, NewerContract
+from jobkit.execution import Execution, current
+from jobkit.middleware.lifespan import Lifespan
+from jobkit.retry import RetryPolicy
+from jobkit.schedule.cron import Cron
+from jobkit.store.base import JobStore
+
+R = TypeVar("R")
+
+#: Bytes. Larger results belong into object storage, with their key as the result.
+MAX_RESULT = 262_144
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ActorDeclaration(Generic[R]):
+    """What the decorator notes of an actor; nothing is built before a worker starts."""
+
+    contract: type[Job]
+    function: Callable[[Any, Context[R]], object]  # Any: each actor takes its own kind of job
+    retry: RetryPolicy
+    time_limit: timedelta
+    periodic: Cron | None
+
+
+class Runner(Generic[R]):
+    """Calls actors' functions with their job and its context, under the lease that the middleware holds."""
+
+    def __init__(self, store: JobStore, producer: SendsJobs, lifespan: Lifespan[R]) -> None:
+        self._store = store
+        self._producer = producer
+        self._lifespan = lifespan
+
+    def bind(self, declared: ActorDeclaration[R]) -> Callable[..., None]:
+        """What Dramatiq calls. It returns nothing: the result goes into the job's record."""
+
+        def run(*_args: object, **_payload: object) -> None:
+            execution = current()
+            if execution is None:
+                raise RuntimeError("an actor runs in a worker only; call its function in tests")
+            job = parse(declared.contract, execution)
+            context = context_for(execution, self._lifespan.resources, self._store, self._producer)
+            execution.result = encode_result(declared.function(job, context))
+
+        return run
+
+
+def parse(contract: type[Job], execution: Execution) -> Job:
+    """The job in a message.
+
+    Raises:
+        NewerContract: the sender knows a later version of the contract.
+        BadPayload: the payload breaks it; the values themselves are not in the text.
+    """
+    message = execution.message
+    version = contract_version(message)
+    if not isinstance(version, int) or version > contract.version:
+        raise NewerContract(
+            f"{message.actor_name} was sent under version {str(version)[:20]} of its contract and this worker knows "
+            f"{contract.version}: update the worker, then retry the dead letter"
+        )
+    if message.args:
+        raise BadPayload(f"{message.actor_name} takes its payload in kwargs, and args holds {len(message.args)} values")
+    try:
+        return contract.model_validate(message.kwargs)
+    except ValidationError as error:
+        complaints = error.errors(include_url=False, include_input=False, include_context=False)
+        lines = [f"{'.'.join(map(str, one['loc'])) or 'payload'}: {one['msg']}" for one in complaints[:20]]
+        raise BadPayload(f"{message.actor_name}: " + "; ".join(lines)) from None
+
+
+def encode_result(result: object) -> bytes:
+    """The result as JSON for the job's record; one that cannot be recorded is logged and left out."""
+    if result is None:
+        return b""
+    try:
+        encoded = TypeAdapter(type(result)).dump_json(result)
+    except Exception:  # the work is done: a result that is no data must not make it be done again
+        log.exception("the result, a %s, is no data and is not recorded", type(result).__name__)
+        return b""
+    if len(encoded) > MAX_RESULT:
+        log.error("the result is %d bytes long, above %d, and is not recorded", len(encoded), MAX_RESULT)
+        return b""
+    return encoded

@@ -1,0 +1,43 @@
+"""Workers tell the registry which of their actors are periodic."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from dramatiq import Broker
+from dramatiq.middleware import Middleware
+
+from jobkit.errors import StoreUnavailable
+from jobkit.schedule.registry import Schedule, ScheduleRegistry
+
+#: Seconds. Repeated, so that a store that lost its data knows the schedules again soon.
+_INTERVAL: Final = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class Announce(Middleware):
+    """Announces a service's schedules when a worker starts, and every minute after that."""
+
+    def __init__(self, service: str, schedules: Sequence[Schedule], registry: ScheduleRegistry) -> None:
+        self._service = service
+        self._schedules = schedules
+        self._registry = registry
+        self._stopped = threading.Event()
+
+    def after_worker_boot(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
+        threading.Thread(target=self._run, name="jobkit-schedules", daemon=True).start()
+
+    def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._registry.announce(self._service, self._schedules, datetime.now(UTC))
+            except StoreUnavailable as outage:
+                log.warning("schedules cannot be announced now: %s", outage)
+            if self._stopped.wait(_INTERVAL):
+                return

@@ -1,0 +1,73 @@
+"""The process that sends the jobs of schedules when they are due. Run as many as you like: a tick is one job."""
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from jobkit.errors import JobkitError, SendError, StoreUnavailable
+from jobkit.producer import SendsMessages
+from jobkit.schedule.registry import Schedule, ScheduleRegistry
+
+#: Ticks missed for longer than this are not made up for.
+MISFIRE_LIMIT: Final = timedelta(days=1)
+
+_RETRY: Final = 5.0
+
+log = logging.getLogger(__name__)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Scheduler:
+    """Sends one job for each tick, under an id that follows from schedule and tick.
+
+    Two schedulers send the same jobs, and the workers' leases run each once. The tick is noted after the broker's
+    confirm, so a scheduler that dies in between sends it again, never not at all. Of the ticks that were missed while
+    none was running, the latest is made up for.
+    """
+
+    def __init__(self, registry: ScheduleRegistry, sender: SendsMessages, clock: Callable[[], datetime] = _now) -> None:
+        self._registry = registry
+        self._sender = sender
+        self._clock = clock
+
+    def run(self, stop: threading.Event) -> None:
+        """Fire what is due at each full minute until ``stop`` is set; outages are waited out."""
+        while not stop.is_set():
+            try:
+                self.fire_due()
+                pause = 60 - self._clock().timestamp() % 60
+            except (SendError, StoreUnavailable) as outage:
+                log.warning("ticks wait: %s", outage)
+                pause = _RETRY
+            except JobkitError:
+                log.exception("ticks wait for an error to be mended")
+                pause = 60.0
+            stop.wait(pause)
+
+    def fire_due(self) -> int:
+        """Send the job of every schedule that is due; returns how many."""
+        now = self._clock()
+        return sum(self._fire(schedule, now) for schedule in self._registry.schedules())
+
+    def _fire(self, schedule: Schedule, now: datetime) -> bool:
+        last = self._registry.last_tick(schedule.name) or now
+        cron = schedule.cron
+        due: datetime | None = None
+        missed = 0
+        tick = cron.next_after(max(last, now - MISFIRE_LIMIT))
+        while tick is not None and tick <= now:
+            missed += due is not None
+            due, tick = tick, cron.next_after(tick)
+        if due is None:
+            return False
+        self._sender.send([schedule.message(due)])
+        self._registry.advance(schedule.name, due)
+        if missed:
+            log.warning("%s: made up for the last of %d missed ticks", schedule.name, missed + 1)
+        log.info("%s: sent the job of %s", schedule.name, due.isoformat())
+        return True

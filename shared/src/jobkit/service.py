@@ -1,0 +1,121 @@
+"""A service: its name, its lanes, its actors and what its workers open."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+from jobkit.assembly import Assembly
+from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.memory import MemoryBroker, MemoryExchange
+from jobkit.broker.rabbitmq import JobBroker
+from jobkit.broker.sender import Sender
+from jobkit.broker.topology import service_of
+from jobkit.context import Context
+from jobkit.contracts.job import Job
+from jobkit.middleware.retries import DEFAULT_POLICY
+from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
+from jobkit.producer import Producer
+from jobkit.retry import RetryPolicy
+from jobkit.runner import ActorDeclaration
+from jobkit.schedule.cron import Cron
+from jobkit.settings import PlatformSettings, ServiceSettings
+from jobkit.store.base import JobStore
+from jobkit.store.redis import RedisStore
+
+S = TypeVar("S", bound=ServiceSettings)
+R = TypeVar("R")
+J = TypeVar("J", bound=Job)
+T = TypeVar("T")
+
+
+class Service(Generic[S, R]):
+    """Declares a service's actors, and builds the broker that runs them.
+
+    >>> service = Service("reports", lifespan=open_warehouse)                  # doctest: +SKIP
+    >>> @service.actor(BuildReport, time_limit=minutes(5))                     # doctest: +SKIP
+    ... def build_report(job: BuildReport, context: Context[Resources]) -> Report: ...
+
+    Args:
+        name: Also the first word of the names of its queues.
+        lifespan: Opens the service's resources from its settings, once in each worker process.
+        lanes: Queues of their own for each kind of urgency or customer, so that a flood in one does not hold up the
+            others. ``normal`` is the queue itself.
+    """
+
+    def __init__(
+        self, name: str, *, lifespan: Callable[[S], AbstractContextManager[R]], lanes: Sequence[str] = ("normal",)
+    ) -> None:
+        if "normal" not in lanes:
+            raise ValueError(f"lanes={lanes!r} of {name} must hold 'normal', the lane of jobs that name none")
+        self.name = name
+        self.lanes = tuple(lanes)
+        self.actors: dict[str, ActorDeclaration[R]] = {}
+        self._lifespan = lifespan
+
+    def actor(
+        self,
+        contract: type[J],
+        *,
+        retry: RetryPolicy = DEFAULT_POLICY,
+        time_limit: timedelta = DEFAULT_TIME_LIMIT,
+        periodic: Cron | None = None,
+    ) -> Callable[[Callable[[J, Context[R]], T]], Callable[[J, Context[R]], T]]:
+        """Declare the function that runs jobs of ``contract``. The function itself stays as it is.
+
+        Args:
+            contract: The jobs; its queue must belong to this service.
+            retry: What happens when the function raises.
+            time_limit: After this long the job is interrupted, which counts as a failure.
+            periodic: Also run it by this schedule; the contract's fields must all have defaults.
+        """
+        if service_of(contract.queue) != self.name:
+            raise TypeError(f"{contract.__name__} goes to queue {contract.queue!r}, which is not {self.name}'s")
+        if contract.actor in self.actors:
+            raise TypeError(f"{self.name} has two actors for {contract.__name__}")
+        if periodic is not None:
+            contract()  # raises here, not at three in the morning, if a field has no default
+
+        def declare(function: Callable[[J, Context[R]], T]) -> Callable[[J, Context[R]], T]:
+            self.actors[contract.actor] = ActorDeclaration(contract, function, retry, time_limit, periodic)
+            return function
+
+        return declare
+
+    def build(self, platform: PlatformSettings, settings: S) -> JobBroker:
+        """The broker of a worker process, on RabbitMQ and Redis. Nothing is connected yet."""
+        connection = ConnectionSettings(
+            platform.broker_urls,
+            platform.heartbeat_seconds,
+            platform.connect_timeout_seconds,
+            name=f"{self.name}-worker",
+        )
+        sender = Sender(
+            connection,
+            app_id=f"{self.name}-service",
+            timeout=platform.send_timeout_seconds,
+            max_bytes=platform.max_message_bytes,
+        )
+        ttl = timedelta(seconds=platform.record_ttl_seconds)
+        store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds)
+        broker = JobBroker(connection, sender, prefetch=settings.prefetch)
+        self._assembly(platform, settings, store, Producer.over(sender)).install(broker, process_of_its_own=True)
+        return broker
+
+    def embed(self, exchange: MemoryExchange, store: JobStore, platform: PlatformSettings, settings: S) -> MemoryBroker:
+        """The broker of a worker inside this process, its queues in memory; the same code otherwise."""
+        broker = MemoryBroker(exchange)
+        self._assembly(platform, settings, store, Producer.over(exchange)).install(broker, process_of_its_own=False)
+        return broker
+
+    def _assembly(self, platform: PlatformSettings, settings: S, store: JobStore, producer: Producer) -> Assembly[R]:
+        return Assembly(
+            name=self.name,
+            lanes=self.lanes,
+            actors=self.actors,
+            platform=platform,
+            settings=settings,
+            open_resources=lambda: self._lifespan(settings),
+            store=store,
+            producer=producer,
+        )

@@ -1,0 +1,95 @@
+"""Backing services for the tests: real ones, started when the first test asks, one of each for the whole session."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import pytest
+
+from local_stack import packages
+from local_stack.errors import MissingPackages
+from local_stack.mailcatcher import MailCatcher
+from local_stack.node import Node
+from local_stack.postgres import Postgres
+from local_stack.rabbitmq import RabbitMQ
+from local_stack.redis import Redis
+
+AnyNode = TypeVar("AnyNode", bound=Node)
+
+
+def _require(service: packages.Service) -> None:
+    """Install a missing server if that is allowed here; otherwise skip on a laptop, and fail where CI is set."""
+    try:
+        packages.ensure([service])
+    except MissingPackages as error:
+        if os.environ.get("CI", "").lower() in {"1", "true"}:
+            raise
+        pytest.skip(str(error))
+
+
+@contextmanager
+def _running(node: AnyNode) -> Iterator[AnyNode]:
+    """Run a node for the session, and kill it at the end: nobody reads its data again, and RabbitMQ stops slowly."""
+    try:
+        node.start()
+        yield node
+    finally:
+        node.kill()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A RabbitMQ node that a test may kill, if it starts it again."""
+    _require("rabbitmq")
+    with _running(RabbitMQ(tmp_path_factory.mktemp("rabbitmq"), management=True)) as node:
+        yield node
+
+
+@pytest.fixture
+def vhost_url(rabbitmq: RabbitMQ) -> Iterator[str]:
+    """Address of a virtual host that no other test sees."""
+    rabbitmq.start()  # the test before may have left it dead
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    yield rabbitmq.create_vhost(name)
+    rabbitmq.start()
+    rabbitmq.delete_vhost(name)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis node that a test may kill, if it starts it again."""
+    _require("redis")
+    with _running(Redis(tmp_path_factory.mktemp("redis"))) as node:
+        yield node
+
+
+@pytest.fixture
+def redis_url(redis_server: Redis) -> str:
+    """Address of an empty Redis."""
+    redis_server.start()
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a PostgreSQL database; a test makes schemas of its own in it."""
+    _require("postgres")
+    with _running(Postgres(tmp_path_factory.mktemp("postgres"))) as node:
+        yield node.url
+
+
+@pytest.fixture(scope="session")
+def _mail_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MailCatcher]:
+    with _running(MailCatcher(tmp_path_factory.mktemp("mail"))) as node:
+        yield node
+
+
+@pytest.fixture
+def mail_catcher(_mail_server: MailCatcher) -> MailCatcher:
+    """A mail server that delivers nothing and keeps everything; it holds no message yet."""
+    _mail_server.start()
+    _mail_server.clear()
+    return _mail_server

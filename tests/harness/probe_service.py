@@ -1,0 +1,95 @@
+"""A service for tests: its one job does what its payload says, and writes down when it starts and ends."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dramatiq import set_broker
+from jobkit.context import Context
+from jobkit.contracts import Job
+from jobkit.errors import PermanentError, Retry, TransientError
+from jobkit.retry import fixed
+from jobkit.service import Service
+from jobkit.settings import ServiceSettings, exit_if_misconfigured, load_platform
+from jobkit.time import seconds
+from ledger import Ledger
+from pydantic_settings import SettingsConfigDict
+
+
+class Probe(Job, queue="probe"):
+    """Do as told."""
+
+    name: str = "probe"
+    seconds: float = 0
+    then: str = "return"
+    until_attempt: int = 1_000_000
+    children: int = 0
+
+
+class ProbeSettings(ServiceSettings):
+    """Where the ledger is."""
+
+    model_config = SettingsConfigDict(env_prefix="PROBE_", extra="ignore", frozen=True)
+    ledger: Path
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The ledger."""
+
+    ledger: Ledger
+
+
+@contextmanager
+def open_resources(settings: ProbeSettings) -> Iterator[Resources]:
+    """Write down that a worker process has opened and closed its resources."""
+    ledger = Ledger(settings.ledger)
+    ledger.write("open", str(os.getpid()))
+    yield Resources(ledger)
+    ledger.write("close", str(os.getpid()))
+
+
+service = Service("probe", lifespan=open_resources, lanes=("high", "normal"))
+
+
+@service.actor(Probe, retry=fixed(1, attempts=3, jitter=0), time_limit=seconds(20))
+def probe(job: Probe, context: Context[Resources]) -> dict[str, object]:
+    """Do as told."""
+    ledger = context.resources.ledger
+    ledger.write("start", job.name, context.attempt)
+    for number in range(job.children):
+        context.send(Probe(name=f"{job.name}/{number}"))
+    deadline = time.monotonic() + job.seconds
+    while time.monotonic() < deadline:
+        time.sleep(0.01)
+    if context.attempt < job.until_attempt:
+        _misbehave(job.then)
+    ledger.write("end", job.name, context.attempt)
+    return {"name": job.name, "attempt": context.attempt}
+
+
+def _misbehave(how: str) -> None:
+    match how:
+        case "return":
+            return
+        case "fail":
+            raise TransientError("told to fail")
+        case "permanent":
+            raise PermanentError("told to give up")
+        case "snooze":
+            raise Retry(delay=1)
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            while True:
+                time.sleep(0.01)
+
+
+def broker() -> None:
+    """What the dramatiq command calls."""
+    with exit_if_misconfigured():
+        set_broker(service.build(load_platform(), ProbeSettings.load()))

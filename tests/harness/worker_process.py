@@ -1,0 +1,109 @@
+"""A worker as production runs it: the stock dramatiq command in a process group of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ledger import Ledger
+
+
+class WorkerProcess:
+    """Starts ``dramatiq MODULE:broker`` and ends it, whatever the test does."""
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        module: str = "probe_service",
+        processes: int = 1,
+        threads: int = 4,
+        queues: tuple[str, ...] = (),
+        name: str = "worker",
+    ) -> None:
+        self.log = folder / f"{name}.log"
+        self.ledger = Ledger(folder / "ledger")
+        self._processes = processes
+        self._command = [
+            *(sys.executable, "-m", "dramatiq", f"{module}:broker"),
+            *("--processes", str(processes), "--threads", str(threads), "--worker-shutdown-timeout", "15000"),
+            *(["--queues", *queues] if queues else []),
+        ]
+        harness = str(Path(__file__).parent)
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("JOBKIT_", "PROBE_"))},
+            "PYTHONPATH": harness,
+            "PYTHONUNBUFFERED": "1",
+            "PROBE_LEDGER": str(self.ledger.path),
+            **environment,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, wait: bool = True) -> Self:
+        """Start it; with ``wait``, return when all its processes have opened their resources."""
+        before = len(self.ledger.entries("open"))
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=self.log.parent,
+            )
+        if wait:
+            expected = before + self._processes
+            self.ledger.wait(lambda ledger: len(ledger.entries("open")) >= expected, what=f"the start of {self.log}")
+        return self
+
+    @property
+    def children(self) -> list[int]:
+        """The worker processes, without the one that watches over them."""
+        assert self._process is not None
+        text = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        return [int(pid) for pid in text.split()]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the watching process."""
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """Kill -9 the whole group, as a machine that loses power does."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(10)
+
+    def wait(self, limit: float = 30.0) -> int:
+        """The exit status."""
+        assert self._process is not None
+        return self._process.wait(limit)
+
+    def stop(self, limit: float = 30.0) -> int:
+        """SIGTERM, and the exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait(limit)
+
+    def output(self) -> str:
+        """All that it has logged."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self._process.wait(10)
+        if error is not None:
+            print(self.output()[-6000:])
