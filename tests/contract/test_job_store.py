@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Protocol
 
 import pytest
+
 from jobkit.store.base import Finished, Held, JobKey, JobState, JobStore, Lease
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore

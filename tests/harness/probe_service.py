@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dramatiq import set_broker
+from ledger import Ledger
+from pydantic_settings import SettingsConfigDict
+
 from jobkit.context import Context
 from jobkit.contracts import Job
 from jobkit.errors import PermanentError, Retry, TransientError
@@ -16,8 +19,6 @@ from jobkit.retry import fixed
 from jobkit.service import Service
 from jobkit.settings import ServiceSettings, exit_if_misconfigured, load_platform
 from jobkit.time import seconds
-from ledger import Ledger
-from pydantic_settings import SettingsConfigDict
 
 
 class Probe(Job, queue="probe"):
@@ -56,7 +57,9 @@ def open_resources(settings: ProbeSettings) -> Iterator[Resources]:
 service = Service("probe", lifespan=open_resources, lanes=("high", "normal"))
 
 
-@service.actor(Probe, retry=fixed(1, attempts=3, jitter=0), time_limit=seconds(20))
+@service.actor(
+    Probe, retry=fixed(1, attempts=3, jitter=0), time_limit=seconds(float(os.environ.get("PROBE_TIME_LIMIT", "20")))
+)
 def probe(job: Probe, context: Context[Resources]) -> dict[str, object]:
     """Do as told."""
     ledger = context.resources.ledger

@@ -12,7 +12,6 @@ import pika.exceptions
 from dramatiq import Message
 from dramatiq.broker import Consumer
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
-from dramatiq.middleware import Middleware
 from pika.adapters.blocking_connection import BlockingChannel
 
 from jobkit.broker import ladder, topology
@@ -36,7 +35,6 @@ class JobBroker(RabbitmqBroker):
     Args:
         connection: The nodes.
         sender: How messages leave.
-        middleware: In Dramatiq's order.
         prefetch: Messages held per queue and process; 0 leaves it to Dramatiq (two per thread).
     """
 
@@ -45,10 +43,9 @@ class JobBroker(RabbitmqBroker):
         connection: ConnectionSettings,
         sender: Sender,
         *,
-        middleware: list[Middleware] | None = None,
         prefetch: int = 0,
     ) -> None:
-        super().__init__(url=list(connection.urls), middleware=middleware, confirm_delivery=True)
+        super().__init__(url=list(connection.urls), middleware=[], confirm_delivery=True)
         self.parameters = connection.parameters()
         self.connection_settings = connection
         self.stopping = threading.Event()

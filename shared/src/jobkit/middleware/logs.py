@@ -10,9 +10,13 @@ import structlog
 from dramatiq import Broker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
+from structlog.tracebacks import ExceptionDictTransformer
 
 from jobkit import telemetry
 from jobkit.execution import Verdict, current, end, execution_of
+
+#: Without the values of local variables: a payload may hold what nobody should read.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False, max_frames=20))
 
 LogStyle = Literal["json", "console"]
 
@@ -33,7 +37,7 @@ def configure_logging(style: LogStyle, level: str) -> None:
         _add_job,
     ]
     last: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [_TRACEBACKS, structlog.processors.JSONRenderer()]
         if style == "json"
         else [structlog.dev.ConsoleRenderer(colors=False)]
     )
@@ -98,7 +102,7 @@ class Logs(Middleware):
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         execution = execution_of(message)
         if execution is not None:
-            log.info("job not run: %s", execution.verdict)
+            log.info("job not run: %s", execution.verdict.value if execution.verdict else "unknown")
         end()
 
 
