@@ -1,0 +1,1 @@
+"""Renders e-mails from templates and sends them over SMTP."""

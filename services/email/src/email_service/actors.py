@@ -1,0 +1,31 @@
+"""The jobs of the email service."""
+
+from datetime import UTC, datetime
+
+from email_service import handlers
+from email_service.adapters import Resources, open_resources
+from jobkit.context import Context
+from jobkit.contracts.email import EmailSent, SendEmail
+from jobkit.errors import SendError, TransientError
+from jobkit.retry import exponential
+from jobkit.service import Service
+from jobkit.time import minutes
+
+service = Service("email", lanes=("high", "normal", "low"), lifespan=open_resources)
+
+# Four hours in all: outlasts greylisting (minutes) and a mail server's maintenance (an evening).
+PATIENT = exponential(first=5, cap=3600, attempts=14, retry_on=(TransientError, SendError))
+
+
+@service.actor(SendEmail, retry=PATIENT, time_limit=minutes(2))
+def send_email(job: SendEmail, context: Context[Resources]) -> EmailSent:
+    """Render a template and send it as one e-mail."""
+    return handlers.send_email(
+        job,
+        context.job_id,
+        renderer=context.resources.renderer,
+        mailer=context.resources.mailer,
+        sender=context.resources.sender,
+        now=datetime.now(UTC),
+        follow_up=lambda rest: context.send(rest, delay=minutes(1)),
+    )

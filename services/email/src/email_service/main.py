@@ -1,0 +1,13 @@
+"""Builds the worker: the only place with side effects, and none of them at import."""
+
+from dramatiq import set_broker
+
+from email_service.actors import service
+from email_service.settings import EmailSettings
+from jobkit.settings import exit_if_misconfigured, load_platform
+
+
+def broker() -> None:
+    """What ``dramatiq email_service.main:broker`` calls in each worker process."""
+    with exit_if_misconfigured():
+        set_broker(service.build(load_platform(), EmailSettings.load()))

@@ -1,0 +1,1 @@
+"""Extracts tables from storage or HTTP, types and checks their rows, and loads them once."""

@@ -1,0 +1,1 @@
+"""The outside world: object storage, web servers and databases, each behind a Protocol."""

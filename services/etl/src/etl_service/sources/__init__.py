@@ -1,0 +1,1 @@
+"""Sources as batches of text cells; one module for each format."""

@@ -1,0 +1,1 @@
+"""Resizes, crops, compresses and converts images."""

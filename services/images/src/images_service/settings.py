@@ -1,0 +1,55 @@
+"""What an operator can set, all of it through IMAGES_… variables."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import SettingsConfigDict
+
+from jobkit.settings import ServiceSettings
+
+
+def _prefix(value: str) -> str:
+    if any(part in ("", ".", "..") for part in value.split("/")):
+        raise ValueError("must be a relative path like 'processed' or 'site/images'")
+    return value
+
+
+class ImagesSettings(ServiceSettings):
+    """Settings of the images service."""
+
+    model_config = SettingsConfigDict(env_prefix="IMAGES_")
+
+    threads: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Threads per process. libvips works outside the interpreter's lock, so that each uses a core; "
+        "each also takes the memory of one image.",
+    )
+    stop_grace_seconds: int = Field(
+        default=150,
+        ge=5,
+        le=7200,
+        description="Seconds from SIGTERM to SIGKILL, as the container's stop grace says; above the time limit of 120.",
+    )
+    storage_url: str = Field(
+        default="var/images",
+        min_length=1,
+        description="Where sources are read and outputs are written: a URL (file:///…, s3://bucket/prefix, gs://…, "
+        "az://…) or a directory, made if it is missing. Credentials for S3 come from the usual AWS_… variables.",
+    )
+    output_prefix: Annotated[str, AfterValidator(_prefix)] = Field(
+        default="processed",
+        description="Folder of the outputs in the storage, apart from the sources so that each can expire by itself.",
+    )
+    max_bytes: int = Field(
+        default=50 * 1024 * 1024,
+        ge=1,
+        description="Largest source in bytes, refused before it is read; cameras write less, raw files aside.",
+    )
+    max_pixels: int = Field(
+        default=64_000_000,
+        ge=1,
+        description="Most pixels of an image, source or result; refused by the header, before decoding. A pixel "
+        "takes up to 4 bytes: 64 million take 256 MB in each thread, twice that while an operation makes its result.",
+    )
