@@ -1,0 +1,1 @@
+"""The inference service: trains classifiers, and predicts with them."""

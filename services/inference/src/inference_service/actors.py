@@ -1,0 +1,47 @@
+"""The actors of the inference service."""
+
+from datetime import UTC, datetime, timedelta
+
+from inference_service import handlers
+from inference_service.adapters import Resources, open_resources
+from inference_service.handlers import Predictions, TrainedModel
+from jobkit.context import Context
+from jobkit.contracts.inference import PredictBatch, TrainModel
+from jobkit.errors import TimeLimitExceeded, TransientError
+from jobkit.retry import exponential
+from jobkit.service import Service
+from jobkit.time import minutes, seconds
+
+service = Service("inference", lifespan=open_resources)
+
+#: A training that ran into its limit goes on from its last epoch, and a storage that hangs may answer next time.
+_WORTH_ANOTHER_ATTEMPT = (TransientError, TimeLimitExceeded)
+
+
+@service.actor(
+    PredictBatch, retry=exponential(cap=60, attempts=8, retry_on=_WORTH_ANOTHER_ATTEMPT), time_limit=seconds(30)
+)
+def predict_batch(job: PredictBatch, context: Context[Resources]) -> Predictions:
+    """Label each row of a batch."""
+    resources = context.resources
+    return handlers.predict_batch(job, resources.models, max_rows=resources.settings.max_rows)
+
+
+@service.actor(
+    TrainModel, retry=exponential(cap=600, attempts=8, retry_on=_WORTH_ANOTHER_ATTEMPT), time_limit=minutes(10)
+)
+def train_model(job: TrainModel, context: Context[Resources]) -> TrainedModel:
+    """Train a classifier and publish it."""
+    resources = context.resources
+    return handlers.train_model(
+        job,
+        job_id=context.job_id,
+        storage=resources.storage,
+        datasets=resources.datasets,
+        registry=resources.registry,
+        learner=resources.learner(),
+        checkpoints_kept=resources.settings.checkpoints_kept,
+        time_slice=timedelta(seconds=resources.settings.training_slice_seconds),
+        progress=context.progress,
+        now=lambda: datetime.now(UTC),
+    )

@@ -1,0 +1,75 @@
+"""Checkpoints: where a training that was killed goes on."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from inference_service.adapters.storage import Storage
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"(?P<epoch>\d{6})-(?P<digest>[0-9a-f]{64})\.skops")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A classifier as it was after an epoch."""
+
+    epoch: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one training: ``checkpoints/<job>/<inputs>/<epoch>-<digest>.skops``.
+
+    The folder is derived from the job's id and from everything that decides the weights, so a run finds what an earlier
+    run of the same job left, and never what other data, parameters or library versions made. The file's name holds its
+    digest, so that damage is noticed before a byte is interpreted.
+
+    Attributes:
+        kept: How many of the last epochs stay.
+    """
+
+    storage: Storage
+    job_folder: str
+    folder: str
+    kept: int
+
+    @classmethod
+    def of(cls, storage: Storage, job_id: str, inputs: Mapping[str, object], *, kept: int) -> "Checkpoints":
+        """The checkpoints of the job, for exactly these inputs (JSON-able)."""
+        # Ids are hashed because a key given by a producer may hold anything, slashes too.
+        job = f"checkpoints/{sha256(job_id.encode()).hexdigest()[:32]}"
+        run = sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
+        return cls(storage, job, f"{job}/{run}", kept)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Store a checkpoint, then let go of those before the last ``kept``."""
+        digest = sha256(checkpoint.data).hexdigest()
+        self.storage.put(f"{self.folder}/{checkpoint.epoch:06d}-{digest}.skops", checkpoint.data)
+        for key, epoch, _ in self._stored():
+            if epoch <= checkpoint.epoch - self.kept:
+                self.storage.delete(key)
+
+    def newest_first(self) -> Iterator[Checkpoint]:
+        """The checkpoints that are whole, the last epoch first; a damaged one is logged and skipped."""
+        for key, epoch, digest in reversed(self._stored()):
+            data = self.storage.get(key)
+            if data is None:
+                continue
+            if sha256(data).hexdigest() != digest:
+                _log.warning("checkpoint %s is damaged: falling back to the one before", key)
+                continue
+            yield Checkpoint(epoch, data)
+
+    def clear(self) -> None:
+        """Delete every checkpoint of the job, those of other inputs too."""
+        for key in self.storage.keys(self.job_folder):
+            self.storage.delete(key)
+
+    def _stored(self) -> list[tuple[str, int, str]]:
+        names = [(key, _NAME.fullmatch(key.rpartition("/")[2])) for key in self.storage.keys(self.folder)]
+        return [(key, int(name["epoch"]), name["digest"]) for key, name in names if name]

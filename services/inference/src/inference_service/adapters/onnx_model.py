@@ -1,0 +1,91 @@
+"""A model in ONNX Runtime, and the cache of those that are loaded."""
+
+from collections import OrderedDict
+from contextlib import suppress
+from threading import Lock, RLock
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime  # type: ignore[import-untyped]  # ships neither annotations nor stubs
+
+from inference_service.adapters.datasets import Features, Labels
+from inference_service.adapters.registry import Registry
+from inference_service.errors import DamagedModel, ModelBusy
+
+LOAD_PATIENCE = 20.0  #: Seconds to wait for another thread's load; below the prediction's time limit of 30.
+
+
+class OnnxModel:
+    """A classifier with the input ``features`` and the outputs ``label`` and ``probabilities``.
+
+    Raises ``DamagedModel`` if the bytes are not such a model.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        options = onnxruntime.SessionOptions()
+        # A worker runs one job per thread already: more threads inside would compete for the same cores.
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            (entry,) = self._session.get_inputs()
+            self.features: int = int(entry.shape[1])
+        # The runtime's errors have no common base below Exception.
+        except Exception as error:
+            raise DamagedModel(f"this is not a classifier in ONNX: {error}: train the model again") from error
+
+    def predict(self, features: Features) -> tuple[Labels, npt.NDArray[np.float32]]:
+        """The label of each row, and the probability of each label (rows x labels). Safe to call from many threads."""
+        outputs = self._session.run(["label", "probabilities"], {"features": features})
+        return cast("tuple[Labels, npt.NDArray[np.float32]]", tuple(outputs))
+
+
+class ModelCache:
+    """Models that are ready to answer: the least recently used one goes when there are too many.
+
+    The pointer to the latest version is read each time, so a new one answers from the next call on.
+    """
+
+    def __init__(self, registry: Registry, size: int) -> None:
+        self._registry = registry
+        self._size = size
+        self._models: OrderedDict[tuple[str, str], OnnxModel] = OrderedDict()
+        self._lock = Lock()  # held for moments, so that a loading model holds up nobody whose model is there
+        self._loading = RLock()  # one load at a time: threads that want the same model load it once
+
+    def get(self, model: str, digest: str | None = None) -> tuple[str, OnnxModel]:
+        """The digest and the model; the latest version unless ``digest`` names another.
+
+        Raises:
+            UnknownModel, DamagedModel: see ``Registry``.
+            ModelBusy: another load took longer than ``LOAD_PATIENCE``.
+        """
+        version = digest or self._registry.latest(model).digest
+        if loaded := self._recall(model, version):
+            return version, loaded
+        try:
+            if not self._loading.acquire(timeout=LOAD_PATIENCE):
+                raise ModelBusy(f"another model has been loading for {LOAD_PATIENCE:.0f} s")
+            loaded = self._recall(model, version)
+            if loaded is None:
+                loaded = OnnxModel(self._registry.read(model, version))
+                self._keep(model, version, loaded)
+            return version, loaded
+        finally:
+            # A time limit may strike after the lock was taken and before anything could say so. It knows its owner: the
+            # release of one that this thread does not hold is refused.
+            with suppress(RuntimeError):
+                self._loading.release()
+
+    def _recall(self, model: str, digest: str) -> OnnxModel | None:
+        with self._lock:
+            if (model, digest) in self._models:
+                self._models.move_to_end((model, digest))
+            return self._models.get((model, digest))
+
+    def _keep(self, model: str, digest: str, loaded: OnnxModel) -> None:
+        with self._lock:
+            self._models[model, digest] = loaded
+            while len(self._models) > self._size:
+                self._models.popitem(last=False)

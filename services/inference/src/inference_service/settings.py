@@ -1,0 +1,82 @@
+"""What an operator decides about the inference service."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from jobkit.contracts.inference import MAX_ROWS
+from jobkit.settings import ServiceSettings
+
+_SCHEMES = ("file", "memory", "s3", "gs", "az")
+
+
+class InferenceSettings(ServiceSettings):
+    """Settings of the inference service, read from ``INFERENCE_…``."""
+
+    model_config = SettingsConfigDict(env_prefix="INFERENCE_")
+
+    threads: int = Field(
+        default=2,
+        ge=1,
+        le=256,
+        description="Threads per process: predicting and training need the CPU, waiting for storage does not.",
+    )
+    stop_grace_seconds: int = Field(
+        default=630,
+        ge=5,
+        le=7200,
+        description="Seconds from SIGTERM to SIGKILL: a training's time limit of 600, and 30 to record what it did.",
+    )
+    storage_url: str = Field(
+        default_factory=lambda: Path("var/inference").absolute().as_uri(),
+        description=(
+            "Where data sets, checkpoints and models live: file:///folder, s3://bucket/prefix, gs:// or az://. "
+            "Default: var/inference in the working directory. All inference workers need the same storage; "
+            "credentials come from the provider's usual variables (AWS_…)."
+        ),
+    )
+    model_cache_size: int = Field(
+        default=4,
+        ge=1,
+        le=256,
+        description="Models kept loaded per process; each costs its file's size in memory, and some.",
+    )
+    max_rows: int = Field(
+        default=MAX_ROWS,
+        ge=1,
+        le=MAX_ROWS,
+        description="Rows in one prediction job; the contract's limit, or less to bound its time.",
+    )
+    checkpoints_kept: int = Field(
+        default=2,
+        ge=2,
+        le=10,
+        description="Epochs kept per running training: the last one, and one to fall back on should it be damaged.",
+    )
+    dataset_max_mib: int = Field(
+        default=256,
+        ge=1,
+        le=16_384,
+        description="Largest data set in MiB, packed and unpacked: a training holds about three times that in memory.",
+    )
+    training_slice_seconds: int = Field(
+        default=480,
+        ge=1,
+        le=540,
+        description=(
+            "Seconds after which a training hands itself back at the end of an epoch and goes on as a new delivery; "
+            "below the time limit of 600, which counts as a failure."
+        ),
+    )
+
+    @field_validator("storage_url")
+    @classmethod
+    def _is_a_storage(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in _SCHEMES:
+            raise ValueError(f"{url!r} is not a storage: use a URL that starts with {'://, '.join(_SCHEMES)}://")
+        if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+            raise ValueError(f"{url!r} is not absolute: write file:/// and the whole path")
+        return url

@@ -1,0 +1,97 @@
+import logging
+
+import pytest
+
+from inference_service.adapters import open_resources
+from inference_service.adapters.checkpoints import Checkpoint, Checkpoints
+from inference_service.adapters.storage import open_storage
+from inference_service.errors import StorageUnavailable
+from inference_service.settings import InferenceSettings
+from jobkit.errors import SettingsError, TransientError
+
+
+@pytest.fixture(params=["file", "memory"])
+def storage(request, tmp_path):
+    return open_storage({"file": tmp_path.as_uri(), "memory": "memory:///"}[request.param])
+
+
+def test_storage_returns_what_was_put_last(storage):
+    storage.put("a/b", b"old")
+    storage.put("a/b", b"new")
+    storage.put("ab/c", b"")
+    assert storage.get("a/b") == b"new"
+    assert storage.get("ab/c") == b""
+    assert storage.keys("a") == ["a/b"]
+
+
+def test_an_object_that_is_not_there_is_none_and_may_be_deleted(storage):
+    assert storage.get("nothing") is None
+    assert storage.keys("nothing") == []
+    storage.delete("nothing")
+
+
+def test_an_object_above_the_limit_is_not_read(storage):
+    storage.put("large", b"12345")
+    assert storage.get("large", max_bytes=5) == b"12345"
+    with pytest.raises(ValueError, match="5 bytes are more than 4"):
+        storage.get("large", max_bytes=4)
+
+
+def test_a_storage_that_does_not_answer_does_not_stop_the_start_and_is_worth_another_attempt(monkeypatch):
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "name",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "eu-central-1",
+        "AWS_ENDPOINT": "http://127.0.0.1:9",  # the discard port: nothing listens there
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("inference_service.adapters.storage.RETRIES", 0)
+    settings = InferenceSettings(storage_url="s3://bucket/models")
+    with open_resources(settings) as resources, pytest.raises(StorageUnavailable, match="could not read") as caught:
+        resources.storage.get("x")
+    assert isinstance(caught.value, TransientError)
+    assert "error sending request" in str(caught.value)  # the connection was tried: plain HTTP is not refused before
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_a_file_stops_the_start_and_names_the_variable(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(SettingsError, match="INFERENCE_STORAGE_URL"),
+        open_resources(InferenceSettings(storage_url=(tmp_path / "file").as_uri())),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("url", ["ftp://example.com/x", "data", "file://data/x", ""])
+def test_a_url_that_is_no_storage_is_refused_and_names_the_variable(monkeypatch, url):
+    monkeypatch.setenv("INFERENCE_STORAGE_URL", url)
+    with pytest.raises(SettingsError, match="INFERENCE_STORAGE_URL"):
+        InferenceSettings.load()
+
+
+def test_the_last_checkpoints_are_kept_and_come_newest_first(storage):
+    checkpoints = Checkpoints.of(storage, "job", {}, kept=2)
+    for epoch in range(1, 6):
+        checkpoints.save(Checkpoint(epoch, b"%d" % epoch))
+    assert list(checkpoints.newest_first()) == [Checkpoint(5, b"5"), Checkpoint(4, b"4")]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"4", b"5 and something"])
+def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_used(storage, caplog, damaged):
+    checkpoints = Checkpoints.of(storage, "job", {}, kept=2)
+    for epoch in (4, 5):
+        checkpoints.save(Checkpoint(epoch, b"%d" % epoch))
+    storage.put(storage.keys("checkpoints")[-1], damaged)
+    with caplog.at_level(logging.WARNING):
+        assert list(checkpoints.newest_first()) == [Checkpoint(4, b"4")]
+    assert "is damaged: falling back to the one before" in caplog.text
+
+
+def test_checkpoints_of_other_inputs_are_not_seen_but_cleared(storage):
+    Checkpoints.of(storage, "job/../1", {"seed": 1}, kept=2).save(Checkpoint(1, b"1"))
+    Checkpoints.of(storage, "job 2", {"seed": 1}, kept=2).save(Checkpoint(1, b"1"))
+    edited = Checkpoints.of(storage, "job/../1", {"seed": 2}, kept=2)
+    assert list(edited.newest_first()) == []
+    edited.clear()
+    assert len(storage.keys("checkpoints")) == 1
