@@ -1,22 +1,28 @@
-"""The backing services from the command line: ``python -m local_stack up | down | status``."""
+"""The backing services from the command line: ``python -m local_stack up | down | status | run``."""
 
 import argparse
+import asyncio
 import sys
 from pathlib import Path
 
-from local_stack import docker, packages
+from local_stack import docker, foreground, packages
 from local_stack.docker import Compose
 from local_stack.errors import LocalStackError
 from local_stack.stack import Stack, write_environment
+
+GRACE_SECONDS = 60.0  #: The services' own default of <SERVICE>_STOP_GRACE_SECONDS.
 
 
 def main() -> int:
     """Run one command; the exit status is 0 if it did what it should, 1 if not."""
     parser = argparse.ArgumentParser(prog="local_stack", description=__doc__)
-    parser.add_argument("command", choices=("up", "down", "status"))
+    parser.add_argument("command", choices=("up", "down", "status", "run"))
     parser.add_argument("--folder", type=Path, default=Path("var/local"), help="where private nodes keep their files")
     parser.add_argument("--compose", type=Path, default=Path("deploy/compose.yaml"), help="for a Docker engine")
+    parser.add_argument("--procfile", type=Path, default=Path("deploy/Procfile"), help="what `run` runs")
     options = parser.parse_args()
+    if options.command == "run":
+        return _run(options.procfile, options.folder / "environment")
     compose = Compose(options.compose) if options.compose.exists() and docker.engine_answers() else None
     try:
         if compose is not None:
@@ -24,6 +30,16 @@ def main() -> int:
         return _with_nodes(options.command, options.folder)
     except LocalStackError as error:
         _say(f"local_stack {options.command}: {error}", error=True)
+        return 1
+
+
+def _run(procfile: Path, environment: Path) -> int:
+    try:
+        programs = foreground.read_procfile(procfile)
+        variables = foreground.programs_environment(environment)
+        return asyncio.run(foreground.run(programs, variables, say=_say, grace_seconds=GRACE_SECONDS))
+    except LocalStackError as error:
+        _say(f"local_stack run: {error}", error=True)
         return 1
 
 
@@ -59,7 +75,7 @@ def _with_nodes(command: str, folder: Path) -> int:
         return 0
     up = [node.running and node.answers() for node in stack.nodes]
     for node, answers in zip(stack.nodes, up, strict=True):
-        _say(f"{node.title:18} {'up  ' if answers else 'down'}  {node.url}")
+        _say(f"{node.title:18} {'up    ' + node.url if answers else 'down'}")
     return 0 if all(up) else 1
 
 

@@ -1,6 +1,7 @@
 """What all nodes have in common: start, readiness, stop, kill, restart."""
 
 import atexit
+import os
 import signal
 import time
 from abc import ABC, abstractmethod
@@ -13,7 +14,7 @@ from local_stack.errors import NodeFailed
 from local_stack.ports import free_ports, require_free
 from local_stack.process import POLL_SECONDS, Process
 
-LOG_TAIL_LINES = 15  #: Enough to hold the reason for a failed start, short enough to be read.
+LOG_TAIL_LINES = 60  #: Erlang writes some 45 lines after the one that holds the reason.
 
 
 class Node(ABC):
@@ -69,7 +70,7 @@ class Node(ABC):
         self.processes = self._spawn()
         if not self.detached:
             for process in self.processes:
-                atexit.register(process.kill)  # for systems whose kernel does not see to it
+                atexit.register(_end_with, os.getpid(), process)  # for systems whose kernel does not see to it
 
     @abstractmethod
     def _spawn(self) -> tuple[Process, ...]:
@@ -142,3 +143,9 @@ class Node(ABC):
     def _log_tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return f"The end of {self.log}:\n" + "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+def _end_with(owner: int, process: Process) -> None:
+    """Kill a process, unless this is a fork of its owner that ends: a worker process is one."""
+    if os.getpid() == owner:
+        process.kill()

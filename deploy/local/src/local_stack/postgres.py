@@ -5,6 +5,8 @@ import pwd
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from local_stack import packages
@@ -17,10 +19,6 @@ USER = "postgres"
 PASSWORD = "postgres"  # noqa: S105  of a server that only the loopback interface reaches
 
 _INITDB_SECONDS = 120
-
-#: The working directory under a name that needs no way to it: the server changes to another user, who may not enter
-#: the folders above (a checkout in /root, a test's own temporary folder).
-_HERE = "/proc/self/cwd"
 
 
 class Postgres(Node):
@@ -59,15 +57,10 @@ class Postgres(Node):
             "unix_socket_directories": "",
         }
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        return (
-            Process.spawn(
-                [str(server), "-D", _HERE if user else str(cluster), *arguments],
-                log=self.log,
-                folder=cluster,
-                user=user,
-                detached=self.detached,
-            ),
-        )
+        with _reachable(cluster, user) as (folder, descriptors):
+            command = [str(server), "-D", folder, *arguments]
+            log, at = self.log, Path("/")
+            return (Process.spawn(command, log=log, folder=at, user=user, inherit=descriptors, detached=self.detached),)
 
     def answers(self) -> bool:
         """Tell whether the server accepts connections."""
@@ -86,6 +79,23 @@ def _unprivileged_user() -> str | None:
     return next((name for name in ("postgres", "nobody") if name in names), None)
 
 
+@contextmanager
+def _reachable(cluster: Path, user: str | None) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Return a name for the folder that another user can follow, and the descriptors to inherit for it.
+
+    That user may not enter the folders above it (a checkout in /root, a test's own temporary folder), but may use an
+    open descriptor of the folder itself (proc(5), ``/proc/self/fd``).
+    """
+    if user is None:
+        yield str(cluster), ()
+        return
+    descriptor = os.open(cluster, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}", (descriptor,)
+    finally:
+        os.close(descriptor)
+
+
 def _create(initdb: Path, cluster: Path, user: str | None) -> None:
     shutil.rmtree(cluster, ignore_errors=True)  # what an interrupted start has left
     cluster.mkdir(mode=0o700)
@@ -94,26 +104,22 @@ def _create(initdb: Path, cluster: Path, user: str | None) -> None:
     if user:
         shutil.chown(cluster, user)
         shutil.chown(password, user)  # initdb opens it anew through its standard input
-    options = ["-D", _HERE if user else str(cluster), "-U", USER, "--pwfile=/dev/stdin"]
-    options += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
-    with password.open() as given:
+    options = ["-U", USER, "--pwfile=/dev/stdin", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
+    with password.open() as given, _reachable(cluster, user) as (folder, descriptors):
         done = subprocess.run(  # noqa: S603  the system's own tool
-            [str(initdb), *options],
+            [str(initdb), "-D", folder, *options],
             stdin=given,
             capture_output=True,
             text=True,
             timeout=_INITDB_SECONDS,
             check=False,
-            cwd=cluster,
+            cwd="/",
+            pass_fds=descriptors,
             user=user,
-            group=_group(user),
+            group=pwd.getpwnam(user).pw_gid if user else None,
             extra_groups=[] if user else None,
         )
     password.unlink()
     if done.returncode != 0:
         shutil.rmtree(cluster, ignore_errors=True)
         raise NodeFailed(f"PostgreSQL could not create its data folder {cluster}: {done.stderr.strip()}")
-
-
-def _group(user: str | None) -> int | None:
-    return pwd.getpwnam(user).pw_gid if user else None

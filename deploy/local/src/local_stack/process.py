@@ -35,6 +35,7 @@ class Process:
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
         user: str | None = None,
+        inherit: Sequence[int] = (),
         detached: bool = False,
     ) -> Self:
         """Start a command in a session of its own, its output appended to ``log``.
@@ -45,6 +46,7 @@ class Process:
             environment: all of the child's variables; ours by default.
             folder: the child's working directory.
             user: the name of the user to become, with that user's first group and no other.
+            inherit: file descriptors that the child keeps.
             detached: outlive this process. Otherwise the kernel kills the child when we end, however we end
                 (``PR_SET_PDEATHSIG``, see prctl(2); Linux only). The kernel means the *thread* that started the child:
                 start nodes from a thread that lives as long as they should.
@@ -62,6 +64,7 @@ class Process:
                 env=environment,
                 cwd=folder,
                 start_new_session=True,
+                pass_fds=inherit,
                 user=user,
                 group=None if user is None else pwd.getpwnam(user).pw_gid,
                 extra_groups=None if user is None else [],

@@ -186,15 +186,13 @@ class RabbitMQ(Node):
         plugins = [*(["rabbitmq_management"] if self.management else []), *self.plugins]
         (self.data / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
         (self.data / "advanced.config").write_text("[].\n")
+        http = [f"management.tcp.ip = {LOOPBACK}", f"management.tcp.port = {self.ports['management']}"]
         lines = [
             f"listeners.tcp.1 = {LOOPBACK}:{self.ports['AMQP']}",
             "log.console = false",  # it would be in colour
             f"log.dir = {self.log.parent}",
             f"log.file = {self.log.name}",
-            *(
-                ["management.tcp.ip = " + LOOPBACK, f"management.tcp.port = {self.ports['management']}"]
-                * self.management
-            ),
+            *(http if self.management else []),
             *self.config,
         ]
         (self.data / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
@@ -205,6 +203,7 @@ class RabbitMQ(Node):
             "HOME": str(self.data),  # where Erlang keeps its cookie
             "ERL_EPMD_PORT": str(self.ports["epmd"]),
             "ERL_EPMD_ADDRESS": LOOPBACK,
+            "ERL_CRASH_DUMP_SECONDS": "0",  # no dump: the log holds the reason
             "RABBITMQ_NODENAME": self.nodename,
             "RABBITMQ_DIST_PORT": str(self.ports["Erlang distribution"]),
             "RABBITMQ_MNESIA_BASE": str(self.data / "mnesia"),

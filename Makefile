@@ -1,0 +1,91 @@
+# `make` lists the targets. Everything sets up what it needs first, on a fresh machine too.
+# PYTHON=/path/to/python chooses the interpreter that .venv is made with.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+export PYTHON
+
+BIN := .venv/bin
+READY := .venv/.ready
+LOCAL := var/local
+COMPOSE := docker compose -f deploy/compose.yaml
+PACKAGES := $(wildcard pyproject.toml shared/pyproject.toml services/*/pyproject.toml deploy/local/pyproject.toml)
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## ---- see it work
+
+.PHONY: demo
+demo: $(READY) ## send real work through all four services, and show what came out
+	@$(BIN)/python examples/demo/demo.py
+
+.PHONY: run
+run: up ## all services and the scheduler in the foreground, until Ctrl-C
+	@$(BIN)/python -m local_stack run
+
+.PHONY: up
+up: $(READY) ## the backing services alone: Docker where an engine answers, else private nodes
+	@$(BIN)/python -m local_stack up
+
+.PHONY: down
+down: $(READY) ## stop the backing services; their data stays
+	@$(BIN)/python -m local_stack down
+
+.PHONY: status
+status: $(READY) ## which backing services answer, and where
+	@$(BIN)/python -m local_stack status
+
+## ---- prove it
+
+.PHONY: check
+check: $(READY) ## format, lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: unit
+unit: $(READY) ## the unit tests: seconds, no services
+	$(BIN)/pytest -q tests/unit
+
+.PHONY: test
+test: $(READY) ## unit, contract, integration and short chaos tests on private nodes
+	$(BIN)/pytest -q --ignore=tests/load --ignore=tests/browser tests
+
+.PHONY: chaos
+chaos: $(READY) ## the long fault suite: jobs accepted, lost, run twice, for each fault
+	$(BIN)/python tests/chaos/long.py
+
+.PHONY: bench
+bench: $(READY) ## this project beside its peers, the same work in the same run
+	$(BIN)/python tests/load/bench.py
+
+## ---- containers
+
+.PHONY: stack
+stack: ## the whole project in containers
+	$(COMPOSE) up --build --detach --wait
+
+.PHONY: stack-test
+stack-test: $(READY) ## the smoke test of the containers
+	$(BIN)/pytest -q tests/stack
+
+## ---- look after it
+
+.PHONY: setup
+setup: $(READY) ## make .venv from the lock file (every target does it when needed)
+	@printf 'ready: .venv\n'
+
+$(READY): requirements.lock $(PACKAGES) deploy/setup.sh
+	@deploy/setup.sh
+
+.PHONY: lock
+lock: $(READY) ## write every requirements.lock anew
+	deploy/lock.sh
+
+.PHONY: clean
+clean: ## stop the backing services, and remove all that was made here
+	@if [ -x $(BIN)/python ] && [ -d $(LOCAL) ]; then $(BIN)/python -m local_stack down; fi
+	rm -rf .venv var build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
