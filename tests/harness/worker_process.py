@@ -69,6 +69,11 @@ class WorkerProcess:
         text = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         return [int(pid) for pid in text.split()]
 
+    @property
+    def alive(self) -> bool:
+        """Whether the watching process runs."""
+        return self._process is not None and self._process.poll() is None
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the watching process."""
         assert self._process is not None

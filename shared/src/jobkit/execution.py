@@ -58,6 +58,7 @@ class Execution:
         sends: How many jobs it has sent so far; numbers their derived ids.
         redelivered: Whether the broker has delivered this message before.
         revived: Whether it has come back from a dead-letter queue.
+        alone: Whether it runs on its last chance, with no other such job beside it.
     """
 
     message: Message[Any]
@@ -75,6 +76,7 @@ class Execution:
     settled: bool = False
     redelivered: bool = False
     revived: bool = False
+    alone: bool = False
 
     @property
     def attempt(self) -> int:

@@ -47,7 +47,8 @@ class ConnectionSettings:
     @property
     def where(self) -> str:
         """The nodes without their passwords, for messages."""
-        return ", ".join(f"{p.host}:{p.port}{p.virtual_host}" for p in map(pika.URLParameters, self.urls))
+        nodes = [pika.URLParameters(url) for url in self.urls]
+        return ", ".join(f"{node.host}:{node.port}/{node.virtual_host.removeprefix('/')}" for node in nodes)
 
     def open(self) -> pika.BlockingConnection:
         """A connection to the first node that answers; raises pika's ``AMQPConnectionError``."""
@@ -62,7 +63,7 @@ class ConnectionSettings:
             return f"RabbitMQ at {self.where} has no such vhost, or the user in JOBKIT_BROKER_URL may not use it"
         if isinstance(error, pika.exceptions.IncompatibleProtocolError):
             return f"what answers at {self.where} is no AMQP broker: check host, port and TLS in JOBKIT_BROKER_URL"
-        text = str(error) or type(error).__name__
+        text = str(error) or "nothing answers there"
         return f"RabbitMQ at {self.where} (JOBKIT_BROKER_URL) cannot be reached: {text}"
 
 

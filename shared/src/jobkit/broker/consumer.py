@@ -29,7 +29,7 @@ from jobkit.execution import execution_of
 if TYPE_CHECKING:
     from jobkit.broker.rabbitmq import JobBroker
 
-_LONGEST_PAUSE: Final = 5.0
+_LONGEST_PAUSE: Final = 2.0
 _CONNECTION_LOST: Final = (pika.exceptions.AMQPError, AssertionError, OSError)
 
 log = logging.getLogger(__name__)
@@ -268,6 +268,7 @@ class RabbitmqConsumer(Consumer):
             return None
         if self._pause > 0.1:
             log.info("taking messages from %s again", self._queue)
+        self._broker.report_connected()
         self._was_connected, self._pause = True, 0.1
         return self._session
 

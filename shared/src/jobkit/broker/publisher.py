@@ -26,7 +26,7 @@ from jobkit.errors import BrokerUnavailable, SendError, SendRefused, Unroutable
 #: Messages written ahead of their confirms. More gain no speed and cost memory.
 WINDOW: Final = 1000
 
-_LONGEST_PAUSE: Final = 5.0
+_LONGEST_PAUSE: Final = 2.0
 _CLOSE_TIMEOUT: Final = 5.0
 
 log = logging.getLogger(__name__)

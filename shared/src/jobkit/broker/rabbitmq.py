@@ -94,12 +94,16 @@ class JobBroker(RabbitmqBroker):
         return RabbitmqConsumer(self, queue_name, self._prefetch or prefetch, timeout)
 
     def report_outage(self, error: BaseException, *, first: bool) -> None:
-        """Say in one line that the broker is away; end the worker if it will never be there for us."""
+        """Say once that the broker is away; end the worker if it was never there and refuses us."""
         if first and is_misconfigured(error):
             self.give_up(error)
         elif not self._outage_reported:
-            self._outage_reported = first
-            log.warning("%s; trying again", self.connection_settings.describe(error))
+            self._outage_reported = True
+            log.warning("%s; trying again until it answers", self.connection_settings.describe(error))
+
+    def report_connected(self) -> None:
+        """The outage, if there was one, is over."""
+        self._outage_reported = False
 
     def give_up(self, error: BaseException) -> None:
         """Stop the worker gracefully; its process then exits with status 78."""

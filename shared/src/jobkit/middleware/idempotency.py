@@ -1,6 +1,7 @@
 """No job runs without a lease, and a job that is done never runs again."""
 
 import logging
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -14,13 +15,16 @@ from jobkit.execution import ATTEMPTS_OPTION, DEFERRED_OPTION, Execution, Verdic
 from jobkit.interrupts import Interrupts
 from jobkit.leases import LeaseKeeper
 from jobkit.patience import Patience, WorkerStopping
-from jobkit.store.base import Finished, Held, JobStore
+from jobkit.store.base import Finished, Held, JobStore, Lease
 from jobkit.time import milliseconds
 
 log = logging.getLogger(__name__)
 
 #: A copy that finds its job held asks again at least this often, in case the holder has finished early.
 LONGEST_DEFERRAL = timedelta(seconds=60)
+
+#: How long a job on its last chance waits for another such job to end.
+LAST_CHANCE_DEFERRAL = timedelta(seconds=2)
 
 
 class PoisonFound(Poison, MiddlewareError):
@@ -58,6 +62,7 @@ class Idempotency(Middleware):
         self._keeper = LeaseKeeper(store, interrupts, ttl)
         self._ttl = ttl
         self._max_crashes = max_crashes
+        self._last_chance = threading.Lock()
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         execution = begin(message)
@@ -67,8 +72,10 @@ class Idempotency(Middleware):
                 execution.settle(Verdict.ANSWERED)
                 raise SkipMessage(f"{execution.job.actor} {execution.job.id} is {answer.state} already")
             if isinstance(answer, Held):
-                self._defer(broker, execution, answer)
+                self._defer(broker, execution, answer.wait)
                 raise SkipMessage(f"{execution.job.actor} {execution.job.id} is held ({answer.state})")
+            if not self._admit(broker, execution, answer):
+                raise SkipMessage(f"{execution.job.actor} {execution.job.id} waits for another suspect to end")
         except WorkerStopping as stopping:
             execution.verdict = Verdict.HANDED_BACK
             raise SkipMessage(str(stopping)) from stopping
@@ -95,6 +102,8 @@ class Idempotency(Middleware):
         finally:
             if execution.lease is not None:
                 self._keeper.forget(execution.lease)
+            if execution.alone:
+                self._last_chance.release()
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self._keeper.stop()
@@ -110,8 +119,24 @@ class Idempotency(Middleware):
             revived=execution.revived,
         )
 
-    def _defer(self, broker: Broker, execution: Execution, held: Held) -> None:
-        delay = min(max(held.wait, timedelta(seconds=1)), LONGEST_DEFERRAL)
+    def _admit(self, broker: Broker, execution: Execution, lease: Lease) -> bool:
+        """Let the job run now, unless it is on its last chance and another such job runs in this process.
+
+        A job that kills its worker takes its neighbours with it, and all of them count a crash. If they came back
+        together every time, the innocent would be quarantined with the guilty. So a last chance is given to one job at
+        a time.
+        """
+        if not self._max_crashes > lease.crashes >= max(1, self._max_crashes - 1):
+            return True
+        if self._last_chance.acquire(blocking=False):
+            execution.alone = True
+            return True
+        self._patience.wait_out(lambda: self._store.release(lease, delay=timedelta(), counted=False))
+        self._defer(broker, execution, LAST_CHANCE_DEFERRAL)
+        return False
+
+    def _defer(self, broker: Broker, execution: Execution, wait: timedelta) -> None:
+        delay = min(max(wait, timedelta(seconds=1)), LONGEST_DEFERRAL)
         copy = execution.message.copy(options={DEFERRED_OPTION: True})
         self._patience.wait_out(lambda: broker.enqueue(copy, delay=milliseconds(delay)))
         execution.delay = delay

@@ -5,8 +5,9 @@ of months. So each field is expanded here, by the rules of Vixie's cron (crontab
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import periodiq  # type: ignore[import-untyped]  # it has no annotations; all that we use of it is in this file
@@ -32,29 +33,31 @@ _FIELDS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
     ("month", 1, 12, _MONTHS),
     ("day of week", 0, 7, _DAYS),
 )
-_ITEM = re.compile(r"(?P<range>\*|(?P<first>\w+)(-(?P<last>\w+))?)(/(?P<step>\d+))?")
+_ITEM = re.compile(r"(?P<range>\*|(?P<first>\w{1,9})(-(?P<last>\w{1,9}))?)(/(?P<step>\d{1,9}))?", re.ASCII)
 
 #: 29 February comes at most eight years apart; an expression without a tick in that time has none.
 _HORIZON = timedelta(days=366 * 9)
+
+_MINUTE, _DAY = timedelta(minutes=1), timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Cron:
     """When something runs: a cron expression in a time zone. Make one with ``cron()``.
 
-    An hour that a clock change repeats fires once, and one that it skips fires right after the gap; expressions that
-    run every hour go by elapsed time instead and notice neither (as in Debian's cron).
+    Where clocks change, it does as Debian's cron: a time that is skipped fires right after the gap, and one that is
+    repeated fires once; but an expression whose minute or hour starts with a star goes by what the clock shows.
     """
 
     spec: str
     timezone: str = "UTC"
     _cron: periodiq.CronSpec = field(init=False, repr=False, compare=False)
-    _every_hour: bool = field(init=False, repr=False, compare=False)
+    _goes_by_clock: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         try:
             ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError):
+        except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of zones, such as "Europe"
             raise ValueError(f"cron {self.spec!r}: there is no time zone {self.timezone!r}") from None
         texts = _MACROS.get(self.spec.strip().lower(), self.spec).lower().split()
         if len(texts) != len(_FIELDS):
@@ -67,7 +70,7 @@ class Cron:
         parsed.is_dom_restricted = not texts[2].startswith("*")
         parsed.is_dow_restricted = not texts[4].startswith("*")
         object.__setattr__(self, "_cron", parsed)
-        object.__setattr__(self, "_every_hour", len(hour) == 24)
+        object.__setattr__(self, "_goes_by_clock", texts[0].startswith("*") or texts[1].startswith("*"))
 
     def matches(self, local: datetime) -> bool:
         """Whether it ticks in the minute of ``local``, a wall-clock time in its own zone."""
@@ -75,36 +78,59 @@ class Cron:
 
     def next_after(self, moment: datetime) -> datetime | None:
         """The first tick later than ``moment`` (aware), in UTC; None if there is none within nine years."""
+        return next(self.ticks_after(moment), None)
+
+    def ticks_after(self, moment: datetime) -> Iterator[datetime]:
+        """All ticks later than ``moment`` (aware), in order and in UTC; ends where none follows within nine years."""
         zone = ZoneInfo(self.timezone)
-        instant = moment.astimezone(UTC).replace(second=0, microsecond=0) + timedelta(minutes=1)
-        end = instant + _HORIZON
-        while instant < end:
+        day = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        end = day + _HORIZON
+        while day < end:
+            for tick in self._ticks_of(day, zone):
+                if tick > moment:
+                    end = day + _HORIZON
+                    yield tick
+            day += _DAY
+
+    def _ticks_of(self, start: datetime, zone: ZoneInfo) -> Iterator[datetime]:
+        """The ticks of the UTC day that begins at ``start``."""
+        if not any(self._is_day(start.date() + n * _DAY) for n in (-1, 0, 1)):
+            return  # no zone is further from UTC
+        before, first, last = ((start + span).astimezone(zone) for span in (-_MINUTE, timedelta(), _DAY - _MINUTE))
+        offset = first.utcoffset() or timedelta()
+        if first.fold or not before.utcoffset() == offset == last.utcoffset():
+            yield from self._ticks_around_change(start, zone)
+            return
+        for local in sorted({first.date(), last.date()}):
+            if self._is_day(local):
+                midnight = datetime(local.year, local.month, local.day, tzinfo=UTC) - offset
+                for hour in self._cron.hour:
+                    for minute in self._cron.minute:
+                        tick = midnight + timedelta(hours=hour, minutes=minute)
+                        if start <= tick < start + _DAY:
+                            yield tick
+
+    def _ticks_around_change(self, start: datetime, zone: ZoneInfo) -> Iterator[datetime]:
+        """The same for a day on which the clock changes: minute by minute."""
+        for instant in (start + n * _MINUTE for n in range(_DAY // _MINUTE)):
             local = instant.astimezone(zone)
-            if self._ticks(local, (instant - timedelta(minutes=1)).astimezone(zone)):
-                return instant
-            instant = self._skip(instant, local)
-        return None
+            wall, wall_before = _wall(local), _wall((instant - _MINUTE).astimezone(zone))
+            if self._goes_by_clock:
+                ticks = self.matches(wall)
+            elif local.fold:
+                ticks = False  # the clock has shown this time before
+            else:
+                shown = max(1, (wall - wall_before) // _MINUTE)  # more than one if the clock has skipped some
+                ticks = any(self.matches(wall - n * _MINUTE) for n in range(shown))
+            if ticks:
+                yield instant
 
-    def _ticks(self, local: datetime, before: datetime) -> bool:
-        wall, wall_before = local.replace(tzinfo=None, fold=0), before.replace(tzinfo=None, fold=0)
-        if self._every_hour:
-            return self.matches(wall)
-        if local.fold:
-            return False  # this hour has been before
-        if self.matches(wall):
-            return True
-        missing = int((wall - wall_before) / timedelta(minutes=1)) - 1
-        return any(self.matches(wall_before + timedelta(minutes=n + 1)) for n in range(max(0, missing)))
+    def _is_day(self, date: date) -> bool:
+        return self.matches(datetime.combine(date, time(self._cron.hour[0], self._cron.minute[0])))
 
-    def _skip(self, instant: datetime, local: datetime) -> datetime:
-        """The next instant worth a look: a day or hour without ticks is passed over, short of its end."""
-        day = datetime(local.year, local.month, local.day)  # noqa: DTZ001  a wall-clock date
-        day_may_tick = local.month in self._cron.month and any(
-            self.matches(day.replace(hour=h, minute=m)) for h in self._cron.hour[:1] for m in self._cron.minute[:1]
-        )
-        if not day_may_tick and local.hour < 20:
-            return instant + timedelta(hours=1, minutes=-local.minute)
-        return instant + timedelta(minutes=1)
+
+def _wall(local: datetime) -> datetime:
+    return local.replace(tzinfo=None, fold=0)
 
 
 def cron(spec: str, timezone: str = "UTC") -> Cron:
@@ -133,15 +159,13 @@ def _expand(spec: str, text: str, name: str, lowest: int, highest: int, names: d
             # A lone number with a step runs to the end of the field: 5/15 is 5-59/15.
             alone = highest if match["step"] else first
             last = _number(spec, match["last"], name, lowest, highest, names) if match["last"] else alone
-        if names is _DAYS and match["last"] == "sun":
-            last = 7
+        if match["last"] == "sun" and first > 0:
+            last = 7  # fri-sun
         if last < first:
             raise ValueError(f"cron {spec!r}: the range {item!r} of the {name} ends before it starts")
         step = int(match["step"] or 1)
         if step < 1:
             raise ValueError(f"cron {spec!r}: the step in {item!r} must be 1 or more")
-        if names is _DAYS and last == highest and (match["range"] == "*" or not match["last"]) and first != 7:
-            last = 6  # 0 and 7 are one day: a star or an open range must not count it twice
         values.update(range(first, last + 1, step))
     return sorted(values)
 

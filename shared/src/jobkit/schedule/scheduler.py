@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Final
 
 from jobkit.errors import JobkitError, SendError, StoreUnavailable
@@ -56,18 +57,14 @@ class Scheduler:
 
     def _fire(self, schedule: Schedule, now: datetime) -> bool:
         last = self._registry.last_tick(schedule.name) or now
-        cron = schedule.cron
-        due: datetime | None = None
-        missed = 0
-        tick = cron.next_after(max(last, now - MISFIRE_LIMIT))
-        while tick is not None and tick <= now:
-            missed += due is not None
-            due, tick = tick, cron.next_after(tick)
-        if due is None:
+        ticks = schedule.cron.ticks_after(max(last, now - MISFIRE_LIMIT))
+        due = list(takewhile(lambda tick: tick <= now, ticks))
+        if not due:
             return False
-        self._sender.send([schedule.message(due)])
-        self._registry.advance(schedule.name, due)
-        if missed:
-            log.warning("%s: made up for the last of %d missed ticks", schedule.name, missed + 1)
-        log.info("%s: sent the job of %s", schedule.name, due.isoformat())
+        latest = due[-1]
+        self._sender.send([schedule.message(latest)])
+        self._registry.advance(schedule.name, latest)
+        if len(due) > 1:
+            log.warning("%s: made up for the last of %d missed ticks", schedule.name, len(due))
+        log.info("%s: sent the job of %s", schedule.name, latest.isoformat())
         return True
