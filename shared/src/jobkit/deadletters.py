@@ -28,6 +28,7 @@ class Reason(StrEnum):
     NOT_RETRIED = "not_retried"  #: the retry policy does not retry this failure
     POISON = "poison"  #: its workers died while it ran
     UNDECODABLE = "undecodable"  #: the body is not a Dramatiq message
+    TOO_LARGE = "too_large"  #: the body is above the size limit
     UNKNOWN_ACTOR = "unknown_actor"  #: nobody here runs that actor
     BAD_PAYLOAD = "bad_payload"  #: the payload breaks its contract
     NEWER_CONTRACT = "newer_contract"  #: written under a newer version of the contract

@@ -5,6 +5,9 @@ from datetime import timedelta
 import dramatiq.errors
 from dramatiq.middleware import Interrupt
 
+#: The broker-side delays end below it, after 8.5 years.
+LONGEST_DELAY = timedelta(seconds=2**28)
+
 
 class JobkitError(Exception):
     """Base of all errors raised here, apart from interrupts."""
@@ -29,8 +32,8 @@ class Retry(dramatiq.errors.Retry):
 
     def __init__(self, delay: timedelta | float, reason: str = "asked to run later") -> None:
         seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-        if seconds < 0:
-            raise ValueError(f"delay={seconds} must not be negative")
+        if not 0 <= seconds < LONGEST_DELAY.total_seconds():
+            raise ValueError(f"delay={seconds} must be between 0 and {LONGEST_DELAY.total_seconds():.0f} seconds")
         super().__init__(reason, delay=int(seconds * 1000))
         self.after = timedelta(seconds=seconds)
 
@@ -88,7 +91,7 @@ class Unroutable(SendError):
     """No queue of that name exists, and it could not be made."""
 
 
-class MessageTooLarge(SendError):
+class MessageTooLarge(SendError, PermanentError):
     """The message is above the size limit: put the data into object storage and send its reference."""
 
 

@@ -1,5 +1,7 @@
 """Retry policies: after how long a failed job runs again, and whether it does."""
 
+import logging
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +10,8 @@ from datetime import timedelta
 from dramatiq.middleware import Interrupt
 
 from jobkit.errors import PermanentError
+
+log = logging.getLogger(__name__)
 
 #: Longer waits belong to a schedule.
 MAX_DELAY = timedelta(days=7)
@@ -51,7 +55,11 @@ class RetryPolicy:
             return True
         if isinstance(self.retry_on, type | tuple):
             return isinstance(failure, self.retry_on)
-        return self.retry_on(failure)
+        try:
+            return bool(self.retry_on(failure))
+        except Exception:  # a mistake in the policy must neither lose the job nor run it without end
+            log.exception("retry_on could not decide, so the job is retried")
+            return True
 
     def delay(self, attempt: int, *, draw: Callable[[], float] = random.random) -> timedelta:
         """The wait after failed attempt number ``attempt``; ``draw`` returns the randomness, from 0 to 1."""
@@ -59,6 +67,10 @@ class RetryPolicy:
             wait = float(self.wait(attempt))
         except OverflowError:  # an exponential that has left the range of floats is above any cap
             wait = self.cap
+        except Exception:
+            log.exception("the retry policy names no wait after attempt %d, so it is the cap", attempt)
+            wait = self.cap
+        wait = self.cap if math.isnan(wait) else wait
         longest = max(0.0, min(wait, self.cap))
         return timedelta(seconds=longest * (1 - self.jitter * draw()))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -140,14 +140,16 @@ class PlatformSettings(EnvironmentSettings):
     @classmethod
     def _broker_urls_are_amqp(cls, value: str) -> str:
         for url in value.split(","):
-            if urlsplit(url.strip()).scheme not in {"amqp", "amqps"} or not urlsplit(url.strip()).hostname:
+            parts = urlsplit(url.strip())
+            if parts.scheme not in {"amqp", "amqps"} or not parts.hostname or not _has_usable_port(parts):
                 raise ValueError("must be amqp://user:password@host:port/vhost (or amqps://), several joined by commas")
         return value
 
     @field_validator("store_url")
     @classmethod
     def _store_url_is_redis(cls, value: str) -> str:
-        if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+        parts = urlsplit(value)
+        if parts.scheme not in {"redis", "rediss", "unix"} or not _has_usable_port(parts):
             raise ValueError("must be redis://host:port/database (or rediss://, unix://)")
         return value
 
@@ -173,6 +175,13 @@ class PlatformSettings(EnvironmentSettings):
     def broker_urls(self) -> tuple[str, ...]:
         """The broker's nodes, in the order in which they are tried."""
         return tuple(url.strip() for url in self.broker_url.split(","))
+
+
+def _has_usable_port(url: SplitResult) -> bool:
+    try:
+        return url.port != 0  # reading it raises what is wrong with it
+    except ValueError:
+        return False
 
 
 def load_platform() -> PlatformSettings:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pika
 import pika.exceptions
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 #: A header frame may not be larger (RabbitMQ's ``frame_max``); record headers are capped well below.
 FRAME_MAX = 131_072
@@ -52,7 +53,10 @@ class ConnectionSettings:
 
     def open(self) -> pika.BlockingConnection:
         """A connection to the first node that answers; raises pika's ``AMQPConnectionError``."""
-        return pika.BlockingConnection(self.parameters())
+        try:
+            return pika.BlockingConnection(self.parameters())
+        except AMQPConnectorException as error:  # a time-out; pika lets it out without the type that it promises
+            raise pika.exceptions.AMQPConnectionError(f"no answer in time ({type(error).__name__})") from error
 
     def describe(self, error: BaseException) -> str:
         """One line that says what is so and what to do about it."""

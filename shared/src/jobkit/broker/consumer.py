@@ -23,7 +23,7 @@ from pika.adapters.blocking_connection import BlockingChannel, BlockingConnectio
 
 from jobkit.broker.envelope import decode
 from jobkit.deadletters import Failure, Reason, has_been_dead
-from jobkit.errors import SendError, TopologyMismatch, Undecodable, UnknownActor
+from jobkit.errors import JobkitError, MessageTooLarge, SendError, TopologyMismatch, Undecodable, UnknownActor
 from jobkit.execution import execution_of
 
 if TYPE_CHECKING:
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 _LONGEST_PAUSE: Final = 2.0
 _CONNECTION_LOST: Final = (pika.exceptions.AMQPError, AssertionError, OSError)
+
+#: What is dead-lettered before Dramatiq sees it.
+_REFUSALS: Final[dict[type[JobkitError], Reason]] = {
+    MessageTooLarge: Reason.TOO_LARGE,
+    Undecodable: Reason.UNDECODABLE,
+    UnknownActor: Reason.UNKNOWN_ACTOR,
+}
 
 log = logging.getLogger(__name__)
 
@@ -204,11 +211,11 @@ class RabbitmqConsumer(Consumer):
         self, session: Session, method: Any, properties: pika.BasicProperties, body: bytes
     ) -> MessageProxy | None:
         try:
+            self._check_size(body)
             message = decode(body, properties, self._queue)
             self._check_actor(message.actor_name)
-        except (Undecodable, UnknownActor) as error:
-            reason = Reason.UNDECODABLE if isinstance(error, Undecodable) else Reason.UNKNOWN_ACTOR
-            self._bury(session, method.delivery_tag, body, properties, error, reason)
+        except tuple(_REFUSALS) as error:
+            self._bury(session, method.delivery_tag, body, properties, error, _REFUSALS[type(error)])
             return None
         return RabbitmqDelivery(
             message,
@@ -217,6 +224,11 @@ class RabbitmqConsumer(Consumer):
             redelivered=method.redelivered,
             revived=has_been_dead(properties.headers),
         )
+
+    def _check_size(self, body: bytes) -> None:
+        limit = self._broker.max_message_bytes * 2  # what a sender may send grows a little with every retry
+        if len(body) > limit:
+            raise MessageTooLarge(f"the body is {len(body):,} bytes long, the limit is {limit:,}")
 
     def _check_actor(self, name: str) -> None:
         if name not in self._broker.actors:

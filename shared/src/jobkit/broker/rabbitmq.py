@@ -54,6 +54,11 @@ class JobBroker(RabbitmqBroker):
         self._fatal: BaseException | None = None
         self._outage_reported = False
 
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest body that this worker sends."""
+        return self._sender.max_bytes
+
     def declare_queue(self, queue_name: str, *, ensure: bool = False) -> None:
         """Note that this process uses the queue; with ``ensure``, make it on the server now."""
         if queue_name not in self.queues:

@@ -16,6 +16,7 @@ from jobkit.broker.envelope import properties_of
 from jobkit.broker.publisher import ConfirmedPublisher, Outgoing
 from jobkit.deadletters import Failure
 from jobkit.errors import BrokerUnavailable, MessageTooLarge, Unroutable
+from jobkit.execution import DEFERRED_OPTION
 
 
 class Sender:
@@ -37,7 +38,7 @@ class Sender:
         self._publisher = ConfirmedPublisher(connection)
         self._app_id = app_id
         self._timeout = timeout
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._delayed_to: set[str] = set()
         self._lock = threading.Lock()
 
@@ -93,10 +94,10 @@ class Sender:
 
     def _outgoing(self, message: Message[Any], delay: timedelta) -> Outgoing:
         body = message.encode()
-        if len(body) > self._max_bytes:
+        if len(body) > self.max_bytes and DEFERRED_OPTION not in message.options:  # a copy has been let in before
             raise MessageTooLarge(
                 f"{message.actor_name} {message.message_id} is {len(body):,} bytes long, the limit is "
-                f"{self._max_bytes:,}: put the data into object storage and send its key"
+                f"{self.max_bytes:,}: put the data into object storage and send its key"
             )
         exchange, key = ladder.route(message.queue_name, delay)
         return Outgoing(exchange, key, body, properties_of(message, self._app_id))

@@ -69,6 +69,11 @@ class Retries(Middleware):
             self._follow(broker, message, execution, verdict)
         except WorkerStopping as stopping:
             log.warning("handed back, because what follows could not be published: %s", stopping)
+        except Exception as error:
+            # No outage, so it would fail in the same way for ever: a delay out of range, for one.
+            log.exception("what follows from the job cannot be published")
+            execution.error, execution.reason = error, Reason.PERMANENT
+            self._follow(broker, message, execution, Verdict.DIED)
 
     def _decide(self, broker: Broker, execution: Execution, error: BaseException | None) -> Verdict:
         if error is None:

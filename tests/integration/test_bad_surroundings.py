@@ -1,0 +1,184 @@
+"""A worker among things that are wrong: one clear line, no loss, no spinning."""
+
+import json
+import socket
+import time
+from pathlib import Path
+
+import pika
+import pytest
+from amqp import depth, message_body, wait_for_dead_letter, wait_for_queue
+from ledger import Ledger
+from probe_service import Probe
+from worker_process import WorkerProcess
+
+from jobkit.errors import BrokerUnavailable, MessageTooLarge
+from jobkit.producer import Producer
+from local_stack.ports import free_port
+from local_stack.rabbitmq import RabbitMQ
+from local_stack.redis import Redis
+
+MISCONFIGURED = 78
+
+
+@pytest.fixture
+def environment(vhost_url: str, redis_url: str) -> dict[str, str]:
+    return {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger")
+
+
+def refused(folder: Path, environment: dict[str, str]) -> str:
+    """What a worker says that gives up at its start; each problem must be one line."""
+    worker = WorkerProcess(folder, environment)
+    try:
+        worker.start(wait=False)
+        assert worker.wait(30) == MISCONFIGURED
+        assert "Traceback" not in worker.output()
+        return worker.output()
+    finally:
+        worker.kill()
+
+
+def test_a_wrong_password_for_the_broker_ends_the_worker(tmp_path: Path, environment: dict[str, str]) -> None:
+    url = environment["JOBKIT_BROKER_URL"].replace("guest:guest", "guest:wrong")
+    output = refused(tmp_path, {**environment, "JOBKIT_BROKER_URL": url})
+    assert "refused the user or password in JOBKIT_BROKER_URL" in output
+    assert "wrong" not in output
+
+
+def test_a_vhost_that_does_not_exist_ends_the_worker(tmp_path: Path, environment: dict[str, str]) -> None:
+    output = refused(tmp_path, {**environment, "JOBKIT_BROKER_URL": environment["JOBKIT_BROKER_URL"] + "-missing"})
+    assert "has no such vhost" in output
+
+
+def test_a_setting_that_is_wrong_is_named(tmp_path: Path, environment: dict[str, str]) -> None:
+    output = refused(tmp_path, {**environment, "JOBKIT_LEASE_SECONDS": "soon", "PROBE_THREADS": "0"})
+    assert "JOBKIT_LEASE_SECONDS: " in output
+    output = refused(tmp_path, {**environment, "PROBE_THREADS": "0"})
+    assert "PROBE_THREADS: " in output
+
+
+def test_a_default_password_is_refused_in_production(tmp_path: Path, environment: dict[str, str]) -> None:
+    assert "JOBKIT_BROKER_URL: holds a default password" in refused(
+        tmp_path, {**environment, "JOBKIT_ENVIRONMENT": "production"}
+    )
+
+
+def test_a_time_limit_above_the_stop_grace_is_refused(tmp_path: Path, environment: dict[str, str]) -> None:
+    settings = {**environment, "PROBE_STOP_GRACE_SECONDS": "30", "PROBE_TIME_LIMIT": "600"}
+    output = refused(tmp_path, settings)
+    assert "PROBE_STOP_GRACE_SECONDS: 30 s is too short for probe" in output
+    assert "605" in output
+
+
+def test_a_record_that_would_expire_before_the_last_retry_is_refused(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    output = refused(tmp_path, {**environment, "JOBKIT_RECORD_TTL_SECONDS": "60"})
+    assert "JOBKIT_RECORD_TTL_SECONDS: 60 s is shorter" in output
+
+
+def test_a_queue_with_other_arguments_ends_the_worker_with_its_name(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with pika.BlockingConnection(pika.URLParameters(environment["JOBKIT_BROKER_URL"])) as connection:
+        connection.channel().queue_declare("probe", durable=True)
+    output = refused(tmp_path, environment)
+    assert "queue 'probe'" in output
+    assert "drain and delete it" in output
+
+
+def test_a_worker_that_starts_before_its_broker_waits_for_it(
+    tmp_path: Path, environment: dict[str, str], rabbitmq: RabbitMQ, ledger: Ledger
+) -> None:
+    rabbitmq.stop()
+    with WorkerProcess(tmp_path, environment) as worker:
+        ledger.wait(lambda _: "trying again until it answers" in worker.output(), what="the worker's word")
+        brief = Producer(environment["JOBKIT_BROKER_URL"], timeout=0.5)
+        with brief, pytest.raises(BrokerUnavailable, match="cannot be reached"):
+            brief.send(Probe(name="too early"))
+        rabbitmq.start()
+        with Producer(environment["JOBKIT_BROKER_URL"], timeout=20) as producer:
+            producer.send(Probe(name="in time"))
+        ledger.wait_for("end", "in time")
+        assert worker.output().count("trying again until it answers") == 1
+    assert ledger.counts("start") == {"in time": 1}
+
+
+def test_a_worker_that_starts_before_its_store_waits_for_it(
+    tmp_path: Path, environment: dict[str, str], redis_server: Redis, ledger: Ledger
+) -> None:
+    redis_server.stop()
+    with WorkerProcess(tmp_path, environment) as worker, Producer(environment["JOBKIT_BROKER_URL"]) as producer:
+        producer.send(Probe(name="patient"))
+        ledger.wait(lambda _: "jobs wait for it" in worker.output(), what="the worker's word")
+        redis_server.start()
+        ledger.wait_for("end", "patient")
+    assert ledger.counts("start") == {"patient": 1}
+
+
+def test_a_store_that_refuses_the_password_says_so_and_jobs_wait(
+    tmp_path: Path, environment: dict[str, str], ledger: Ledger
+) -> None:
+    url = environment["JOBKIT_STORE_URL"].replace("redis://", "redis://somebody:secret@")
+    with (
+        WorkerProcess(tmp_path, {**environment, "JOBKIT_STORE_URL": url}) as worker,
+        Producer(environment["JOBKIT_BROKER_URL"]) as producer,
+    ):
+        producer.send(Probe(name="unlucky"))
+        ledger.wait(lambda _: "refused the user or password in JOBKIT_STORE_URL" in worker.output())
+        assert "secret" not in worker.output()
+    assert ledger.entries("start") == []
+    wait_for_queue(environment["JOBKIT_BROKER_URL"], "probe")
+
+
+def test_a_producer_without_a_broker_raises_in_time() -> None:
+    started = time.monotonic()
+    producer = Producer(f"amqp://guest:guest@127.0.0.1:{free_port()}/", timeout=1)
+    with producer, pytest.raises(BrokerUnavailable, match="JOBKIT_BROKER_URL"):
+        producer.send(Probe())
+    assert time.monotonic() - started < 10
+
+
+def test_a_producer_before_any_worker_makes_the_queue(vhost_url: str) -> None:
+    with Producer(vhost_url) as producer:
+        producer.send(Probe(name="early"))
+    assert depth(vhost_url, "probe") == 1
+
+
+def test_a_message_of_20_mib_is_refused_at_the_producer(vhost_url: str) -> None:
+    with Producer(vhost_url) as producer, pytest.raises(MessageTooLarge, match="object storage"):
+        producer.send(Probe(name="x" * 20 * 2**20))
+
+
+def test_a_message_of_20_mib_from_elsewhere_is_a_dead_letter(
+    tmp_path: Path, environment: dict[str, str], ledger: Ledger
+) -> None:
+    with WorkerProcess(tmp_path, environment):
+        url = environment["JOBKIT_BROKER_URL"]
+        wait_for_queue(url, "probe")
+        body = message_body(kwargs={"name": "x" * 20 * 2**20})
+        with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+            try:
+                connection.channel().basic_publish("", "probe", body)
+                connection.process_data_events(0)
+            except pika.exceptions.ChannelClosedByBroker:
+                pytest.skip("this RabbitMQ (4.x) refuses messages above 16 MiB itself")
+        _, failure, kept = wait_for_dead_letter(url, "probe")
+        assert failure.reason == "too_large"
+        assert json.loads(kept)["kwargs"]["name"][:2] == "xx"
+        assert len(kept) == len(body)
+    assert ledger.entries("start") == []
+
+
+def test_what_is_no_broker_is_said_to_be_none(tmp_path: Path, environment: dict[str, str], redis_server: Redis) -> None:
+    port = redis_server.url.rsplit(":", 1)[1].split("/")[0]
+    worker = WorkerProcess(tmp_path, {**environment, "JOBKIT_BROKER_URL": f"amqp://guest:guest@127.0.0.1:{port}/"})
+    with worker:
+        worker.ledger.wait(lambda _: "JOBKIT_BROKER_URL" in worker.output(), what="the worker's word")
+        with socket.create_connection(("127.0.0.1", int(port)), 5):
+            pass
