@@ -82,11 +82,11 @@ class Failure:
     ) -> Self:
         """The record of a message that died of ``error``."""
         name = type(error).__name__
-        text = "".join(traceback.format_exception(error))
+        text = _printable("".join(traceback.format_exception(error)))
         return cls(
             reason=reason,
             type=name,
-            message=_printable(str(error))[:_MAX_MESSAGE],
+            message=_printable(_text_of(error))[:_MAX_MESSAGE],
             traceback=text[-_MAX_TRACEBACK:],
             fingerprint=_fingerprint(actor, name, error),
             attempts=attempts,
@@ -137,8 +137,19 @@ def _broker_death(headers: Mapping[str, object]) -> Mapping[str, object] | None:
 
 def _fingerprint(actor: str, name: str, error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].name}" if frames else re.sub(r"\d+", "#", str(error))
-    return hashlib.sha256(f"{actor}|{name}|{place}".encode()).hexdigest()[:12]
+    place = (
+        f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].name}"
+        if frames
+        else re.sub(r"\d+", "#", _text_of(error))
+    )
+    return hashlib.sha256(_printable(f"{actor}|{name}|{place}").encode()).hexdigest()[:12]
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an exception's own mistake must not stand between a job and its dead letter
+        return f"<{type(error).__name__} has no text>"
 
 
 def _printable(text: str) -> str:

@@ -4,6 +4,8 @@ The hooks of the middleware meet here: the lease that was given, what the actor 
 everything that follows from it is durable. Only then is the delivery acked.
 """
 
+import itertools
+import os
 import secrets
 import threading
 import time
@@ -24,6 +26,11 @@ ATTEMPTS_OPTION = "attempts"
 
 #: Set on every copy that is published to run later, so that its trace links instead of nesting.
 DEFERRED_OPTION = "deferred"
+
+
+#: Owners differ between machines by the first part, between forks by the second, within a process by the third.
+_PROCESS = secrets.token_hex(6)
+_numbers = itertools.count()
 
 
 class Verdict(Enum):
@@ -63,7 +70,7 @@ class Execution:
 
     message: Message[Any]
     job: JobKey
-    owner: str = field(default_factory=lambda: secrets.token_hex(8))
+    owner: str = field(default_factory=lambda: f"{_PROCESS}-{os.getpid()}-{next(_numbers)}")
     lease: Lease | None = None
     thread: int = field(default_factory=threading.get_ident)
     published: float = field(default_factory=time.monotonic)

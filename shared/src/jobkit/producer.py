@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol, Self
 from dramatiq import Message
 
 from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.envelope import ID_RULE, is_usable_id
 from jobkit.broker.sender import Sender
 from jobkit.broker.topology import lane_queue
 from jobkit.contracts.job import CONTRACT_VERSION_OPTION, Job
@@ -37,6 +38,8 @@ def message_for(job: Job, *, lane: str, key: str | None, job_id: str | None) -> 
         raise ValueError("give a key or a job id, not both: a key is turned into the job's id")
     if key is not None:
         job_id = str(uuid.uuid5(_KEYS, f"{job.actor}:{key}"))
+    if job_id is not None and not is_usable_id(job_id):
+        raise ValueError(f"job_id={job_id[:50]!r} must be {ID_RULE}")
     return Message(
         queue_name=lane_queue(job.queue, lane),
         actor_name=job.actor,
@@ -90,7 +93,7 @@ class Producer:
             job: What to do. Its contract has been checked when it was made.
             lane: The queue's lane; a service says which it has.
             key: What the job means in your business (``"invoice/17"``). Sent twice, it runs once.
-            job_id: An id of your own making instead, up to 200 characters.
+            job_id: An id of your own making instead, up to 200 bytes.
             delay: Run it no earlier than this from now, to the second.
 
         Raises:
