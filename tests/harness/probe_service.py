@@ -16,6 +16,7 @@ from jobkit.context import Context
 from jobkit.contracts import Job
 from jobkit.errors import PermanentError, Retry, TransientError
 from jobkit.retry import fixed
+from jobkit.schedule import cron
 from jobkit.service import Service
 from jobkit.settings import ServiceSettings, exit_if_misconfigured, load_platform
 from jobkit.time import seconds
@@ -58,7 +59,10 @@ service = Service("probe", lifespan=open_resources, lanes=("high", "normal"))
 
 
 @service.actor(
-    Probe, retry=fixed(1, attempts=3, jitter=0), time_limit=seconds(float(os.environ.get("PROBE_TIME_LIMIT", "20")))
+    Probe,
+    retry=fixed(1, attempts=3, jitter=0),
+    time_limit=seconds(float(os.environ.get("PROBE_TIME_LIMIT", "20"))),
+    periodic=cron(os.environ["PROBE_PERIODIC"]) if "PROBE_PERIODIC" in os.environ else None,
 )
 def probe(job: Probe, context: Context[Resources]) -> dict[str, object]:
     """Do as told."""

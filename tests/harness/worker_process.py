@@ -36,7 +36,7 @@ class WorkerProcess:
             *(["--queues", *queues] if queues else []),
         ]
         harness = str(Path(__file__).parent)
-        self._environment = {
+        self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("JOBKIT_", "PROBE_"))},
             "PYTHONPATH": harness,
             "PYTHONUNBUFFERED": "1",
@@ -51,7 +51,7 @@ class WorkerProcess:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
-                env=self._environment,
+                env=self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -177,3 +177,7 @@ def _one_line_errors() -> Iterator[None]:
         text = connection.describe(error) if isinstance(error, pika.exceptions.AMQPConnectionError) else str(error)
         typer.echo(text, err=True)
         raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app()

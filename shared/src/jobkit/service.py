@@ -1,5 +1,6 @@
 """A service: its name, its lanes, its actors and what its workers open."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -77,6 +78,8 @@ class Service(Generic[S, R]):
             contract()  # raises here, not at three in the morning, if a field has no default
 
         def declare(function: Callable[[J, Context[R]], T]) -> Callable[[J, Context[R]], T]:
+            if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+                raise TypeError(f"{contract.actor} must be a plain function: calling it would not run it")
             self.actors[contract.actor] = ActorDeclaration(contract, function, retry, time_limit, periodic)
             return function
 

@@ -1,36 +1,28 @@
 """Taking messages off one queue.
 
-A consumer reconnects by itself, with backoff, for as long as its worker runs. What was delivered over a connection can
-be settled over that connection only: each delivery knows its session, and a session that is gone drops the ack, because
-the broker has already given the message to somebody else.
+A consumer reconnects by itself, with backoff, for as long as its worker runs. What no actor can take is dead-lettered
+here, before Dramatiq sees it.
 """
 
 import logging
 import random
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable
-from contextlib import suppress
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Container, Iterable
+from typing import Any, Final, Protocol
 
 import pika
-import pika.exceptions
-from dramatiq import Message
 from dramatiq.broker import Consumer, MessageProxy
-from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
+from pika.adapters.blocking_connection import BlockingChannel
 
+from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.envelope import decode
+from jobkit.broker.session import CONNECTION_LOST, RabbitmqDelivery, Session, Settlement
 from jobkit.deadletters import Failure, Reason, has_been_dead
 from jobkit.errors import JobkitError, MessageTooLarge, SendError, TopologyMismatch, Undecodable, UnknownActor
 from jobkit.execution import execution_of
 
-if TYPE_CHECKING:
-    from jobkit.broker.rabbitmq import JobBroker
-
 _LONGEST_PAUSE: Final = 2.0
-_CONNECTION_LOST: Final = (pika.exceptions.AMQPError, AssertionError, OSError)
 
 #: What is dead-lettered before Dramatiq sees it.
 _REFUSALS: Final[dict[type[JobkitError], Reason]] = {
@@ -42,123 +34,40 @@ _REFUSALS: Final[dict[type[JobkitError], Reason]] = {
 log = logging.getLogger(__name__)
 
 
-class Settlement(Enum):
-    """What becomes of a delivery."""
+class Host(Protocol):
+    """What a consumer needs of the broker that it works for: a ``JobBroker``."""
 
-    ACK = "ack"
-    REQUEUE = "requeue"
-    REJECT = "reject"  # to the dead-letter exchange, by the broker
+    stopping: threading.Event
+    connection_settings: ConnectionSettings
 
+    @property
+    def actors(self) -> Container[str]:
+        """The names of the actors that run here."""
 
-class RabbitmqDelivery(MessageProxy):
-    """A message together with the session over which it came."""
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest body that may be sent."""
 
-    def __init__(
-        self, message: Message[Any], session: "Session", tag: int, *, redelivered: bool, revived: bool
-    ) -> None:
-        super().__init__(message)
-        self.session = session
-        self.tag = tag
-        self.redelivered = redelivered
-        self.revived = revived
+    def declare_on(self, channel: BlockingChannel, queue: str) -> None:
+        """Make the queue; raises ``TopologyMismatch``."""
 
+    def publish_dead_letter(self, body: bytes, properties: pika.BasicProperties, failure: Failure) -> None:
+        """Return once the dead letter is confirmed; raises ``SendError``."""
 
-class Session:
-    """One connection's life: its channel, what came over it, and what is to be said about that.
+    def report_outage(self, error: BaseException, *, first: bool) -> None:
+        """The broker cannot be reached; ``first`` if it never could."""
 
-    Worker threads settle; the consumer's thread alone touches the connection. Settlements gather while it is busy, and
-    an unbroken run of acks goes out as one frame.
-    """
+    def report_connected(self) -> None:
+        """The broker is reached."""
 
-    def __init__(self, connection: BlockingConnection, queue: str, prefetch: int) -> None:
-        self.connection = connection
-        self.channel: BlockingChannel = connection.channel()
-        self.arrived: deque[tuple[Any, pika.BasicProperties, bytes]] = deque()
-        self._open_tags: dict[int, Settlement | None] = {}  # in order of delivery
-        self._settled: deque[tuple[int, Settlement]] = deque()
-        self._wake_lock = threading.Lock()
-        self._wake_pending = False
-        self._cancelled = False
-        self.channel.basic_qos(prefetch_count=prefetch)
-        self.channel.add_on_cancel_callback(self._on_cancelled)
-        self._consumer_tag = self.channel.basic_consume(queue, self._on_delivery)
-
-    def settle(self, tag: int, settlement: Settlement) -> None:
-        """Say what becomes of a delivery; from any thread, at any time, even after the session's end."""
-        self._settled.append((tag, settlement))
-        with self._wake_lock:
-            if self._wake_pending or not self.connection.is_open:
-                return
-            self._wake_pending = True
-        # If the connection has closed just now, so has all that was delivered over it.
-        with suppress(pika.exceptions.ConnectionWrongStateError):
-            self.connection.add_callback_threadsafe(self._flush)
-
-    def wait(self, timeout: float) -> None:
-        """Exchange data with the broker until something arrives or ``timeout`` seconds have passed."""
-        self.connection.process_data_events(timeout)
-        if self._cancelled or not self.channel.is_open:
-            raise pika.exceptions.AMQPChannelError("the broker has cancelled the consumer")
-
-    def stop_taking(self) -> None:
-        """Ask for no more, and give back what no worker thread has seen."""
-        if self.channel.is_open and not self._cancelled:
-            self._cancelled = True
-            self.channel.basic_cancel(self._consumer_tag)
-        while self.arrived:
-            method, _properties, _body = self.arrived.popleft()
-            self._settled.append((method.delivery_tag, Settlement.REQUEUE))
-        self._flush()
-
-    def close(self) -> None:
-        """Send what is settled and close; the broker takes back the rest."""
-        try:
-            if self.connection.is_open:
-                self._flush()
-                self.connection.close()
-        except _CONNECTION_LOST:
-            log.debug("the connection was gone before it could be closed")
-
-    def _on_delivery(self, _channel: Any, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        self._open_tags[method.delivery_tag] = None
-        self.arrived.append((method, properties, body))
-
-    def _on_cancelled(self, _frame: Any) -> None:
-        self._cancelled = True  # the queue was deleted or has moved: consume anew
-
-    def _flush(self) -> None:
-        with self._wake_lock:
-            self._wake_pending = False
-        if not self.channel.is_open:
-            return
-        while self._settled:
-            tag, settlement = self._settled.popleft()
-            if tag in self._open_tags:
-                self._open_tags[tag] = settlement
-        self._ack_unbroken_run()
-        for tag, decided in [(t, settlement) for t, settlement in self._open_tags.items() if settlement]:
-            del self._open_tags[tag]
-            if decided is Settlement.ACK:
-                self.channel.basic_ack(tag)
-            else:
-                self.channel.basic_nack(tag, requeue=decided is Settlement.REQUEUE)
-
-    def _ack_unbroken_run(self) -> None:
-        run = []
-        for tag, settlement in self._open_tags.items():
-            if settlement is not Settlement.ACK:
-                break
-            run.append(tag)
-        if len(run) > 1:
-            for tag in run:
-                del self._open_tags[tag]
-            self.channel.basic_ack(run[-1], multiple=True)
+    def give_up(self, error: BaseException) -> None:
+        """End the worker: only a person can help."""
 
 
 class RabbitmqConsumer(Consumer):
     """What Dramatiq's consumer thread drives: an endless iterator over one queue."""
 
-    def __init__(self, broker: "JobBroker", queue: str, prefetch: int, timeout: int) -> None:
+    def __init__(self, broker: Host, queue: str, prefetch: int, timeout: int) -> None:
         self._broker = broker
         self._queue = queue
         self._prefetch = prefetch
@@ -179,7 +88,7 @@ class RabbitmqConsumer(Consumer):
                 return None
             if not session.arrived:
                 session.wait(self._timeout)
-        except _CONNECTION_LOST as error:
+        except CONNECTION_LOST as error:
             self._lose(session, error)
             return None
         if not session.arrived:
@@ -274,7 +183,7 @@ class RabbitmqConsumer(Consumer):
         except TopologyMismatch as error:
             self._broker.give_up(error)
             return None
-        except _CONNECTION_LOST as error:
+        except CONNECTION_LOST as error:
             self._broker.report_outage(error, first=not self._was_connected)
             self._back_off()
             return None

@@ -115,6 +115,10 @@ class _Settling(Consumer):
 
     def __next__(self) -> MessageProxy | None:
         message: MessageProxy | None = next(self._consumer)
+        if message is not None and self._broker.stopping.is_set():
+            self.requeue([message])
+            self._consumer.ack(message)
+            return None
         return message
 
     def ack(self, message: MessageProxy) -> None:

@@ -1,9 +1,10 @@
 """How a message leaves: checked, traced, routed, published and confirmed. Producers and workers send alike."""
 
 import threading
+import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import pika
 from dramatiq import Message
@@ -15,8 +16,11 @@ from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.envelope import properties_of
 from jobkit.broker.publisher import ConfirmedPublisher, Outgoing
 from jobkit.deadletters import Failure
-from jobkit.errors import BrokerUnavailable, MessageTooLarge, Unroutable
+from jobkit.errors import BrokerUnavailable, MessageTooLarge, SendRefused, Unroutable
 from jobkit.execution import DEFERRED_OPTION
+
+#: Seconds before a refused message is sent again. A quorum queue refuses while it has no leader, which passes.
+_REFUSAL_PAUSES: Final = (0.1, 0.4, 1.5)
 
 
 class Sender:
@@ -53,14 +57,7 @@ class Sender:
             queues = {message.queue_name for message in messages}
             if delay:
                 self._prepare_delays(queues)
-            try:
-                self._publisher.publish(outgoing, self._timeout)
-            except Unroutable:
-                self._declare(queues)
-                missing = [o for o in outgoing if not o.confirmed]
-                for message in missing:
-                    message.error = None
-                self._publisher.publish(missing, self._timeout)
+            self._publish(outgoing, queues)
 
     def bury(self, message: Message[Any], failure: Failure) -> None:
         """Publish a message to its service's dead-letter exchange, with the record of its death."""
@@ -85,12 +82,26 @@ class Sender:
 
     def _bury(self, body: bytes, properties: pika.BasicProperties, failure: Failure) -> None:
         outgoing = Outgoing(topology.dead_letter_exchange(failure.queue), failure.queue, body, properties)
-        try:
-            self._publisher.publish([outgoing], self._timeout)
-        except Unroutable:
-            self._declare({failure.queue})
-            outgoing.error = None
-            self._publisher.publish([outgoing], self._timeout)
+        self._publish([outgoing], {failure.queue})
+
+    def _publish(self, outgoing: list[Outgoing], queues: set[str]) -> None:
+        pauses = iter(_REFUSAL_PAUSES)
+        while True:
+            try:
+                self._publisher.publish(outgoing, self._timeout)
+            except (Unroutable, SendRefused) as refusal:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+                if isinstance(refusal, Unroutable):
+                    self._declare(queues)
+                else:
+                    time.sleep(pause)
+                outgoing = [message for message in outgoing if not message.confirmed]
+                for message in outgoing:
+                    message.error = None
+            else:
+                return
 
     def _outgoing(self, message: Message[Any], delay: timedelta) -> Outgoing:
         body = message.encode()

@@ -35,6 +35,7 @@ class Scheduler:
         self._registry = registry
         self._sender = sender
         self._clock = clock
+        self._known = -1
 
     def run(self, stop: threading.Event) -> None:
         """Fire what is due at each full minute until ``stop`` is set; outages are waited out."""
@@ -52,8 +53,11 @@ class Scheduler:
 
     def fire_due(self) -> int:
         """Send the job of every schedule that is due; returns how many."""
-        now = self._clock()
-        return sum(self._fire(schedule, now) for schedule in self._registry.schedules())
+        now, schedules = self._clock(), self._registry.schedules()
+        if len(schedules) != self._known:
+            self._known = len(schedules)
+            log.info("firing %d schedules", self._known)
+        return sum(self._fire(schedule, now) for schedule in schedules)
 
     def _fire(self, schedule: Schedule, now: datetime) -> bool:
         last = self._registry.last_tick(schedule.name) or now

@@ -1,0 +1,131 @@
+"""One connection's life: what came over it, and what is to be said about that.
+
+What was delivered over a connection can be settled over that connection only: each delivery knows its session, and a
+session that is gone drops the ack, because the broker has already given the message to somebody else.
+"""
+
+import threading
+from collections import deque
+from contextlib import suppress
+from enum import Enum
+from typing import Any
+
+import pika
+import pika.exceptions
+from dramatiq import Message
+from dramatiq.broker import MessageProxy
+from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
+
+#: What a connection raises when it is gone.
+CONNECTION_LOST = (pika.exceptions.AMQPError, AssertionError, OSError)
+
+
+class Settlement(Enum):
+    """What becomes of a delivery."""
+
+    ACK = "ack"
+    REQUEUE = "requeue"
+    REJECT = "reject"  # to the dead-letter exchange, by the broker
+
+
+class RabbitmqDelivery(MessageProxy):
+    """A message together with the session over which it came."""
+
+    def __init__(
+        self, message: Message[Any], session: "Session", tag: int, *, redelivered: bool, revived: bool
+    ) -> None:
+        super().__init__(message)
+        self.session = session
+        self.tag = tag
+        self.redelivered = redelivered
+        self.revived = revived
+
+
+class Session:
+    """A channel on a connection of its own that consumes one queue.
+
+    Worker threads settle; the consumer's thread alone touches the connection. Settlements gather while it is busy, and
+    an unbroken run of acks goes out as one frame.
+    """
+
+    def __init__(self, connection: BlockingConnection, queue: str, prefetch: int) -> None:
+        self.connection = connection
+        self.channel: BlockingChannel = connection.channel()
+        self.arrived: deque[tuple[Any, pika.BasicProperties, bytes]] = deque()
+        self._open_tags: dict[int, Settlement | None] = {}  # in order of delivery
+        self._settled: deque[tuple[int, Settlement]] = deque()
+        self._wake_lock = threading.Lock()
+        self._wake_pending = False
+        self._cancelled = False
+        self.channel.basic_qos(prefetch_count=prefetch)
+        self.channel.add_on_cancel_callback(self._on_cancelled)
+        self._consumer_tag = self.channel.basic_consume(queue, self._on_delivery)
+
+    def settle(self, tag: int, settlement: Settlement) -> None:
+        """Say what becomes of a delivery; from any thread, at any time, even after the session's end."""
+        self._settled.append((tag, settlement))
+        with self._wake_lock:
+            if self._wake_pending or not self.connection.is_open:
+                return
+            self._wake_pending = True
+        # If the connection has closed just now, so has all that was delivered over it.
+        with suppress(pika.exceptions.ConnectionWrongStateError):
+            self.connection.add_callback_threadsafe(self._flush)
+
+    def wait(self, timeout: float) -> None:
+        """Exchange data with the broker until something arrives or ``timeout`` seconds have passed."""
+        self.connection.process_data_events(timeout)
+        if self._cancelled or not self.channel.is_open:
+            raise pika.exceptions.AMQPChannelError("the broker has cancelled the consumer")
+
+    def stop_taking(self) -> None:
+        """Ask for no more, and give back what no worker thread has seen."""
+        if self.channel.is_open and not self._cancelled:
+            self._cancelled = True
+            self.channel.basic_cancel(self._consumer_tag)
+        while self.arrived:
+            method, _properties, _body = self.arrived.popleft()
+            self._settled.append((method.delivery_tag, Settlement.REQUEUE))
+        self._flush()
+
+    def close(self) -> None:
+        """Send what is settled and close; the broker takes back the rest."""
+        with suppress(*CONNECTION_LOST):  # it was gone before it could be closed
+            if self.connection.is_open:
+                self._flush()
+                self.connection.close()
+
+    def _on_delivery(self, _channel: Any, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
+        self._open_tags[method.delivery_tag] = None
+        self.arrived.append((method, properties, body))
+
+    def _on_cancelled(self, _frame: Any) -> None:
+        self._cancelled = True  # the queue was deleted or has moved: consume anew
+
+    def _flush(self) -> None:
+        with self._wake_lock:
+            self._wake_pending = False
+        if not self.channel.is_open:
+            return
+        while self._settled:
+            tag, settlement = self._settled.popleft()
+            if tag in self._open_tags:
+                self._open_tags[tag] = settlement
+        self._ack_unbroken_run()
+        for tag, decided in [(t, settlement) for t, settlement in self._open_tags.items() if settlement]:
+            del self._open_tags[tag]
+            if decided is Settlement.ACK:
+                self.channel.basic_ack(tag)
+            else:
+                self.channel.basic_nack(tag, requeue=decided is Settlement.REQUEUE)
+
+    def _ack_unbroken_run(self) -> None:
+        run = []
+        for tag, settlement in self._open_tags.items():
+            if settlement is not Settlement.ACK:
+                break
+            run.append(tag)
+        if len(run) > 1:
+            for tag in run:
+                del self._open_tags[tag]
+            self.channel.basic_ack(run[-1], multiple=True)

@@ -1,0 +1,82 @@
+"""Schedules on real parts: announced by workers, fired once by any number of schedulers."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from amqp import wait_for_queue, wait_until_empty
+from ledger import Ledger
+from probe_service import Probe
+from worker_process import WorkerProcess
+
+from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.sender import Sender
+from jobkit.schedule.cron import cron
+from jobkit.schedule.registry import RedisSchedules, Schedule
+from jobkit.schedule.scheduler import Scheduler
+
+START = datetime(2026, 3, 1, 11, 58, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def sender(vhost_url: str) -> Iterator[Sender]:
+    built = Sender(ConnectionSettings([vhost_url]), app_id="scheduler")
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def registry(redis_url: str) -> RedisSchedules:
+    return RedisSchedules(redis_url)
+
+
+def at(moment: datetime) -> Callable[[], datetime]:
+    return lambda: moment
+
+
+def test_two_schedulers_fire_a_tick_once(
+    tmp_path: Path, vhost_url: str, redis_url: str, sender: Sender, registry: RedisSchedules
+) -> None:
+    schedule = Schedule.of("probe", Probe, cron("0 12 * * *"))
+    registry.announce("probe", [schedule], START)
+    noon = START.replace(hour=12, minute=0, second=1)
+    # The second has read the registry before the first has noted the tick: both send.
+    stale = registry.last_tick(schedule.name)
+    assert Scheduler(registry, sender, at(noon)).fire_due() == 1
+    forgetful = RedisSchedules(redis_url)
+    forgetful.last_tick = lambda _name: stale  # type: ignore[method-assign]
+    assert Scheduler(forgetful, sender, at(noon)).fire_due() == 1
+    assert Scheduler(registry, sender, at(noon + timedelta(seconds=30))).fire_due() == 0
+    settings = {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url}
+    ledger = Ledger(tmp_path / "ledger")
+    with WorkerProcess(tmp_path, settings):
+        ledger.wait_for("end", "probe")
+        wait_until_empty(vhost_url, "probe")
+    assert ledger.counts("start") == {"probe": 1}
+
+
+def test_a_worker_announces_its_periodic_jobs_and_the_scheduler_process_ends_on_sigterm(
+    tmp_path: Path, vhost_url: str, redis_url: str, registry: RedisSchedules
+) -> None:
+    settings = {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url, "PROBE_PERIODIC": "*/5 * * * mon-fri"}
+    with WorkerProcess(tmp_path, settings) as worker:
+        wait_for_queue(vhost_url, "probe")
+        worker.ledger.wait(lambda _: bool(registry.schedules()), what="the announcement")
+        (schedule,) = registry.schedules()
+        assert (schedule.name, schedule.spec, schedule.queue) == ("probe.probe", "*/5 * * * mon-fri", "probe")
+        log = tmp_path / "scheduler.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "jobkit.cli", "scheduler"], env=worker.environment, stdout=output, stderr=output
+            )
+        try:
+            worker.ledger.wait(lambda _: "firing 1 schedules" in log.read_text(), what=str(log))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+        finally:
+            process.kill()
+            process.wait(10)
