@@ -56,6 +56,15 @@ class Patience:
                     log.info("answers again; jobs go on")
                 return result
 
+    def refuse_when_stopping(self) -> None:
+        """Raise ``WorkerStopping`` if the worker stops: what has not begun should not begin now."""
+        if self._stopping.is_set():
+            raise WorkerStopping("the worker stops")
+
+    def pause(self, seconds: float = 1.0) -> None:
+        """Wait so long, or until the worker stops."""
+        self._stopping.wait(seconds)
+
     def _announce(self, outage: JobkitError) -> None:
         # Every thread that holds a job comes by here: one line for each kind of outage is enough.
         kind = type(outage).__name__

@@ -67,22 +67,20 @@ class Idempotency(Middleware):
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         execution = begin(message)
         try:
-            answer = self._patience.wait_out(lambda: self._acquire(execution))
-            if isinstance(answer, Finished):
-                execution.settle(Verdict.ANSWERED)
-                raise SkipMessage(f"{execution.job.actor} {execution.job.id} is {answer.state} already")
-            if isinstance(answer, Held):
-                self._defer(broker, execution, answer.wait)
-                raise SkipMessage(f"{execution.job.actor} {execution.job.id} is held ({answer.state})")
-            if not self._admit(broker, execution, answer):
-                raise SkipMessage(f"{execution.job.actor} {execution.job.id} waits for another suspect to end")
+            lease = self._obtain(broker, execution)
+        except SkipMessage:
+            raise
         except WorkerStopping as stopping:
-            execution.verdict = Verdict.HANDED_BACK
             raise SkipMessage(str(stopping)) from stopping
-        execution.lease = answer
-        self._keeper.keep(answer, execution.thread)
-        if answer.crashes >= self._max_crashes:
-            raise PoisonFound(f"{answer.crashes} workers died while they ran this job")
+        except Exception as error:
+            # Dramatiq logs what a hook raises and runs the job all the same. This one must not run unprotected.
+            log.exception("no lease could be obtained, the job goes back to the queue")
+            self._patience.pause()  # it comes back at once: without a pause this would spin
+            raise SkipMessage("no lease could be obtained") from error
+        execution.lease = lease
+        self._keeper.keep(lease, execution.thread)
+        if lease.crashes >= self._max_crashes:
+            raise PoisonFound(f"{lease.crashes} workers died while they ran this job")
 
     def after_process_message(
         self,
@@ -108,7 +106,21 @@ class Idempotency(Middleware):
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self._keeper.stop()
 
-    def _acquire(self, execution: Execution) -> Any:  # Lease | Held | Finished, told apart by the caller
+    def _obtain(self, broker: Broker, execution: Execution) -> Lease:
+        """The lease; raises ``SkipMessage`` if the job must not run now, or never again."""
+        self._patience.refuse_when_stopping()
+        answer = self._patience.wait_out(lambda: self._acquire(execution))
+        if isinstance(answer, Finished):
+            execution.settle(Verdict.ANSWERED)
+            raise SkipMessage(f"{execution.job.actor} {execution.job.id} is {answer.state} already")
+        if isinstance(answer, Held):
+            self._defer(broker, execution, answer.wait)
+            raise SkipMessage(f"{execution.job.actor} {execution.job.id} is held ({answer.state})")
+        if not self._admit(broker, execution, answer):
+            raise SkipMessage(f"{execution.job.actor} {execution.job.id} waits for another suspect to end")
+        return answer
+
+    def _acquire(self, execution: Execution) -> Lease | Held | Finished:
         attempts = execution.message.options.get(ATTEMPTS_OPTION, 0)
         return self._store.acquire(
             execution.job,

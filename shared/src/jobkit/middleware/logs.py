@@ -102,7 +102,7 @@ class Logs(Middleware):
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         execution = execution_of(message)
         if execution is not None:
-            log.info("job not run: %s", execution.verdict.value if execution.verdict else "unknown")
+            log.info("job not run: %s", execution.verdict.value if execution.verdict else "handed back")
         end()
 
 

@@ -1,0 +1,124 @@
+"""The demo as a person runs it: one command, its exit status, what it says and what it leaves."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+NO_ENGINE = {"DOCKER_HOST": "tcp://127.0.0.1:9"}  # the discard port, where nothing listens
+PARTS = ("E-mails", "Images", "Table", "Predictions", "Dead letter", "Queues")
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    return [sys.executable, str(PROJECT / "examples/demo/demo.py"), "--folder", str(folder), *options]
+
+
+def run(folder: Path, *options: str, environment: Mapping[str, str] = NO_ENGINE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(folder, *options),
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of what still runs and has the folder in its arguments or variables."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            known = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        except OSError:  # no process, one that has ended, or somebody else's
+            continue
+        if os.fsencode(folder) in known:
+            found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def assert_everything_came_out(done: subprocess.CompletedProcess[str], folder: Path) -> None:
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "✗" not in done.stdout
+    for part in PARTS:
+        assert f"\n{part}" in done.stdout
+    assert "TemplateMissing" in done.stdout
+    assert len(list((folder / "mailcatcher/mail").glob("*.eml"))) == 3
+    assert len(list((folder / "images/processed").iterdir())) == 4
+    assert list((folder / "inference/models/digits").glob("*.onnx"))
+    with closing(sqlite3.connect(folder / "tables.db")) as database:
+        assert database.execute("SELECT count(*) FROM tumours").fetchone() == (569,)
+
+
+@pytest.mark.skipif((PROJECT / "var/local/environment").exists(), reason="`make up` is up, and the demo would use it")
+def test_a_machine_without_engine_and_packages_is_told_so_and_sees_it_all_the_same(tmp_path: Path) -> None:
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    folder = tmp_path / "demo"
+
+    done = run(folder, environment={**NO_ENGINE, "PATH": str(empty)})
+
+    assert "are not installed" in done.stdout
+    assert "the demo runs embedded" in done.stdout
+    assert_everything_came_out(done, folder)
+
+
+@pytest.mark.usefixtures("rabbitmq", "redis_server")  # here they only see to it that the packages are installed
+def test_real_processes_on_real_nodes_do_all_the_work_and_end_with_the_demo(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+
+    done = run(folder)
+
+    assert "worker processes on RabbitMQ" in done.stdout
+    assert_everything_came_out(done, folder)
+    assert processes_of(folder) == []
+
+
+@pytest.mark.usefixtures("rabbitmq", "redis_server")
+def test_an_interrupt_ends_everything_that_was_started(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    demo = subprocess.Popen(
+        command(folder),
+        env={**os.environ, **NO_ENGINE, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert demo.stdout is not None
+    with demo:
+        for line in demo.stdout:
+            if "worker processes on RabbitMQ" in line:
+                break
+        for _ in range(2):  # who is impatient does it twice
+            demo.send_signal(signal.SIGINT)
+        output, _ = demo.communicate(timeout=60)
+
+    assert demo.returncode == 130, output
+    assert "everything that was started has been ended" in output
+    assert processes_of(folder) == []
+
+
+def test_what_is_not_done_in_time_is_named_and_the_exit_status_is_1(tmp_path: Path) -> None:
+    done = run(tmp_path / "demo", "--embedded", environment={"DEMO_TIMEOUT": "1"})
+
+    assert done.returncode == 1
+    assert "✗ not done after the 1 s that DEMO_TIMEOUT allows" in done.stdout
+    assert "embedded.log" in done.stdout
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+
+    done = run(tmp_path, "--embedded")
+
+    assert done.returncode == 1
+    assert "name another with --folder" in done.stdout
+    assert precious.read_text() == "mine"

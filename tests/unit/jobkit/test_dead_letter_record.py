@@ -1,0 +1,147 @@
+"""The record of a death fits into AMQP headers whatever the exception carries, and comes back as it was."""
+
+import pika
+import pytest
+from dramatiq import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobkit.broker.connection import FRAME_MAX
+from jobkit.broker.envelope import properties_of
+from jobkit.deadletters import Failure, Reason, has_been_dead
+
+MESSAGE = Message(  # type: ignore[var-annotated]  # its result has no type
+    queue_name="email", actor_name="send_email", args=(), kwargs={}, options={}, message_id="x", message_timestamp=1
+)
+
+
+def raised(error: BaseException) -> BaseException:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        fail()
+    return caught.value
+
+
+def failure_of(error: BaseException, actor: str = "send_email", **more: int) -> Failure:
+    return Failure.of(error, Reason.EXHAUSTED, actor=actor, queue="email.high", died_at=1_700_000_000_500, **more)
+
+
+def over_the_wire(failure: Failure) -> tuple[Failure, int]:
+    encoded = b"".join(properties_of(MESSAGE, "worker", failure.headers()).encode())
+    decoded = pika.BasicProperties()
+    decoded.decode(encoded)
+    return Failure.from_headers(decoded.headers), len(encoded)
+
+
+def test_a_record_comes_back_from_the_headers_as_it_was() -> None:
+    failure = Failure.of(
+        raised(ValueError("no such account: ä €")),
+        Reason.PERMANENT,
+        actor="send_email",
+        queue="email.high",
+        died_at=1_700_000_000_500,
+        attempts=3,
+        sent_at=1_700_000_000_000,
+        first_failed_at=1_700_000_000_100,
+        trace_id="0af7651916cd43dd8448eb211c80319c",
+    )
+    assert over_the_wire(failure)[0] == failure
+    assert failure.type == "ValueError"
+    assert failure.message == "no such account: ä €"
+    assert "in fail" in failure.traceback
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "€" * 200_000, "\U0001f600" * 200_000, "\ud800" * 100_000])
+def test_a_huge_failure_fits_into_a_header_frame(text: str) -> None:
+    chained = ValueError(text)
+    chained.__cause__ = raised(KeyError(text))
+    failure, size = over_the_wire(failure_of(raised(chained)))
+    assert size < FRAME_MAX
+    assert failure.type == "ValueError"
+    assert failure.message.startswith(text[:1].encode(errors="backslashreplace").decode())
+
+
+@given(st.text(st.characters(codec=None), max_size=50))
+def test_any_text_of_an_exception_can_travel(text: str) -> None:
+    for error in (ValueError(text), raised(ValueError(text))):
+        failure = failure_of(error)
+        assert over_the_wire(failure)[0] == failure
+
+
+def test_an_exception_that_has_no_text_is_recorded_all_the_same() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    for error in (Mute(), raised(Mute())):
+        assert failure_of(error).message == "<Mute has no text>"
+
+
+def test_the_end_of_a_long_traceback_is_kept_because_it_says_where() -> None:
+    chained = None
+    for n in range(40):
+        error = ValueError(f"number {n} " + "y" * 1000)
+        error.__cause__ = chained
+        chained = raised(error)
+    assert chained is not None
+    assert failure_of(chained).traceback.rstrip().endswith("y")
+    assert "number 39" in failure_of(chained).traceback
+
+
+def test_failures_that_are_alike_have_one_fingerprint() -> None:
+    def look_up(account: int) -> None:
+        raise ValueError(f"account {account}")
+
+    def fingerprint(account: int, actor: str = "send_email") -> str:
+        with pytest.raises(ValueError, match="account") as caught:
+            look_up(account)
+        return failure_of(caught.value, actor).fingerprint
+
+    prints = {fingerprint(account) for account in range(3)}
+    assert len(prints) == 1
+    assert fingerprint(1, actor="other") not in prints
+    assert failure_of(raised(ValueError("account 1"))).fingerprint not in prints
+    assert failure_of(raised(KeyError("account 1"))).fingerprint not in prints
+    assert failure_of(ValueError("row 17")).fingerprint == failure_of(ValueError("row 18")).fingerprint
+
+
+def test_a_job_that_died_at_once_failed_first_when_it_died() -> None:
+    assert failure_of(ValueError()).first_failed_at == 1_700_000_000_500
+
+
+LADDER = {"reason": "expired", "queue": "jobkit.delay.02", "exchange": "jobkit.delay.02", "count": 1}
+
+
+def test_a_message_that_fell_through_the_ladder_was_not_dead() -> None:
+    assert not has_been_dead(None)
+    assert not has_been_dead({})
+    assert not has_been_dead({"x-death": [LADDER, {**LADDER, "queue": "jobkit.delay.00"}]})
+    assert not has_been_dead({"x-death": "nonsense"})
+    assert not has_been_dead({"x-death": ["nonsense", {}]})
+
+
+@pytest.mark.parametrize("reason", ["delivery_limit", "rejected", "maxlen"])
+def test_what_the_broker_itself_has_dead_lettered_was_dead(reason: str) -> None:
+    headers = {"x-death": [LADDER, {"reason": reason, "queue": "email", "count": 1}]}
+    assert has_been_dead(headers)
+    failure = Failure.from_headers(headers)
+    assert (failure.reason, failure.queue) == (reason, "email")
+    assert reason in failure.message
+    assert failure.fingerprint == f"broker:{reason}"
+
+
+def test_what_a_worker_has_dead_lettered_was_dead() -> None:
+    assert has_been_dead(failure_of(ValueError()).headers())
+
+
+def test_headers_that_say_nothing_give_a_record_that_says_so() -> None:
+    for headers in (None, {}, {"x-death": []}):
+        failure = Failure.from_headers(headers, "email")
+        assert (failure.reason, failure.queue, failure.attempts) == ("unknown", "email", 0)
+
+
+def test_a_record_with_missing_headers_has_empty_values() -> None:
+    failure = Failure.from_headers({"failure-reason": "permanent", "failure-attempts": None})
+    assert (failure.reason, failure.message, failure.attempts, failure.died_at) == ("permanent", "", 0, 0)

@@ -1,0 +1,204 @@
+"""An interrupt reaches the running job and nothing else, in real threads."""
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from dramatiq.middleware import Interrupt, Shutdown
+
+from jobkit.errors import LeaseLost, TimeLimitExceeded
+from jobkit.interrupts import Interrupts
+
+LONG = 60.0
+
+
+@pytest.fixture
+def eager_switching() -> Iterator[None]:
+    """Let threads take turns at nearly every instruction, so that races happen."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+class Runner(threading.Thread):
+    """Runs a job in a thread of its own and keeps what came out."""
+
+    def __init__(self, interrupts: Interrupts, job: Callable[[], object], limit: float = LONG) -> None:
+        super().__init__(daemon=True)
+        self._interrupts, self._job, self._limit = interrupts, job, limit
+        self.outcome: object = None
+        self.started = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self.outcome = self._interrupts.run(self._marked, limit=self._limit)
+        except BaseException as error:  # noqa: BLE001, RUF100  whatever comes out is what the test looks at
+            self.outcome = error
+
+    def _marked(self) -> object:
+        self.started.set()
+        return self._job()
+
+    def begin(self) -> int:
+        self.start()
+        assert self.started.wait(5)
+        assert self.ident is not None
+        return self.ident
+
+    def end(self) -> object:
+        self.join(5)
+        assert not self.is_alive()
+        return self.outcome
+
+
+def spin_until(done: threading.Event) -> None:
+    deadline = time.monotonic() + 5
+    while not done.is_set():
+        assert time.monotonic() < deadline
+
+
+def forever() -> None:
+    spin_until(threading.Event())
+
+
+def test_a_job_over_its_limit_is_interrupted() -> None:
+    begun = time.monotonic()
+    with pytest.raises(TimeLimitExceeded):
+        Interrupts().run(forever, limit=0.03)
+    assert 0.03 <= time.monotonic() - begun < 2
+
+
+def test_a_job_within_its_limit_returns_its_value_or_raises_its_own_error() -> None:
+    interrupts = Interrupts()
+    assert interrupts.run(lambda: 7, limit=LONG) == 7
+    with pytest.raises(ZeroDivisionError):
+        interrupts.run(lambda: 1 / 0, limit=LONG)
+
+
+def test_a_job_in_a_system_call_is_interrupted_when_it_comes_back() -> None:
+    interrupts, gate = Interrupts(), threading.Lock()
+    gate.acquire()
+    runner = Runner(interrupts, lambda: gate.acquire())  # noqa: PLW0108, RUF100  a call from Python code
+    thread = runner.begin()
+    assert interrupts.interrupt(thread, LeaseLost)
+    gate.release()
+    assert isinstance(runner.end(), LeaseLost)
+
+
+def test_each_kind_of_interrupt_arrives_as_itself() -> None:
+    for kind in (LeaseLost, Shutdown, TimeLimitExceeded):
+        runner = Runner(interrupts := Interrupts(), forever)
+        assert interrupts.interrupt(runner.begin(), kind)
+        assert type(runner.end()) is kind
+
+
+def test_a_job_is_interrupted_once_so_that_its_cleanup_can_finish() -> None:
+    interrupts, cleaning, go_on = Interrupts(), threading.Event(), threading.Event()
+
+    def job() -> str:
+        try:
+            forever()
+        except TimeLimitExceeded:
+            cleaning.set()
+            spin_until(go_on)
+        return "cleaned up"
+
+    runner = Runner(interrupts, job)
+    thread = runner.begin()
+    assert interrupts.interrupt(thread, TimeLimitExceeded)
+    assert cleaning.wait(5)
+    assert not interrupts.interrupt(thread, Shutdown)
+    assert interrupts.interrupt_all(Shutdown) == 0
+    go_on.set()
+    assert runner.end() == "cleaned up"
+
+
+def test_a_thread_without_a_job_is_left_alone() -> None:
+    interrupts = Interrupts()
+    interrupts.run(lambda: None, limit=LONG)
+    assert not interrupts.interrupt(threading.get_ident(), Shutdown)
+    assert interrupts.interrupt_all(Shutdown) == 0
+
+
+def test_all_running_jobs_can_be_interrupted_together() -> None:
+    interrupts = Interrupts()
+    runners = [Runner(interrupts, forever) for _ in range(3)]
+    for runner in runners:
+        runner.begin()
+    assert interrupts.interrupt_all(Shutdown) == 3
+    assert all(isinstance(runner.end(), Shutdown) for runner in runners)
+
+
+def test_the_limit_of_a_former_job_does_not_hit_the_next() -> None:
+    interrupts = Interrupts()
+    for _ in range(5):
+        interrupts.run(lambda: None, limit=0.01)
+    until = time.monotonic() + 0.05
+
+    def next_job() -> str:
+        while time.monotonic() < until:
+            pass
+        return "undisturbed"
+
+    assert interrupts.run(next_job, limit=LONG) == "undisturbed"
+
+
+def test_a_shorter_limit_that_comes_later_is_watched_too() -> None:
+    interrupts = Interrupts()
+    slow = Runner(interrupts, forever, limit=LONG)
+    thread = slow.begin()
+    with pytest.raises(TimeLimitExceeded):
+        interrupts.run(forever, limit=0.02)
+    assert slow.is_alive()
+    interrupts.interrupt(thread, Shutdown)
+    slow.end()
+
+
+def test_jobs_that_end_just_at_their_limit_are_never_interrupted_afterwards(eager_switching: None) -> None:
+    interrupts, draw, limit = Interrupts(), random.Random(7), 0.0002
+    outcomes = {"returned": 0, "interrupted": 0}
+
+    def job(length: float) -> str:
+        until = time.monotonic() + length
+        while time.monotonic() < until:
+            pass
+        return "returned"
+
+    for _ in range(2_000):
+        length = limit * draw.uniform(0.7, 1.4)
+        try:
+            outcome = interrupts.run(lambda length=length: job(length), limit=limit)  # type: ignore[misc]
+        except TimeLimitExceeded:
+            outcome = "interrupted"
+        for _ in range(20):  # an interrupt that escaped would land here, and fail the test
+            time.monotonic()
+        outcomes[outcome] += 1
+    assert min(outcomes.values()) > 20, f"the race was not run: {outcomes}"
+
+
+def test_interrupts_that_meet_the_finish_from_another_thread_are_taken_back(eager_switching: None) -> None:
+    interrupts, finished = Interrupts(), threading.Event()
+    mine = threading.get_ident()
+    landed: list[type[Interrupt]] = []
+
+    def attack() -> None:
+        while not finished.is_set():
+            interrupts.interrupt(mine, Shutdown)
+
+    attacker = threading.Thread(target=attack, daemon=True)
+    attacker.start()
+    try:
+        for _ in range(1_000):
+            try:
+                interrupts.run(lambda: None, limit=LONG)
+            except Shutdown:
+                landed.append(Shutdown)
+            time.monotonic()
+    finally:
+        finished.set()
+        attacker.join(5)
+    assert len(landed) < 1_000

@@ -1,0 +1,145 @@
+"""Leases are renewed while jobs run; one that is lost interrupts its job."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+
+import pytest
+
+from jobkit.errors import LeaseLost, StoreUnavailable
+from jobkit.interrupts import Interrupts
+from jobkit.leases import LeaseKeeper
+from jobkit.store.base import Held, JobKey, Lease
+from jobkit.store.memory import MemoryStore
+
+TTL = timedelta(milliseconds=30)  # the keeper renews every 10 ms
+JOB = JobKey("send_email", "job-1")
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class WatchedStore(MemoryStore):
+    """Counts renewals, and is away while told to be."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock=clock)
+        self.renewals = 0
+        self.calls = 0
+        self.away = False
+
+    def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
+        self.calls += 1
+        if self.away:
+            raise StoreUnavailable("the store is away")
+        answer = super().renew(leases, ttl)
+        self.renewals += 1
+        return answer
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(clock: Clock) -> WatchedStore:
+    return WatchedStore(clock)
+
+
+@pytest.fixture
+def interrupts() -> Interrupts:
+    return Interrupts()
+
+
+@pytest.fixture
+def keeper(store: WatchedStore, interrupts: Interrupts) -> Iterator[LeaseKeeper]:
+    built = LeaseKeeper(store, interrupts, TTL)
+    yield built
+    built.stop()
+
+
+def take(store: WatchedStore, owner: str = "a", job: JobKey = JOB) -> Lease:
+    lease = store.acquire(job, owner, ttl=TTL, sent_at=1)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def renewed(store: WatchedStore) -> None:
+    after = store.renewals + 2  # the one that may be under way has seen the old state
+    wait_until(lambda: store.renewals >= after)
+
+
+def test_a_kept_lease_outlives_its_first_term(store: WatchedStore, keeper: LeaseKeeper, clock: Clock) -> None:
+    keeper.keep(take(store), threading.get_ident())
+    for _ in range(3):
+        clock.now += 0.02
+        renewed(store)
+    assert isinstance(store.acquire(JOB, "b", ttl=TTL, sent_at=1), Held)
+
+
+def test_a_forgotten_lease_ends_by_itself(store: WatchedStore, keeper: LeaseKeeper, clock: Clock) -> None:
+    lease = take(store)
+    keeper.keep(lease, threading.get_ident())
+    renewed(store)
+    keeper.forget(lease)
+    renewed(store)
+    clock.now += 0.031
+    assert take(store, "b").crashes == 1
+
+
+def test_all_leases_of_a_process_are_renewed_in_one_call(store: WatchedStore, keeper: LeaseKeeper) -> None:
+    for number in range(20):
+        keeper.keep(take(store, job=JobKey("send_email", str(number))), threading.get_ident())
+    before, begun = store.calls, time.monotonic()
+    renewed(store)
+    assert store.calls - before <= 3 + (time.monotonic() - begun) / 0.01
+
+
+def test_a_job_whose_lease_went_to_another_worker_is_interrupted(
+    store: WatchedStore, keeper: LeaseKeeper, clock: Clock, interrupts: Interrupts, caplog: pytest.LogCaptureFixture
+) -> None:
+    lease = take(store)
+    store.away = True  # as if this process had been cut off for longer than a term
+    clock.now += 1
+    assert take(store, "b").fence == lease.fence + 1
+
+    def job() -> None:
+        keeper.keep(lease, threading.get_ident())
+        store.away = False
+        wait_until(lambda: False)
+
+    with pytest.raises(LeaseLost):
+        interrupts.run(job, limit=60)
+    assert any("job-1 has gone to another worker" in record.getMessage() for record in caplog.records)
+    keeper.forget(lease)
+
+
+def test_an_outage_of_the_store_is_survived_and_said(
+    store: WatchedStore, keeper: LeaseKeeper, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper.keep(take(store), threading.get_ident())
+    renewed(store)
+    store.away = True
+    calls = store.calls + 2
+    wait_until(lambda: store.calls >= calls)
+    store.away = False
+    renewed(store)
+    clock.now += 0.02
+    assert isinstance(store.acquire(JOB, "b", ttl=TTL, sent_at=1), Held)
+    assert any("the store is away" in record.getMessage() for record in caplog.records)

@@ -1,0 +1,76 @@
+"""An outage is waited out; what would fail again is not."""
+
+import logging
+import threading
+
+import pytest
+
+from jobkit.errors import BrokerUnavailable, MessageTooLarge, SendRefused, StoreUnavailable
+from jobkit.patience import Patience, WorkerStopping
+
+
+class Flaky:
+    """Fails as told, then answers."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.calls = 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return "answer"
+
+
+def patience(stopping: threading.Event | None = None) -> Patience:
+    return Patience(stopping or threading.Event(), first=0.001, longest=0.002)
+
+
+@pytest.mark.parametrize("kind", [StoreUnavailable, BrokerUnavailable, SendRefused])
+def test_an_outage_is_waited_out(kind: type[Exception]) -> None:
+    operation = Flaky(*(kind("away") for _ in range(5)))
+    assert patience().wait_out(operation) == "answer"
+    assert operation.calls == 6
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), MessageTooLarge("too large")])
+def test_what_would_fail_again_is_raised_at_once(error: Exception) -> None:
+    operation = Flaky(error, error)
+    with pytest.raises(type(error)):
+        patience().wait_out(operation)
+    assert operation.calls == 1
+
+
+def test_a_worker_that_stops_ends_the_waiting_with_the_reason() -> None:
+    stopping = threading.Event()
+    stopping.set()
+    operation = Flaky(*(StoreUnavailable("redis does not answer") for _ in range(5)))
+    with pytest.raises(WorkerStopping, match="redis does not answer"):
+        Patience(stopping, first=60, longest=60).wait_out(operation)
+    assert operation.calls == 1
+
+
+def test_a_worker_that_stops_still_does_what_works() -> None:
+    stopping = threading.Event()
+    stopping.set()
+    assert patience(stopping).wait_out(Flaky()) == "answer"
+
+
+def test_an_outage_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "jobkit.patience")
+    waiting = patience()
+    for _ in range(2):
+        waiting.wait_out(Flaky(*(StoreUnavailable("redis does not answer") for _ in range(4))))
+        waiting.wait_out(Flaky())
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["redis does not answer; jobs wait for it", "answers again; jobs go on"] * 2
+
+
+def test_another_kind_of_outage_is_said_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "jobkit.patience")
+    patience().wait_out(Flaky(StoreUnavailable("no store"), BrokerUnavailable("no broker")))
+    assert [record.getMessage() for record in caplog.records][:2] == [
+        "no store; jobs wait for it",
+        "no broker; jobs wait for it",
+    ]

@@ -1,0 +1,221 @@
+"""Ticks become jobs: each once, whoever sends them, and none for an outage."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from dramatiq import Message
+
+from jobkit.contracts import Job
+from jobkit.errors import BrokerUnavailable, SendError
+from jobkit.schedule.cron import cron
+from jobkit.schedule.registry import MemorySchedules, Schedule
+from jobkit.schedule.scheduler import Scheduler
+from jobkit.service import Service
+from jobkit.settings import ServiceSettings
+
+NOON = datetime(2026, 11, 23, 12, 0, 30, tzinfo=UTC)
+
+
+class Clean(Job, queue="files", version=2):
+    """Remove what nobody needs."""
+
+    older_than_days: int = 30
+
+
+class Named(Job, queue="files"):
+    """A job that cannot run without being told more."""
+
+    name: str
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self, now: datetime = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+class Outbox:
+    """Keeps what was sent, and refuses as told."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message[Any]] = []
+        self.refusals: list[SendError] = []
+
+    def send(self, messages: Sequence[Message[Any]], *, delay: timedelta = timedelta()) -> None:
+        assert not delay
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.messages += messages
+
+    def close(self) -> None: ...
+
+    @property
+    def ticks(self) -> list[str]:
+        return [message.options["tick"] for message in self.messages]
+
+
+def schedule(spec: str = "*/10 * * * *", zone: str = "UTC") -> Schedule:
+    return Schedule.of("files", Clean, cron(spec, zone))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def registry() -> MemorySchedules:
+    built = MemorySchedules()
+    built.announce("files", [schedule()], NOON)
+    return built
+
+
+@pytest.fixture
+def outbox() -> Outbox:
+    return Outbox()
+
+
+@pytest.fixture
+def scheduler(registry: MemorySchedules, outbox: Outbox, clock: Clock) -> Scheduler:
+    return Scheduler(registry, outbox, clock)
+
+
+def test_a_due_tick_is_sent_once_as_an_ordinary_job(scheduler: Scheduler, outbox: Outbox, clock: Clock) -> None:
+    assert scheduler.fire_due() == 0
+    clock.now = datetime(2026, 11, 23, 12, 10, tzinfo=UTC)
+    assert scheduler.fire_due() == 1
+    clock.now += timedelta(seconds=59)
+    assert scheduler.fire_due() == 0
+    (message,) = outbox.messages
+    assert (message.queue_name, message.actor_name) == ("files", "clean")
+    assert message.kwargs == {"older_than_days": 30}
+    assert message.options["contract_version"] == 2
+    assert message.message_timestamp == int(datetime(2026, 11, 23, 12, 10, tzinfo=UTC).timestamp() * 1000)
+
+
+def test_each_tick_of_an_hour_is_sent_in_turn(scheduler: Scheduler, outbox: Outbox, clock: Clock) -> None:
+    for _ in range(60):
+        clock.now += timedelta(minutes=1)
+        scheduler.fire_due()
+    clock_times = ["12:10", "12:20", "12:30", "12:40", "12:50", "13:00"]
+    assert outbox.ticks == [f"2026-11-23T{clock_time}:00+00:00" for clock_time in clock_times]
+
+
+def test_two_schedulers_send_the_same_job_for_a_tick(clock: Clock) -> None:
+    outboxes = [Outbox(), Outbox()]
+    for outbox in outboxes:  # two registries, as if both had read the last tick before either had noted the next
+        registry = MemorySchedules()
+        registry.announce("files", [schedule()], NOON)
+        for _ in range(3):
+            clock.now += timedelta(minutes=10)
+            Scheduler(registry, outbox, clock).fire_due()
+        clock.now = NOON
+    assert [m.asdict() for m in outboxes[0].messages] == [m.asdict() for m in outboxes[1].messages]
+    assert len({message.message_id for message in outboxes[0].messages}) == 3
+
+
+def test_schedules_that_share_a_tick_send_jobs_of_their_own(clock: Clock) -> None:
+    tick = datetime(2026, 11, 23, 12, 10, tzinfo=UTC)
+    other = Schedule.of("archive", Clean, cron("*/10 * * * *"))
+    assert schedule().message(tick).message_id != other.message(tick).message_id
+    assert schedule().message(tick).message_id == schedule().message(tick.astimezone()).message_id
+
+
+def test_of_missed_ticks_the_latest_is_made_up_for_once(
+    scheduler: Scheduler, outbox: Outbox, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock.now = NOON + timedelta(hours=5)
+    assert scheduler.fire_due() == 1
+    assert scheduler.fire_due() == 0
+    assert outbox.ticks == ["2026-11-23T17:00:00+00:00"]
+    assert any("last of 30 missed ticks" in record.getMessage() for record in caplog.records)
+
+
+def test_a_tick_missed_by_more_than_a_day_is_not_made_up_for(outbox: Outbox, clock: Clock) -> None:
+    registry = MemorySchedules()
+    registry.announce("files", [schedule("0 6 24 11 *")], NOON)
+    clock.now = datetime(2026, 11, 25, 6, 1, tzinfo=UTC)
+    assert Scheduler(registry, outbox, clock).fire_due() == 0
+    clock.now = datetime(2026, 11, 25, 5, 59, tzinfo=UTC)
+    assert Scheduler(registry, outbox, clock).fire_due() == 1
+
+
+def test_a_tick_whose_send_failed_stays_due(scheduler: Scheduler, outbox: Outbox, clock: Clock) -> None:
+    outbox.refusals = [BrokerUnavailable("no broker")]
+    clock.now += timedelta(minutes=10)
+    with pytest.raises(BrokerUnavailable):
+        scheduler.fire_due()
+    assert outbox.messages == []
+    assert scheduler.fire_due() == 1
+    assert outbox.ticks == ["2026-11-23T12:10:00+00:00"]
+
+
+def test_a_new_schedule_starts_with_its_announcement_and_is_not_started_again_by_the_next(
+    scheduler: Scheduler, outbox: Outbox, registry: MemorySchedules, clock: Clock
+) -> None:
+    assert registry.last_tick("files.clean") == NOON
+    clock.now += timedelta(minutes=10)
+    registry.announce("files", [schedule()], clock.now)
+    assert scheduler.fire_due() == 1
+    assert outbox.ticks == ["2026-11-23T12:10:00+00:00"]
+
+
+def test_a_schedule_that_is_announced_no_more_is_sent_no_more(
+    scheduler: Scheduler, registry: MemorySchedules, clock: Clock
+) -> None:
+    registry.announce("files", [], clock.now)
+    clock.now += timedelta(hours=1)
+    assert scheduler.fire_due() == 0
+    assert registry.schedules() == []
+
+
+def test_the_last_tick_never_goes_back(registry: MemorySchedules) -> None:
+    registry.advance("files.clean", NOON + timedelta(hours=1))
+    registry.advance("files.clean", NOON)
+    assert registry.last_tick("files.clean") == NOON + timedelta(hours=1)
+
+
+def test_a_schedule_keeps_to_its_own_zone(outbox: Outbox, clock: Clock) -> None:
+    registry = MemorySchedules()
+    registry.announce("files", [schedule("0 14 * * *", "Europe/Berlin")], NOON)
+    clock.now = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
+    Scheduler(registry, outbox, clock).fire_due()
+    assert outbox.ticks == ["2026-11-23T13:00:00+00:00"]
+
+
+def test_the_scheduler_outlives_an_outage_and_ends_when_told(
+    registry: MemorySchedules, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses: list[float | None] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout)
+            if len(pauses) == 3:
+                self.set()
+            return self.is_set()
+
+    stop = Stop()
+    outbox = Outbox()
+    outbox.refusals = [BrokerUnavailable("no broker")]
+    clock.now += timedelta(minutes=10)
+    Scheduler(registry, outbox, clock).run(stop)
+    assert len(outbox.messages) == 1
+    assert pauses == [5.0, 30.0, 30.0]  # the retry, then the rest of the minute
+    assert any("no broker" in record.getMessage() for record in caplog.records)
+
+
+def test_a_periodic_job_that_needs_to_be_told_more_is_refused_at_its_declaration() -> None:
+    service: Service[ServiceSettings, None] = Service("files", lifespan=lambda _settings: contextlib.nullcontext())
+    with pytest.raises(ValueError, match="name"):
+        service.actor(Named, periodic=cron("@daily"))
