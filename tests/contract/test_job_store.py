@@ -8,7 +8,7 @@ from typing import Protocol
 
 import pytest
 
-from jobkit.store.base import Finished, Held, JobKey, JobState, JobStore, Lease
+from jobkit.store.base import Finished, Held, JobKey, JobState, JobStore, Lease, Suspect
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
 
@@ -187,3 +187,18 @@ def test_jobs_of_two_actors_may_share_an_id(store: JobStore, job: JobKey) -> Non
 
 def test_a_job_without_a_record_is_unknown(store: JobStore, job: JobKey) -> None:
     assert store.record(job) is None
+
+
+def test_a_job_on_its_last_chance_is_leased_only_alone_and_waits_without_a_lease(store: JobStore, job: JobKey) -> None:
+    take(store, job, "a", BRIEF)
+    wait_until(lambda: isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1, alone_at=1), Suspect))
+    assert store.acquire(job, "c", ttl=TTL, sent_at=1, alone_at=1) == Suspect(crashes=1), "asking counts no crash"
+    lease = take(store, job, "d", alone_at=1, alone=True)
+    assert (lease.crashes, lease.attempt) == (1, 2)
+
+
+def test_a_job_beyond_its_last_chance_is_leased_so_that_it_can_be_buried(store: JobStore, job: JobKey) -> None:
+    take(store, job, "a", BRIEF)
+    wait_until(lambda: isinstance(store.acquire(job, "b", ttl=BRIEF, sent_at=1, alone_at=1, alone=True), Lease))
+    wait_until(lambda: isinstance(store.acquire(job, "c", ttl=TTL, sent_at=1, alone_at=1), Lease))
+    assert take(store, job, "c").crashes == 2

@@ -22,7 +22,7 @@ from jobkit.settings import ServiceSettings, exit_if_misconfigured, load_platfor
 from jobkit.time import seconds
 
 
-class Probe(Job, queue="probe"):
+class Probe(Job, queue="probe", lanes=("high", "normal")):
     """Do as told."""
 
     name: str = "probe"
@@ -55,7 +55,7 @@ def open_resources(settings: ProbeSettings) -> Iterator[Resources]:
     ledger.write("close", str(os.getpid()))
 
 
-service = Service("probe", lifespan=open_resources, lanes=("high", "normal"))
+service = Service("probe", lifespan=open_resources)
 
 
 @service.actor(

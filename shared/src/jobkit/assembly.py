@@ -1,6 +1,6 @@
 """Putting a worker together: which middleware surrounds its jobs, in which order, and why."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -39,7 +39,6 @@ class Assembly(Generic[R]):
     """Everything that one worker is made of."""
 
     name: str
-    lanes: Sequence[str]
     actors: Mapping[str, ActorDeclaration[R]]
     platform: PlatformSettings
     settings: ServiceSettings
@@ -84,13 +83,7 @@ class Assembly(Generic[R]):
         if schedules:
             registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
             operations.append(Announce(self.name, schedules, registry))
-        operations.append(
-            Preflight(
-                stop_grace=timedelta(seconds=self.settings.stop_grace_seconds),
-                record_ttl=timedelta(seconds=self.platform.record_ttl_seconds),
-                variables=(self.settings.variable("stop_grace_seconds"), "JOBKIT_RECORD_TTL_SECONDS"),
-            )
-        )
+        operations.append(Preflight(self.platform, self.settings))
         return operations
 
     def _error_reports(self) -> list[Middleware]:
@@ -111,5 +104,5 @@ class Assembly(Generic[R]):
                 time_limit=declared.time_limit,
             )
             declare(runner.bind(declared))
-            for lane in self.lanes:
+            for lane in declared.contract.lanes:
                 broker.declare_queue(lane_queue(queue, lane))

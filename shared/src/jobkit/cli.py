@@ -14,14 +14,14 @@ import dramatiq.cli
 import pika
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.sender import Sender
 from jobkit.broker.topology import dead_letter_queue
 from jobkit.deadletters import Failure
 from jobkit.errors import JobkitError
-from jobkit.middleware.health import is_healthy
+from jobkit.middleware.health import is_healthy, sign_of_life
 from jobkit.middleware.logs import configure_logging
 from jobkit.middleware.preflight import STOP_MARGIN
 from jobkit.schedule.registry import RedisSchedules
@@ -68,7 +68,11 @@ def scheduler() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Scheduler(registry, sender).run(stop)
+    if platform.health_folder:
+        platform.health_folder.mkdir(parents=True, exist_ok=True)
+        Scheduler(registry, sender).run(stop, alive=sign_of_life(platform.health_folder).touch)
+    else:
+        Scheduler(registry, sender).run(stop)
     sender.close()
 
 
@@ -113,7 +117,7 @@ def dead_letters(
     """List a service's dead letters, oldest first; they stay where they are."""
     with _one_line_errors():
         platform = _platform()
-        table = Table("actor", "job", "reason", "attempts", "failure", title=f"dead letters of {service}")
+        table = Table("actor", _whole("job"), "reason", "attempts", "failure", title=f"dead letters of {service}")
         for properties, failure in _peek(_connection(platform, "cli"), dead_letter_queue(service), limit):
             text = f"{failure.type}: {failure.message}" if failure.type else failure.message
             name, job_id = str(properties.type or "?"), str(properties.message_id or "?")
@@ -131,6 +135,11 @@ def health(
         typer.echo("JOBKIT_HEALTH_FOLDER: is not set, so the workers leave no sign of life", err=True)
         raise typer.Exit(2)
     raise typer.Exit(0 if is_healthy(folder) else 1)
+
+
+def _whole(title: str) -> Column:
+    """A column that is never cut, so that what stands in it can be copied."""
+    return Column(title, no_wrap=True, overflow="ignore")
 
 
 def _platform() -> PlatformSettings:

@@ -1,5 +1,6 @@
 """What a running job may ask for."""
 
+import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,11 +8,14 @@ from datetime import timedelta
 from typing import Generic, Protocol, TypeVar
 
 from jobkit.contracts.job import Job
+from jobkit.errors import StoreUnavailable
 from jobkit.execution import Execution
 from jobkit.receipt import Receipt
 from jobkit.store.base import JobStore, Lease
 
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 #: Children get ids in this namespace, from their parent's id and their number or key.
 _CHILDREN = uuid.UUID("0e9f4d0a-7b0b-5d62-9a4e-6f1d7f6c2a11")
@@ -30,6 +34,11 @@ class SendsJobs(Protocol):
         delay: timedelta | None = None,
     ) -> Receipt:
         """Return once the broker has confirmed the job; raises ``SendError``."""
+
+
+def child_id(parent_id: str, actor: str, key: str | int) -> str:
+    """The id of the job that a job sends to ``actor``: by its key, or as its first, second … send."""
+    return str(uuid.uuid5(_CHILDREN, f"{parent_id}/{actor}/{key}"))
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,11 @@ class Context(Generic[R]):
     _producer: SendsJobs
 
     def progress(self, percent: float, step: str = "", note: str = "") -> None:
-        """Say how far the job is, 0 to 100, for whoever asks by its id."""
-        self._store.report(self._lease, percent=max(0.0, min(100.0, percent)), step=step, note=note)
+        """Say how far the job is, 0 to 100, for whoever asks by its id; while the store is away, nobody hears it."""
+        try:
+            self._store.report(self._lease, percent=max(0.0, min(100.0, percent)), step=step, note=note)
+        except StoreUnavailable as outage:
+            log.warning("progress is not recorded: %s", outage)
 
     def send(
         self, job: Job, *, lane: str = "normal", key: str | None = None, delay: timedelta | None = None
@@ -68,8 +80,8 @@ class Context(Generic[R]):
             SendError: it was not confirmed; this job fails and is retried.
         """
         self._execution.sends += 1
-        name = f"{self.job_id}/{job.actor}/{key if key is not None else self._execution.sends}"
-        return self._producer.send(job, lane=lane, job_id=str(uuid.uuid5(_CHILDREN, name)), delay=delay)
+        child = child_id(self.job_id, job.actor, key if key is not None else self._execution.sends)
+        return self._producer.send(job, lane=lane, job_id=child, delay=delay)
 
 
 def context_for(execution: Execution, resources: R, store: JobStore, producer: SendsJobs) -> Context[R]:

@@ -108,3 +108,7 @@ class TopologyMismatch(JobkitError):
 
 class SettingsError(JobkitError):
     """A setting is missing, malformed or unsafe; the message has one line for each, with the variable's name."""
+
+
+#: What passes by itself: it says nothing about the job that met it.
+OUTAGES = (StoreUnavailable, BrokerUnavailable, SendRefused)

@@ -9,7 +9,9 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from dramatiq.middleware import Interrupt
@@ -30,10 +32,10 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._windows: dict[int, _Window] = {}
-        # A plain lock, not a Condition: an interrupt must not land between taking it and the block that frees it, and
-        # the interpreter looks for interrupts inside a Condition's own Python code but not inside a lock's.
+        # A plain lock and a simple queue, no Condition and no Event: an interrupt must not land between the taking of a
+        # lock and the block that frees it. The interpreter looks for interrupts in Python code, of which those consist.
         self._lock = threading.Lock()
-        self._opened = threading.Event()
+        self._opened: SimpleQueue[None] = SimpleQueue()
         self._watch: threading.Thread | None = None
 
     def run(self, job: Callable[[], T], *, limit: float) -> T:
@@ -42,7 +44,7 @@ class Interrupts:
         try:
             with self._lock:
                 self._windows[threading.get_ident()] = _Window(time.monotonic() + limit)
-            self._opened.set()
+            self._opened.put(None)
             return job()
         finally:
             self._close()
@@ -83,14 +85,17 @@ class Interrupts:
 
     def _watch_deadlines(self) -> None:
         while True:
-            self._opened.clear()
+            with suppress(Empty):
+                while True:
+                    self._opened.get_nowait()
             with self._lock:
                 pending = {thread: w.deadline for thread, w in self._windows.items() if not w.interrupted}
             now = time.monotonic()
             for thread in [thread for thread, deadline in pending.items() if deadline <= now]:
                 self._interrupt_if_late(thread)
                 del pending[thread]
-            self._opened.wait(min((deadline - now for deadline in pending.values()), default=None))
+            with suppress(Empty):
+                self._opened.get(timeout=min((deadline - now for deadline in pending.values()), default=None))
 
     def _interrupt_if_late(self, thread: int) -> None:
         with self._lock:

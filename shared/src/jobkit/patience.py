@@ -6,12 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from jobkit.errors import BrokerUnavailable, JobkitError, SendRefused, StoreUnavailable
+from jobkit.errors import OUTAGES, JobkitError
 
 T = TypeVar("T")
-
-#: What passes by itself. Anything else would fail again.
-_OUTAGES = (StoreUnavailable, BrokerUnavailable, SendRefused)
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +42,7 @@ class Patience:
         while True:
             try:
                 result = operation()
-            except _OUTAGES as outage:
+            except OUTAGES as outage:
                 self._announce(outage)
                 if self._stopping.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311  jitter, not a secret
                     raise WorkerStopping(str(outage)) from outage

@@ -34,6 +34,8 @@ def message_for(job: Job, *, lane: str, key: str | None, job_id: str | None) -> 
     """The Dramatiq message that carries ``job``."""
     if not job.queue:
         raise TypeError(f"{type(job).__name__} names no queue: class {type(job).__name__}(Job, queue=…)")
+    if lane not in job.lanes:
+        raise ValueError(f"{job.actor} has no lane {lane!r}, only {', '.join(job.lanes)}")
     if key is not None and job_id is not None:
         raise ValueError("give a key or a job id, not both: a key is turned into the job's id")
     if key is not None:
@@ -91,13 +93,14 @@ class Producer:
 
         Args:
             job: What to do. Its contract has been checked when it was made.
-            lane: The queue's lane; a service says which it has.
+            lane: One of the contract's lanes.
             key: What the job means in your business (``"invoice/17"``). Sent twice, it runs once.
             job_id: An id of your own making instead, up to 200 bytes.
             delay: Run it no earlier than this from now, to the second.
 
         Raises:
             SendError: it was not confirmed.
+            ValueError: the contract has no such lane.
         """
         message = message_for(job, lane=lane, key=key, job_id=job_id)
         self._sender.send([message], delay=delay or timedelta())

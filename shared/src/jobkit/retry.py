@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from dramatiq.middleware import Interrupt
 
-from jobkit.errors import PermanentError
+from jobkit.errors import OUTAGES, PermanentError
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ class RetryPolicy:
         cap: The longest wait, in seconds.
         jitter: The part of each wait that is random: 0.5 draws it evenly from 50 % to 100 %. It keeps the
             jobs that failed together from coming back together.
-        retry_on: Failures that are retried; others are dead-lettered at once. A ``PermanentError`` never is.
+        retry_on: Failures that are retried; others are dead-lettered at once. A ``PermanentError`` never is, a time
+            limit or an outage of broker or store always.
     """
 
     wait: Callable[[int], float]
@@ -51,7 +52,7 @@ class RetryPolicy:
         """Whether this failure deserves another attempt at all."""
         if isinstance(failure, PermanentError):
             return False
-        if isinstance(failure, Interrupt):  # a time limit says nothing about the job's own errors
+        if isinstance(failure, (Interrupt, *OUTAGES)):  # neither is an error of the job's own
             return True
         if isinstance(self.retry_on, type | tuple):
             return isinstance(failure, self.retry_on)

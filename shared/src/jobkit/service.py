@@ -1,7 +1,7 @@
-"""A service: its name, its lanes, its actors and what its workers open."""
+"""A service: its name, its actors and what its workers open."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Generic, TypeVar
@@ -40,17 +40,10 @@ class Service(Generic[S, R]):
     Args:
         name: Also the first word of the names of its queues.
         lifespan: Opens the service's resources from its settings, once in each worker process.
-        lanes: Queues of their own for each kind of urgency or customer, so that a flood in one does not hold up the
-            others. ``normal`` is the queue itself.
     """
 
-    def __init__(
-        self, name: str, *, lifespan: Callable[[S], AbstractContextManager[R]], lanes: Sequence[str] = ("normal",)
-    ) -> None:
-        if "normal" not in lanes:
-            raise ValueError(f"lanes={lanes!r} of {name} must hold 'normal', the lane of jobs that name none")
+    def __init__(self, name: str, *, lifespan: Callable[[S], AbstractContextManager[R]]) -> None:
         self.name = name
-        self.lanes = tuple(lanes)
         self.actors: dict[str, ActorDeclaration[R]] = {}
         self._lifespan = lifespan
 
@@ -114,7 +107,6 @@ class Service(Generic[S, R]):
     def _assembly(self, platform: PlatformSettings, settings: S, store: JobStore, producer: Producer) -> Assembly[R]:
         return Assembly(
             name=self.name,
-            lanes=self.lanes,
             actors=self.actors,
             platform=platform,
             settings=settings,

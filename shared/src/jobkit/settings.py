@@ -15,6 +15,7 @@ from jobkit.errors import SettingsError
 
 #: What the tracked ``.env`` holds in place of secrets. It works at once on a laptop and nowhere else.
 DEFAULT_SECRET = "changethis"  # noqa: S105  a placeholder to be refused, not a password
+_KNOWN_SECRETS = {DEFAULT_SECRET, "guest"}
 
 
 #: What a process exits with when only a person can help (sysexits.h: EX_CONFIG).
@@ -57,6 +58,10 @@ class EnvironmentSettings(BaseSettings):
             return str(alias.choices[0])
         return f"{cls.model_config.get('env_prefix') or ''}{field}".upper()
 
+    def default_secrets(self) -> list[str]:
+        """The variables whose password is a default that everybody knows."""
+        return [self.variable(name) for name in type(self).model_fields if _has_default_secret(getattr(self, name))]
+
     @classmethod
     def _complaint(cls, error: ErrorDetails) -> str:
         text = error["msg"].removeprefix("Value error, ")
@@ -64,6 +69,12 @@ class EnvironmentSettings(BaseSettings):
             return text
         field = str(error["loc"][0])
         return f"{cls.variable(field) if field in cls.model_fields else field.upper()}: {text}"
+
+
+def _has_default_secret(value: object) -> bool:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    passwords = {text, *(urlsplit(part).password for part in text.split(",") if "://" in part)}
+    return not _KNOWN_SECRETS.isdisjoint(passwords)
 
 
 class ServiceSettings(EnvironmentSettings):
@@ -160,16 +171,15 @@ class PlatformSettings(EnvironmentSettings):
 
     @model_validator(mode="after")
     def _default_secrets_stay_in_development(self) -> Self:
-        if self.environment not in {"development", "test"}:
-            for variable in self.default_secrets():
-                raise ValueError(f"{variable}: holds a default password; set one of your own for {self.environment}")
+        if not self.allows_default_secrets and self.default_secrets():
+            names = ", ".join(self.default_secrets())
+            raise ValueError(f"{names}: a default password that everybody knows; set one for {self.environment}")
         return self
 
-    def default_secrets(self) -> list[str]:
-        """The variables whose password is a default that everybody knows."""
-        urls = {"JOBKIT_BROKER_URL": self.broker_urls, "JOBKIT_STORE_URL": (self.store_url,)}
-        known = {DEFAULT_SECRET, "guest"}
-        return [name for name, values in urls.items() if any(urlsplit(url).password in known for url in values)]
+    @property
+    def allows_default_secrets(self) -> bool:
+        """Whether this is a place where a known password does no harm."""
+        return self.environment in {"development", "test"}
 
     @property
     def broker_urls(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from jobkit.retry import exponential
 from jobkit.service import Service
 from jobkit.time import minutes
 
-service = Service("email", lanes=("high", "normal", "low"), lifespan=open_resources)
+service = Service("email", lifespan=open_resources)
 
 # Four hours in all: outlasts greylisting (minutes) and a mail server's maintenance (an evening).
 PATIENT = exponential(first=5, cap=3600, attempts=14, retry_on=(TransientError, SendError))

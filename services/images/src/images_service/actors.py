@@ -9,7 +9,7 @@ from jobkit.retry import exponential
 from jobkit.service import Service
 from jobkit.time import minutes
 
-service = Service("images", lanes=("high", "normal", "low"), lifespan=open_resources)
+service = Service("images", lifespan=open_resources)
 
 
 @service.actor(

@@ -19,6 +19,9 @@ from pika.adapters.blocking_connection import BlockingChannel, BlockingConnectio
 #: What a connection raises when it is gone.
 CONNECTION_LOST = (pika.exceptions.AMQPError, AssertionError, OSError)
 
+#: Seconds that a settlement may wait for company.
+_LONGEST_SILENCE = 0.1
+
 
 class Settlement(Enum):
     """What becomes of a delivery."""
@@ -44,8 +47,9 @@ class RabbitmqDelivery(MessageProxy):
 class Session:
     """A channel on a connection of its own that consumes one queue.
 
-    Worker threads settle; the consumer's thread alone touches the connection. Settlements gather while it is busy, and
-    an unbroken run of acks goes out as one frame.
+    Worker threads settle; the consumer's thread alone touches the connection. Settlements gather until it comes by, or
+    until a quarter of what may be prefetched has gathered, and an unbroken run of acks goes out as one frame. What is
+    lost with the connection meanwhile is delivered again and answered from its record.
     """
 
     def __init__(self, connection: BlockingConnection, queue: str, prefetch: int) -> None:
@@ -54,6 +58,7 @@ class Session:
         self.arrived: deque[tuple[Any, pika.BasicProperties, bytes]] = deque()
         self._open_tags: dict[int, Settlement | None] = {}  # in order of delivery
         self._settled: deque[tuple[int, Settlement]] = deque()
+        self._wake_at = max(1, prefetch // 4)
         self._wake_lock = threading.Lock()
         self._wake_pending = False
         self._cancelled = False
@@ -64,6 +69,8 @@ class Session:
     def settle(self, tag: int, settlement: Settlement) -> None:
         """Say what becomes of a delivery; from any thread, at any time, even after the session's end."""
         self._settled.append((tag, settlement))
+        if len(self._settled) < self._wake_at:
+            return
         with self._wake_lock:
             if self._wake_pending or not self.connection.is_open:
                 return
@@ -74,7 +81,8 @@ class Session:
 
     def wait(self, timeout: float) -> None:
         """Exchange data with the broker until something arrives or ``timeout`` seconds have passed."""
-        self.connection.process_data_events(timeout)
+        self._flush()
+        self.connection.process_data_events(min(timeout, _LONGEST_SILENCE))
         if self._cancelled or not self.channel.is_open:
             raise pika.exceptions.AMQPChannelError("the broker has cancelled the consumer")
 

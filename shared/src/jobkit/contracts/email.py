@@ -57,7 +57,7 @@ class Remainder(BaseModel):
     )
 
 
-class SendEmail(Job, queue="email"):
+class SendEmail(Job, queue="email", lanes=("high", "normal", "low")):
     """Render a template and send it as one e-mail, with an HTML and a text part."""
 
     template: TemplateName = Field(description="Name of the template, such as `welcome`.")

@@ -122,7 +122,7 @@ class Thumbnail(_Operation):
 Operation = Annotated[Resize | Crop | Compress | Convert | Thumbnail, Field(discriminator="kind")]
 
 
-class ProcessImage(Job, queue="images"):
+class ProcessImage(Job, queue="images", lanes=("high", "normal", "low")):
     """Apply operations to an image, in the order given, and write what comes out beside it in the storage.
 
     The source is turned upright first, as its EXIF orientation says; widths, heights and places refer to the upright

@@ -33,21 +33,22 @@ class Health(Middleware):
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self._stopped.set()
-        self._file.unlink(missing_ok=True)
-
-    @property
-    def _file(self) -> Path:
-        return self._folder / str(os.getpid())
+        sign_of_life(self._folder).unlink(missing_ok=True)
 
     def _touch(self, worker: Worker) -> None:
         while True:
             threads = [*worker.workers, *worker.consumers.values()]
             if all(thread.is_alive() for thread in threads):
-                self._file.touch()
+                sign_of_life(self._folder).touch()
             else:
                 log.critical("a thread of this worker has died; the health check will fail")
             if self._stopped.wait(INTERVAL):
                 return
+
+
+def sign_of_life(folder: Path) -> Path:
+    """The file that this process keeps fresh."""
+    return folder / str(os.getpid())
 
 
 def is_healthy(folder: Path, now: float | None = None) -> bool:

@@ -15,7 +15,7 @@ from jobkit.execution import ATTEMPTS_OPTION, DEFERRED_OPTION, Execution, Verdic
 from jobkit.interrupts import Interrupts
 from jobkit.leases import LeaseKeeper
 from jobkit.patience import Patience, WorkerStopping
-from jobkit.store.base import Finished, Held, JobStore, Lease
+from jobkit.store.base import Finished, Held, JobStore, Lease, Suspect
 from jobkit.time import milliseconds
 
 log = logging.getLogger(__name__)
@@ -98,10 +98,12 @@ class Idempotency(Middleware):
         except WorkerStopping:
             execution.verdict = Verdict.HANDED_BACK
         finally:
-            if execution.lease is not None:
-                self._keeper.forget(execution.lease)
-            if execution.alone:
-                self._last_chance.release()
+            self._let_go(execution)
+
+    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
+        execution = execution_of(message)
+        if execution is not None:
+            self._let_go(execution)
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self._keeper.stop()
@@ -116,11 +118,25 @@ class Idempotency(Middleware):
         if isinstance(answer, Held):
             self._defer(broker, execution, answer.wait)
             raise SkipMessage(f"{execution.job.actor} {execution.job.id} is held ({answer.state})")
-        if not self._admit(broker, execution, answer):
-            raise SkipMessage(f"{execution.job.actor} {execution.job.id} waits for another suspect to end")
+        if isinstance(answer, Suspect):
+            return self._obtain_alone(broker, execution)
         return answer
 
-    def _acquire(self, execution: Execution) -> Lease | Held | Finished:
+    def _obtain_alone(self, broker: Broker, execution: Execution) -> Lease:
+        """The lease of a job on its last chance, which is given to one job at a time in this process.
+
+        A job that kills its worker takes its neighbours with it, and all of them count a crash. If they came back
+        together every time, the innocent would be quarantined with the guilty.
+        """
+        if self._last_chance.acquire(blocking=False):
+            execution.alone = True
+            answer = self._patience.wait_out(lambda: self._acquire(execution))
+            if isinstance(answer, Lease):
+                return answer
+        self._defer(broker, execution, LAST_CHANCE_DEFERRAL)
+        raise SkipMessage(f"{execution.job.actor} {execution.job.id} waits for another suspect to end")
+
+    def _acquire(self, execution: Execution) -> Lease | Held | Suspect | Finished:
         attempts = execution.message.options.get(ATTEMPTS_OPTION, 0)
         return self._store.acquire(
             execution.job,
@@ -129,23 +145,9 @@ class Idempotency(Middleware):
             sent_at=execution.message.message_timestamp,
             attempts_before=attempts if isinstance(attempts, int) and 0 <= attempts < 10_000 else 0,
             revived=execution.revived,
+            alone_at=self._max_crashes - 1,
+            alone=execution.alone,
         )
-
-    def _admit(self, broker: Broker, execution: Execution, lease: Lease) -> bool:
-        """Let the job run now, unless it is on its last chance and another such job runs in this process.
-
-        A job that kills its worker takes its neighbours with it, and all of them count a crash. If they came back
-        together every time, the innocent would be quarantined with the guilty. So a last chance is given to one job at
-        a time.
-        """
-        if not self._max_crashes > lease.crashes >= max(1, self._max_crashes - 1):
-            return True
-        if self._last_chance.acquire(blocking=False):
-            execution.alone = True
-            return True
-        self._patience.wait_out(lambda: self._store.release(lease, delay=timedelta(), counted=False))
-        self._defer(broker, execution, LAST_CHANCE_DEFERRAL)
-        return False
 
     def _defer(self, broker: Broker, execution: Execution, wait: timedelta) -> None:
         delay = min(max(wait, timedelta(seconds=1)), LONGEST_DEFERRAL)
@@ -171,6 +173,13 @@ class Idempotency(Middleware):
         else:
             # Another owner has the job by now. Back in the queue, this delivery will find out what it did.
             self._hand_back(execution)
+
+    def _let_go(self, execution: Execution) -> None:
+        if execution.lease is not None:
+            self._keeper.forget(execution.lease)
+        if execution.alone:
+            execution.alone = False
+            self._last_chance.release()
 
     def _hand_back(self, execution: Execution) -> None:
         execution.verdict = Verdict.HANDED_BACK

@@ -121,7 +121,7 @@ class Retries(Middleware):
             actor=execution.job.actor,
             queue=execution.message.queue_name,
             died_at=int(time.time() * 1000),
-            attempts=lease.attempt,
+            attempts=lease.attempt - isinstance(error, Poison),  # a poison job was not run again
             sent_at=execution.message.message_timestamp,
             first_failed_at=lease.first_failed_at,
             trace_id=telemetry.trace_id(),

@@ -98,7 +98,7 @@ class Cron:
             return  # no zone is further from UTC
         before, first, last = ((start + span).astimezone(zone) for span in (-_MINUTE, timedelta(), _DAY - _MINUTE))
         offset = first.utcoffset() or timedelta()
-        if first.fold or not before.utcoffset() == offset == last.utcoffset():
+        if not before.utcoffset() == offset == last.utcoffset():
             yield from self._ticks_around_change(start, zone)
             return
         for local in sorted({first.date(), last.date()}):
@@ -112,9 +112,10 @@ class Cron:
 
     def _ticks_around_change(self, start: datetime, zone: ZoneInfo) -> Iterator[datetime]:
         """The same for a day on which the clock changes: minute by minute."""
+        wall = _wall((start - _MINUTE).astimezone(zone))
         for instant in (start + n * _MINUTE for n in range(_DAY // _MINUTE)):
-            local = instant.astimezone(zone)
-            wall, wall_before = _wall(local), _wall((instant - _MINUTE).astimezone(zone))
+            local, wall_before = instant.astimezone(zone), wall
+            wall = _wall(local)
             if self._goes_by_clock:
                 ticks = self.matches(wall)
             elif local.fold:

@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Final
 
-from jobkit.errors import JobkitError, SendError, StoreUnavailable
+from jobkit.errors import SendError, StoreUnavailable
 from jobkit.producer import SendsMessages
 from jobkit.schedule.registry import Schedule, ScheduleRegistry
 
 #: Ticks missed for longer than this are not made up for.
 MISFIRE_LIMIT: Final = timedelta(days=1)
 
+_LOOK: Final = 10.0
 _RETRY: Final = 5.0
 
 log = logging.getLogger(__name__)
@@ -37,18 +38,21 @@ class Scheduler:
         self._clock = clock
         self._known = -1
 
-    def run(self, stop: threading.Event) -> None:
-        """Fire what is due at each full minute until ``stop`` is set; outages are waited out."""
+    def run(self, stop: threading.Event, alive: Callable[[], None] = lambda: None) -> None:
+        """Fire what is due until ``stop`` is set; outages are waited out.
+
+        Args:
+            stop: Ends it, at once.
+            alive: Called at least every ten seconds, as a sign of life.
+        """
         while not stop.is_set():
+            alive()
             try:
                 self.fire_due()
-                pause = 60 - self._clock().timestamp() % 60
+                pause = min(60 - self._clock().timestamp() % 60, _LOOK)
             except (SendError, StoreUnavailable) as outage:
                 log.warning("ticks wait: %s", outage)
                 pause = _RETRY
-            except JobkitError:
-                log.exception("ticks wait for an error to be mended")
-                pause = 60.0
             stop.wait(pause)
 
     def fire_due(self) -> int:
@@ -57,7 +61,15 @@ class Scheduler:
         if len(schedules) != self._known:
             self._known = len(schedules)
             log.info("firing %d schedules", self._known)
-        return sum(self._fire(schedule, now) for schedule in schedules)
+        fired = 0
+        for schedule in schedules:
+            try:
+                fired += self._fire(schedule, now)
+            except (SendError, StoreUnavailable):
+                raise
+            except Exception:  # one that is broken must not stop the others
+                log.exception("%s cannot be fired", schedule.name)
+        return fired
 
     def _fire(self, schedule: Schedule, now: datetime) -> bool:
         last = self._registry.last_tick(schedule.name) or now

@@ -57,6 +57,13 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspect:
+    """The job has taken down as many workers as ``alone_at`` says: ask again when no other such job runs beside it."""
+
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The job is done or dead, so this delivery has nothing left to do."""
 
@@ -94,8 +101,17 @@ class JobStore(Protocol):
     """
 
     def acquire(
-        self, job: JobKey, owner: str, *, ttl: timedelta, sent_at: int, attempts_before: int = 0, revived: bool = False
-    ) -> Lease | Held | Finished:
+        self,
+        job: JobKey,
+        owner: str,
+        *,
+        ttl: timedelta,
+        sent_at: int,
+        attempts_before: int = 0,
+        revived: bool = False,
+        alone_at: int = 0,
+        alone: bool = False,
+    ) -> Lease | Held | Suspect | Finished:
         """Ask for the right to run ``job`` for ``ttl``.
 
         Args:
@@ -105,6 +121,8 @@ class JobStore(Protocol):
             sent_at: The message's timestamp. It tells a redelivery of a dead message from the same job sent anew.
             attempts_before: What the message itself says of attempts made, should the record have been lost.
             revived: Whether the message has come back from a dead-letter queue, which starts a dead job anew.
+            alone_at: After so many crashes, no lease is given unless ``alone``; 0 is never.
+            alone: Whether no other such job runs in this process.
         """
 
     def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from jobkit.store.base import DUE_SLACK, Finished, Held, JobKey, JobRecord, JobState, Lease
+from jobkit.store.base import DUE_SLACK, Finished, Held, JobKey, JobRecord, JobState, Lease, Suspect
 from jobkit.time import milliseconds
 
 
@@ -35,8 +35,17 @@ class MemoryStore:
         self._lock = threading.Lock()
 
     def acquire(
-        self, job: JobKey, owner: str, *, ttl: timedelta, sent_at: int, attempts_before: int = 0, revived: bool = False
-    ) -> Lease | Held | Finished:
+        self,
+        job: JobKey,
+        owner: str,
+        *,
+        ttl: timedelta,
+        sent_at: int,
+        attempts_before: int = 0,
+        revived: bool = False,
+        alone_at: int = 0,
+        alone: bool = False,
+    ) -> Lease | Held | Suspect | Finished:
         with self._lock:
             now = self._now()
             row = self._row(job, now) or _Row(JobRecord(job, JobState.WAITING, attempts_before, 0, 0))
@@ -55,8 +64,11 @@ class MemoryStore:
                 if row.lease_until > now:
                     return Held(timedelta(milliseconds=row.lease_until - now), JobState.RUNNING)
                 crashes += 1
+                row.record = record = replace(record, state=JobState.WAITING, crashes=crashes, due_at=now)
             elif record.due_at > now + milliseconds(DUE_SLACK):
                 return Held(timedelta(milliseconds=record.due_at - now), JobState.WAITING)
+            if alone_at and crashes == alone_at and not alone:
+                return Suspect(crashes)
             row.record = JobRecord(
                 job,
                 JobState.RUNNING,

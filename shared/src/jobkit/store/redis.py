@@ -11,7 +11,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
 from jobkit.errors import StoreUnavailable
-from jobkit.store.base import DUE_SLACK, Finished, Held, JobKey, JobRecord, JobState, Lease
+from jobkit.store.base import DUE_SLACK, Finished, Held, JobKey, JobRecord, JobState, Lease, Suspect
 from jobkit.time import milliseconds
 
 T = TypeVar("T")
@@ -61,22 +61,28 @@ class RedisStore:
         )
 
     def acquire(
-        self, job: JobKey, owner: str, *, ttl: timedelta, sent_at: int, attempts_before: int = 0, revived: bool = False
-    ) -> Lease | Held | Finished:
+        self,
+        job: JobKey,
+        owner: str,
+        *,
+        ttl: timedelta,
+        sent_at: int,
+        attempts_before: int = 0,
+        revived: bool = False,
+        alone_at: int = 0,
+        alone: bool = False,
+    ) -> Lease | Held | Suspect | Finished:
         arguments: list[str | bytes | int | float] = [
-            owner,
-            milliseconds(ttl),
-            self._ttl,
-            sent_at,
-            attempts_before,
-            int(revived),
-            milliseconds(DUE_SLACK),
+            *(owner, milliseconds(ttl), self._ttl, sent_at, attempts_before, int(revived), milliseconds(DUE_SLACK)),
+            *(alone_at, int(alone)),
         ]
         verdict, *details = self._call(lambda: self._acquire(keys=[self._key(job)], args=arguments))
         match verdict.decode():
             case "leased":
                 fence, attempt, crashes, first_failed_at = (int(number) for number in details)
                 return Lease(job, owner, fence, attempt, crashes, first_failed_at)
+            case "suspect":
+                return Suspect(int(details[0]))
             case "held":
                 return Held(timedelta(milliseconds=int(float(details[0]))), JobState(details[1].decode()))
             case state:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ def confine_libvips() -> None:
     switching. The cache would hold pixels of jobs that are done. Decoders for SVG, PDF and the like would read other
     files and have a history of holes (libvips documentation, "Security").
     """
+    logging.getLogger("pyvips").setLevel(logging.WARNING)  # it reports every step of every picture
     pyvips.concurrency_set(1)
     pyvips.cache_set_max(0)
     pyvips.operation_block_set("VipsForeignLoad", True)

@@ -1,5 +1,6 @@
 """A model in ONNX Runtime, and the cache of those that are loaded."""
 
+import os
 from collections import OrderedDict
 from contextlib import suppress
 from threading import Lock, RLock
@@ -7,7 +8,6 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime  # type: ignore[import-untyped]  # ships neither annotations nor stubs
 
 from inference_service.adapters.datasets import Features, Labels
 from inference_service.adapters.registry import Registry
@@ -23,6 +23,11 @@ class OnnxModel:
     """
 
     def __init__(self, data: bytes) -> None:
+        # It reports its use to its maker from its import on, unless this is set before. Imported here, so that this
+        # module's own import changes no environment.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+        import onnxruntime  # type: ignore[import-untyped]  # ships neither annotations nor stubs
+
         options = onnxruntime.SessionOptions()
         # A worker runs one job per thread already: more threads inside would compete for the same cores.
         options.intra_op_num_threads = 1

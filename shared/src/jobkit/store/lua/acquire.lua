@@ -1,5 +1,6 @@
 -- Give the job to whoever asks, unless it is running elsewhere, not due, done, or dead.
--- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, revived (0|1), slack ms
+-- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, revived (0|1), slack ms,
+-- alone at, alone (0|1)
 local key, owner, ttl, record_ttl = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -24,11 +25,17 @@ elseif state == 'running' then
     return {'held', tostring(remaining), 'running'}
   end
   crashes = crashes + 1
+  redis.call('HSET', key, 'state', 'waiting', 'crashes', crashes, 'due_at', now)
+  redis.call('HDEL', key, 'owner', 'lease_until')
 elseif state == 'waiting' then
   local remaining = tonumber(row[4]) - now
   if remaining > tonumber(ARGV[7]) then
     return {'held', tostring(remaining), 'waiting'}
   end
+end
+
+if crashes > 0 and crashes == tonumber(ARGV[8]) and ARGV[9] == '0' then
+  return {'suspect', tostring(crashes)}
 end
 
 attempt = attempt + 1
