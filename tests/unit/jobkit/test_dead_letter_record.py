@@ -24,8 +24,8 @@ def raised(error: BaseException) -> BaseException:
     return caught.value
 
 
-def failure_of(error: BaseException, actor: str = "send_email", **more: int) -> Failure:
-    return Failure.of(error, Reason.EXHAUSTED, actor=actor, queue="email.high", died_at=1_700_000_000_500, **more)
+def failure_of(error: BaseException, actor: str = "send_email") -> Failure:
+    return Failure.of(error, Reason.EXHAUSTED, actor=actor, queue="email.high", died_at=1_700_000_000_500)
 
 
 def over_the_wire(failure: Failure) -> tuple[Failure, int]:
@@ -137,7 +137,8 @@ def test_what_a_worker_has_dead_lettered_was_dead() -> None:
 
 
 def test_headers_that_say_nothing_give_a_record_that_says_so() -> None:
-    for headers in (None, {}, {"x-death": []}):
+    nothing: list[dict[str, object] | None] = [None, {}, {"x-death": []}]
+    for headers in nothing:
         failure = Failure.from_headers(headers, "email")
         assert (failure.reason, failure.queue, failure.attempts) == ("unknown", "email", 0)
 

@@ -1,5 +1,6 @@
 """An interrupt reaches the running job and nothing else, in real threads."""
 
+import contextlib
 import random
 import sys
 import threading
@@ -7,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from dramatiq.middleware import Interrupt, Shutdown
+from dramatiq.middleware import Shutdown
 
 from jobkit.errors import LeaseLost, TimeLimitExceeded
-from jobkit.interrupts import Interrupts
+from jobkit.interrupts import Interrupts, _raise_in
 
 LONG = 60.0
 
@@ -87,6 +88,17 @@ def test_a_job_in_a_system_call_is_interrupted_when_it_comes_back() -> None:
     assert interrupts.interrupt(thread, LeaseLost)
     gate.release()
     assert isinstance(runner.end(), LeaseLost)
+
+
+def test_an_interrupt_that_has_not_landed_can_be_taken_back() -> None:
+    gate = threading.Lock()
+    gate.acquire()
+    runner = Runner(Interrupts(), lambda: gate.acquire())  # noqa: PLW0108, RUF100  a call from Python code
+    thread = runner.begin()
+    _raise_in(thread, Shutdown)
+    _raise_in(thread, None)
+    gate.release()
+    assert runner.end() is True
 
 
 def test_each_kind_of_interrupt_arrives_as_itself() -> None:
@@ -180,25 +192,31 @@ def test_jobs_that_end_just_at_their_limit_are_never_interrupted_afterwards(eage
     assert min(outcomes.values()) > 20, f"the race was not run: {outcomes}"
 
 
-def test_interrupts_that_meet_the_finish_from_another_thread_are_taken_back(eager_switching: None) -> None:
+def test_interrupts_at_the_start_and_the_finish_of_many_jobs_stop_no_worker(eager_switching: None) -> None:
     interrupts, finished = Interrupts(), threading.Event()
-    mine = threading.get_ident()
-    landed: list[type[Interrupt]] = []
+    escaped: list[BaseException] = []
 
     def attack() -> None:
         while not finished.is_set():
-            interrupts.interrupt(mine, Shutdown)
+            interrupts.interrupt_all(Shutdown)
+
+    def work() -> None:
+        try:
+            for _ in range(400):
+                with contextlib.suppress(Shutdown, TimeLimitExceeded):
+                    interrupts.run(lambda: None, limit=0.0001)
+                time.monotonic()
+        except BaseException as error:  # noqa: BLE001, RUF100  whatever escapes is what the test looks for
+            escaped.append(error)
 
     attacker = threading.Thread(target=attack, daemon=True)
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(4)]
     attacker.start()
-    try:
-        for _ in range(1_000):
-            try:
-                interrupts.run(lambda: None, limit=LONG)
-            except Shutdown:
-                landed.append(Shutdown)
-            time.monotonic()
-    finally:
-        finished.set()
-        attacker.join(5)
-    assert len(landed) < 1_000
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(8)
+    finished.set()
+    attacker.join(5)
+    assert not any(worker.is_alive() for worker in workers), "a lock was left behind"
+    assert escaped == []

@@ -8,7 +8,16 @@ from dramatiq.middleware import Shutdown
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobkit.errors import BadPayload, PermanentError, Poison, Retry, TimeLimitExceeded, TransientError
+from jobkit.errors import (
+    OUTAGES,
+    BadPayload,
+    MessageTooLarge,
+    PermanentError,
+    Poison,
+    Retry,
+    TimeLimitExceeded,
+    TransientError,
+)
 from jobkit.retry import MAX_DELAY, RetryOn, RetryPolicy, custom, exponential, fixed, linear, never
 
 
@@ -111,6 +120,15 @@ def test_a_permanent_error_is_never_retried(retry_on: RetryOn, failure: Exceptio
 @pytest.mark.parametrize("interrupt", [TimeLimitExceeded("late"), Shutdown("stop")])
 def test_an_interrupt_is_retried_whatever_the_policy_names(retry_on: RetryOn, interrupt: BaseException) -> None:
     assert exponential(retry_on=retry_on).retries(interrupt)
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_an_outage_is_retried_whatever_the_policy_names(outage: type[Exception]) -> None:
+    assert exponential(retry_on=TransientError).retries(outage("away"))
+
+
+def test_a_message_that_is_too_large_is_not_retried() -> None:
+    assert not exponential().retries(MessageTooLarge("too large"))
 
 
 def test_the_horizon_is_the_sum_of_the_longest_waits_between_all_attempts() -> None:

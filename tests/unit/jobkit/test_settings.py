@@ -161,7 +161,7 @@ def test_secrets_of_one_s_own_are_accepted_in_production(monkeypatch: pytest.Mon
 
 def test_settings_cannot_be_changed_once_read() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        load_platform().log_level = "DEBUG"
+        load_platform().log_level = "DEBUG"  # type: ignore[misc]  # that is the point
 
 
 def test_a_misconfiguration_ends_the_process_with_status_78_and_one_line(

@@ -90,8 +90,8 @@ def details(span: ReadableSpan) -> dict[str, Any]:
 
 
 def context_of(span: ReadableSpan) -> trace.SpanContext:
-    assert span.context is not None
-    return span.context
+    context: trace.SpanContext = span.context
+    return context
 
 
 @pytest.fixture(scope="session")
