@@ -8,7 +8,6 @@ export PYTHON
 BIN := .venv/bin
 READY := .venv/.ready
 LOCAL := var/local
-COMPOSE := docker compose -f deploy/compose.yaml
 PACKAGES := $(wildcard pyproject.toml shared/pyproject.toml services/*/pyproject.toml deploy/local/pyproject.toml)
 
 .PHONY: help
@@ -48,7 +47,7 @@ check: $(READY) ## format, lint, types, import layers
 
 .PHONY: unit
 unit: $(READY) ## the unit tests: seconds, no services
-	$(BIN)/pytest -q tests/unit
+	$(BIN)/pytest -q -n 2 tests/unit
 
 .PHONY: test
 test: $(READY) ## unit, contract, integration and short chaos tests on private nodes
@@ -66,11 +65,11 @@ bench: $(READY) ## this project beside its peers, the same work in the same run
 
 .PHONY: stack
 stack: ## the whole project in containers
-	$(COMPOSE) up --build --detach --wait
+	@deploy/stack.sh up
 
 .PHONY: stack-test
 stack-test: $(READY) ## the smoke test of the containers
-	$(BIN)/pytest -q tests/stack
+	@deploy/stack.sh test
 
 ## ---- look after it
 

@@ -6,14 +6,21 @@ cd "$(dirname "$0")/.."
 
 # The names of package indexes stay out of the files: where packages come from is the machine's affair.
 compile() {
-    "$uv" pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+    "$uv" pip compile --universal --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet "$@"
 }
 
 uv=$PWD/.venv/bin/uv
-compile --group dev --group bench --output-file requirements.lock \
-    --no-emit-package jobkit --no-emit-package email-service --no-emit-package images-service \
-    --no-emit-package etl-service --no-emit-package inference-service --no-emit-package local-stack
-for service in services/*/; do
-    (cd "$service" && compile --constraints ../../requirements.lock --no-emit-package jobkit --output-file requirements.lock)
+# Our own packages are installed from here, not from a lock.
+set --
+for package in shared services/* deploy/local; do
+    set -- "$@" --no-emit-package "$(sed -n 's/^name = "\(.*\)"/\1/p' "$package/pyproject.toml")"
 done
+compile pyproject.toml --group dev --group bench --output-file requirements.lock "$@"
+for service in services/*/; do
+    (cd "$service" && compile pyproject.toml --constraints ../../requirements.lock --no-emit-package jobkit --output-file requirements.lock)
+done
+# What builds the wheels inside the images, and the image that holds jobkit alone.
+compile deploy/build.in --constraints requirements.lock --output-file deploy/build.lock
+compile shared/pyproject.toml --extra worker --constraints requirements.lock --no-emit-package jobkit \
+    --output-file deploy/scheduler/requirements.lock

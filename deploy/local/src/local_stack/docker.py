@@ -2,8 +2,8 @@
 
 import json
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from local_stack.errors import NodeFailed
 
@@ -66,19 +66,23 @@ class Compose:
             NodeFailed: the compose file publishes none of the ports, or cannot be read.
         """
         services = json.loads(self._run("config", "--format", "json", seconds=_DOWN_SECONDS))["services"]
-        broker, database = (_variables(services[name]) for name in ("rabbitmq", "postgres"))
-        broker_user = f"{broker.get('RABBITMQ_DEFAULT_USER', 'guest')}:{broker.get('RABBITMQ_DEFAULT_PASS', 'guest')}"
-        owner = database.get("POSTGRES_USER", "postgres")
-        name = database.get("POSTGRES_DB", owner)
+        broker = self._outside(services["email"]["environment"]["JOBKIT_BROKER_URL"])
+        user = urlsplit(broker).netloc.rpartition("@")[0]
         return {
-            "JOBKIT_BROKER_URL": f"amqp://{broker_user}@{self._address('rabbitmq', 5672)}/%2F",
-            "JOBKIT_STORE_URL": f"redis://{self._address('redis', 6379)}/0",
-            "EMAIL_SMTP_URL": f"smtp://{self._address('mailpit', 1025)}",
-            "LOCAL_POSTGRES_URL": f"postgresql://{owner}:{database.get('POSTGRES_PASSWORD', '')}"
-            f"@{self._address('postgres', 5432)}/{name}",
-            "LOCAL_MANAGEMENT_URL": f"http://{broker_user}@{self._address('rabbitmq', 15672)}",
+            "JOBKIT_BROKER_URL": broker,
+            "JOBKIT_STORE_URL": self._outside(services["email"]["environment"]["JOBKIT_STORE_URL"]),
+            "EMAIL_SMTP_URL": self._outside(services["email"]["environment"]["EMAIL_SMTP_URL"]),
+            "LOCAL_POSTGRES_URL": self._outside(services["etl"]["environment"]["ETL_DATABASE_URL"]),
+            "LOCAL_MANAGEMENT_URL": f"http://{user}@{self._address('rabbitmq', 15672)}",
             "LOCAL_MAIL_URL": f"http://{self._address('mailpit', 8025)}",
         }
+
+    def _outside(self, url: str) -> str:
+        """What this machine reaches a URL by that holds inside the containers' network."""
+        parts = urlsplit(url)
+        user, at, _ = parts.netloc.rpartition("@")
+        published = self._address(str(parts.hostname), int(parts.port or 0))
+        return parts._replace(netloc=f"{user}{at}{published}").geturl()
 
     def _address(self, service: str, port: int) -> str:
         published = self._run("port", service, str(port), seconds=_DOWN_SECONDS).strip().splitlines()
@@ -95,7 +99,3 @@ class Compose:
         if done.returncode != 0:
             raise NodeFailed(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
         return done.stdout
-
-
-def _variables(service: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
-    return service.get("environment", {})
