@@ -101,7 +101,6 @@ class Post:
     def close(self) -> None: ...
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:pyvips")
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name_of)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobkit.producer.Sender", Post)
