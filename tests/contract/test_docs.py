@@ -92,7 +92,7 @@ class Post:
             if service in SERVICES:
                 declared = importlib.import_module(f"{service}_service.actors").service
                 contract = declared.actors[message.actor_name].contract
-                lanes = {topology.lane_queue(contract.queue, lane) for lane in declared.lanes}
+                lanes = {topology.lane_queue(contract.queue, lane) for lane in contract.lanes}
                 assert message.queue_name in lanes
                 contract.model_validate(message.kwargs)
         assert delay >= timedelta()

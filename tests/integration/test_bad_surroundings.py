@@ -63,7 +63,7 @@ def test_a_setting_that_is_wrong_is_named(tmp_path: Path, environment: dict[str,
 
 
 def test_a_default_password_is_refused_in_production(tmp_path: Path, environment: dict[str, str]) -> None:
-    assert "JOBKIT_BROKER_URL: holds a default password" in refused(
+    assert "JOBKIT_BROKER_URL: a default password that everybody knows" in refused(
         tmp_path, {**environment, "JOBKIT_ENVIRONMENT": "production"}
     )
 

@@ -48,17 +48,19 @@ class Assembly(Generic[R]):
 
     def install(self, broker: JobBroker | MemoryBroker, *, process_of_its_own: bool) -> None:
         """Give ``broker`` the middleware and declare the actors and their lanes on it."""
-        lifespan = Lifespan(self.open_resources)
-        middleware = self._guarantees(broker, lifespan)
+        lifespan, interrupts = Lifespan(self.open_resources), Interrupts()
+        middleware = self._guarantees(broker, lifespan, interrupts)
         if process_of_its_own:
             middleware = [*self._operations(), *middleware]
         for one in middleware:
             broker.add_middleware(one)
-        self._declare(broker, Runner(self.store, self.producer, lifespan))
+        self._declare(broker, Runner(self.store, self.producer, lifespan, interrupts))
 
-    def _guarantees(self, broker: JobBroker | MemoryBroker, lifespan: Lifespan[R]) -> list[Middleware]:
+    def _guarantees(
+        self, broker: JobBroker | MemoryBroker, lifespan: Lifespan[R], interrupts: Interrupts
+    ) -> list[Middleware]:
         """What surrounds every job. ``before_*`` hooks run downward, ``after_*`` hooks upward."""
-        interrupts, patience = Interrupts(), Patience(broker.stopping)
+        patience = Patience(broker.stopping)
         limit = self.settings.stop_grace_seconds - STOP_MARGIN.total_seconds()
         lease = timedelta(seconds=self.platform.lease_seconds)
         return [

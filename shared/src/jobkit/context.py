@@ -2,7 +2,6 @@
 
 import logging
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, Protocol, TypeVar
@@ -10,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 from jobkit.contracts.job import Job
 from jobkit.errors import StoreUnavailable
 from jobkit.execution import Execution
+from jobkit.interrupts import Interrupts
 from jobkit.receipt import Receipt
 from jobkit.store.base import JobStore, Lease
 
@@ -60,11 +60,13 @@ class Context(Generic[R]):
     _lease: Lease
     _store: JobStore
     _producer: SendsJobs
+    _interrupts: Interrupts
 
     def progress(self, percent: float, step: str = "", note: str = "") -> None:
         """Say how far the job is, 0 to 100, for whoever asks by its id; while the store is away, nobody hears it."""
         try:
-            self._store.report(self._lease, percent=max(0.0, min(100.0, percent)), step=step, note=note)
+            percent = max(0.0, min(100.0, percent))
+            self._interrupts.shielded(lambda: self._store.report(self._lease, percent=percent, step=step, note=note))
         except StoreUnavailable as outage:
             log.warning("progress is not recorded: %s", outage)
 
@@ -81,16 +83,4 @@ class Context(Generic[R]):
         """
         self._execution.sends += 1
         child = child_id(self.job_id, job.actor, key if key is not None else self._execution.sends)
-        return self._producer.send(job, lane=lane, job_id=child, delay=delay)
-
-
-def context_for(execution: Execution, resources: R, store: JobStore, producer: SendsJobs) -> Context[R]:
-    """The context of a run that holds a lease."""
-    lease = execution.lease
-    if lease is None:
-        raise RuntimeError("a job runs only under a lease")
-    return Context(execution.job.id, lease.attempt, lease.fence, resources, execution, lease, store, producer)
-
-
-#: How an actor's function is called.
-Handler = Callable[[Job, Context[R]], object]
+        return self._interrupts.shielded(lambda: self._producer.send(job, lane=lane, job_id=child, delay=delay))

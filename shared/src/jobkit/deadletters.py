@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Self
 
+from jobkit.errors import text_of
+
 #: Prefix of the headers. A message that bears them has been dead before.
 HEADER = "failure-"
 
@@ -86,7 +88,7 @@ class Failure:
         return cls(
             reason=reason,
             type=name,
-            message=_printable(_text_of(error))[:_MAX_MESSAGE],
+            message=_printable(text_of(error))[:_MAX_MESSAGE],
             traceback=text[-_MAX_TRACEBACK:],
             fingerprint=_fingerprint(actor, name, error),
             attempts=attempts,
@@ -138,18 +140,9 @@ def _broker_death(headers: Mapping[str, object]) -> Mapping[str, object] | None:
 def _fingerprint(actor: str, name: str, error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = (
-        f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].name}"
-        if frames
-        else re.sub(r"\d+", "#", _text_of(error))
+        f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].name}" if frames else re.sub(r"\d+", "#", text_of(error))
     )
     return hashlib.sha256(_printable(f"{actor}|{name}|{place}").encode()).hexdigest()[:12]
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # an exception's own mistake must not stand between a job and its dead letter
-        return f"<{type(error).__name__} has no text>"
 
 
 def _printable(text: str) -> str:

@@ -112,3 +112,11 @@ class SettingsError(JobkitError):
 
 #: What passes by itself: it says nothing about the job that met it.
 OUTAGES = (StoreUnavailable, BrokerUnavailable, SendRefused)
+
+
+def text_of(error: BaseException) -> str:
+    """The text of any exception, also of one whose own ``__str__`` fails: that must not stand in a job's way."""
+    try:
+        return str(error)
+    except Exception:
+        return f"<{type(error).__name__} has no text>"

@@ -2,10 +2,12 @@
 
 CPython can raise an exception in another thread, but only somewhere. If it lands in a hook that runs after the job, the
 thread dies or the message is acked unseen. So a job runs inside a window: an interrupt is raised only while the window
-is open, at most once, and closing it takes back one that has not landed yet.
+is open, at most once, and closing it takes back one that has not landed yet. Calls that must not be cut in half, such
+as a send, are shielded: the interrupt waits for their end.
 """
 
 import ctypes
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +27,8 @@ T = TypeVar("T")
 class _Window:
     deadline: float
     interrupted: bool = False
+    shielded: bool = False
+    waiting: type[Interrupt] | None = None
 
 
 class Interrupts:
@@ -35,35 +39,61 @@ class Interrupts:
         # A plain lock and a simple queue, no Condition and no Event: an interrupt must not land between the taking of a
         # lock and the block that frees it. The interpreter looks for interrupts in Python code, of which those consist.
         self._lock = threading.Lock()
-        self._opened: SimpleQueue[None] = SimpleQueue()
+        self._sooner: SimpleQueue[None] = SimpleQueue()  # a deadline has come that is earlier than the next look
+        self._next_look = math.inf
         self._watch: threading.Thread | None = None
 
     def run(self, job: Callable[[], T], *, limit: float) -> T:
         """Run ``job`` in this thread; ``TimeLimitExceeded`` is raised in it after ``limit`` seconds."""
         self._ensure_watched()
+        deadline = time.monotonic() + limit
         try:
             with self._lock:
-                self._windows[threading.get_ident()] = _Window(time.monotonic() + limit)
-            self._opened.put(None)
+                self._windows[threading.get_ident()] = _Window(deadline)
+                wake = deadline < self._next_look
+            if wake:
+                self._sooner.put(None)
             return job()
         finally:
             self._close()
 
+    def shielded(self, call: Callable[[], T]) -> T:
+        """What ``call`` returns; an interrupt that comes meanwhile is raised when it has returned."""
+        with self._lock:
+            window = self._windows.get(threading.get_ident())
+            if window is None or window.interrupted or window.shielded:
+                window = None  # no job, or its interrupt is on its way, or the shield is up already
+            else:
+                window.shielded = True
+        try:
+            return call()
+        finally:
+            if window is not None:
+                with self._lock:
+                    window.shielded = False
+                    waiting = window.waiting
+                if waiting is not None:
+                    raise waiting
+
     def interrupt(self, thread: int, interrupt: type[Interrupt]) -> bool:
         """Raise ``interrupt`` in the job that runs in ``thread``; False if none runs or it was interrupted before."""
         with self._lock:
-            window = self._windows.get(thread)
-            if window is None or window.interrupted:
-                return False
-            window.interrupted = True
-            _raise_in(thread, interrupt)
-            return True
+            return self._interrupt(thread, self._windows.get(thread), interrupt)
 
     def interrupt_all(self, interrupt: type[Interrupt]) -> int:
         """Raise ``interrupt`` in every job that runs; returns how many."""
         with self._lock:
-            threads = list(self._windows)
-        return sum(self.interrupt(thread, interrupt) for thread in threads)
+            return sum(self._interrupt(thread, window, interrupt) for thread, window in self._windows.items())
+
+    def _interrupt(self, thread: int, window: _Window | None, interrupt: type[Interrupt]) -> bool:
+        if window is None or window.interrupted:
+            return False
+        window.interrupted = True
+        if window.shielded:
+            window.waiting = interrupt
+        else:
+            _raise_in(thread, interrupt)
+        return True
 
     def _close(self) -> None:
         thread = threading.get_ident()
@@ -85,25 +115,15 @@ class Interrupts:
 
     def _watch_deadlines(self) -> None:
         while True:
-            with suppress(Empty):
-                while True:
-                    self._opened.get_nowait()
-            with self._lock:
-                pending = {thread: w.deadline for thread, w in self._windows.items() if not w.interrupted}
             now = time.monotonic()
-            for thread in [thread for thread, deadline in pending.items() if deadline <= now]:
-                self._interrupt_if_late(thread)
-                del pending[thread]
+            with self._lock:
+                for thread, window in self._windows.items():
+                    if window.deadline <= now:
+                        self._interrupt(thread, window, TimeLimitExceeded)
+                deadlines = [w.deadline for w in self._windows.values() if not w.interrupted]
+                self._next_look = min(deadlines, default=math.inf)
             with suppress(Empty):
-                self._opened.get(timeout=min((deadline - now for deadline in pending.values()), default=None))
-
-    def _interrupt_if_late(self, thread: int) -> None:
-        with self._lock:
-            window = self._windows.get(thread)
-            if window is None or window.interrupted or window.deadline > time.monotonic():
-                return  # the job has ended meanwhile, and perhaps the next one has begun
-            window.interrupted = True
-            _raise_in(thread, TimeLimitExceeded)
+                self._sooner.get(timeout=self._next_look - now if deadlines else None)
 
 
 def _raise_in(thread: int, interrupt: type[Interrupt] | None) -> None:

@@ -52,11 +52,15 @@ class LeaseKeeper:
             except StoreUnavailable as outage:
                 log.warning("leases cannot be renewed now: %s", outage)
                 continue
+            except Exception:  # the leases of all jobs depend on this thread
+                log.exception("leases cannot be renewed now")
+                continue
             for (lease, thread), held in zip(kept.items(), answers, strict=True):
-                if not held and self._is_kept(lease):
-                    log.error("the lease of %s %s has gone to another worker", lease.job.actor, lease.job.id)
-                    self._interrupts.interrupt(thread, LeaseLost)
+                if not held:
+                    self._lose(lease, thread)
 
-    def _is_kept(self, lease: Lease) -> bool:
-        with self._lock:
-            return lease in self._kept
+    def _lose(self, lease: Lease, thread: int) -> None:
+        with self._lock:  # so that the job cannot be forgotten, and the next one begin, before it is interrupted
+            if lease in self._kept:
+                self._interrupts.interrupt(thread, LeaseLost)
+                log.error("the lease of %s %s has gone to another worker", lease.job.actor, lease.job.id)

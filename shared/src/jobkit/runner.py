@@ -9,10 +9,11 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from jobkit.broker.envelope import contract_version
-from jobkit.context import Context, SendsJobs, context_for
+from jobkit.context import Context, SendsJobs
 from jobkit.contracts.job import Job
 from jobkit.errors import BadPayload, NewerContract
 from jobkit.execution import Execution, current
+from jobkit.interrupts import Interrupts
 from jobkit.middleware.lifespan import Lifespan
 from jobkit.retry import RetryPolicy
 from jobkit.schedule.cron import Cron
@@ -40,10 +41,11 @@ class ActorDeclaration(Generic[R]):
 class Runner(Generic[R]):
     """Calls actors' functions with their job and its context, under the lease that the middleware holds."""
 
-    def __init__(self, store: JobStore, producer: SendsJobs, lifespan: Lifespan[R]) -> None:
+    def __init__(self, store: JobStore, producer: SendsJobs, lifespan: Lifespan[R], interrupts: Interrupts) -> None:
         self._store = store
         self._producer = producer
         self._lifespan = lifespan
+        self._interrupts = interrupts
 
     def bind(self, declared: ActorDeclaration[R]) -> Callable[..., None]:
         """What Dramatiq calls. It returns nothing: the result goes into the job's record."""
@@ -53,10 +55,16 @@ class Runner(Generic[R]):
             if execution is None:
                 raise RuntimeError("an actor runs in a worker only; call its function in tests")
             job = parse(declared.contract, execution)
-            context = context_for(execution, self._lifespan.resources, self._store, self._producer)
-            execution.result = encode_result(declared.function(job, context))
+            execution.result = encode_result(declared.function(job, self._context(execution)))
 
         return run
+
+    def _context(self, execution: Execution) -> Context[R]:
+        lease, resources = execution.lease, self._lifespan.resources
+        if lease is None:
+            raise RuntimeError("a job runs only under a lease")
+        details = (execution, lease, self._store, self._producer, self._interrupts)
+        return Context(execution.job.id, lease.attempt, lease.fence, resources, *details)
 
 
 def parse(contract: type[Job], execution: Execution) -> Job:

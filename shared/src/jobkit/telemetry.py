@@ -7,13 +7,15 @@ Source: https://opentelemetry.io/docs/specs/semconv/messaging/rabbitmq/
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from dramatiq import Message
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode
+
+from jobkit.errors import text_of
 
 _SCOPE: Final = "jobkit"
 _tracer = trace.get_tracer(_SCOPE)
@@ -95,8 +97,9 @@ def processed(
     if error is not None:
         details["error.type"] = type(error).__name__
         span.set_attribute("error.type", type(error).__name__)
-        span.record_exception(error) if isinstance(error, Exception) else None
-        span.set_status(StatusCode.ERROR, str(error))
+        with suppress(Exception):  # it asks the exception for its text, which may fail
+            span.record_exception(error)
+        span.set_status(StatusCode.ERROR, text_of(error))
     span.set_attribute("jobkit.attempt", attempt)
     span.set_attribute("jobkit.outcome", outcome)
     span.end()

@@ -49,8 +49,13 @@ class _Batch:
     """Messages whose sender waits for all of them."""
 
     remaining: int
-    done: threading.Event = field(default_factory=threading.Event)
+    # A lock that is freed when all is done, not an Event: an interrupt of the waiting job could land inside an Event's
+    # own code, with its lock taken, and the publisher would hang on it.
+    done: threading.Lock = field(default_factory=threading.Lock)
     abandoned: bool = False
+
+    def __post_init__(self) -> None:
+        self.done.acquire()
 
 
 @dataclass(slots=True)
@@ -64,7 +69,7 @@ class _Entry:
         self.outgoing.error = self.outgoing.error or error
         self.batch.remaining -= 1
         if not self.batch.remaining:
-            self.batch.done.set()
+            self.batch.done.release()
 
 
 class ConfirmedPublisher:
@@ -78,7 +83,6 @@ class ConfirmedPublisher:
         self._settings = connection
         self._lock = threading.Lock()
         self._pid = 0
-        self._wake_pending = False
         self._trouble = ""
         self._stop_pausing = threading.Event()
         self._reset()
@@ -95,12 +99,9 @@ class ConfirmedPublisher:
         with self._lock:
             self._ensure_running()
             self._waiting.extend(_Entry(message, batch) for message in messages)
-            wake = not self._wake_pending and self._ioloop is not None
-            self._wake_pending = self._wake_pending or wake
-            ioloop = self._ioloop
-        if wake and ioloop is not None:
-            ioloop.add_callback_threadsafe(self._pump)
-        if not batch.done.wait(timeout):
+            if self._ioloop is not None:
+                self._ioloop.add_callback_threadsafe(self._pump)
+        if not batch.done.acquire(timeout=timeout):
             batch.abandoned = True
             reason = self._trouble or f"no confirm came from RabbitMQ at {self._settings.where} within {timeout:g} s"
             for message in messages:
@@ -132,7 +133,6 @@ class ConfirmedPublisher:
         self._ioloop: IOLoop | None = None
         self._connection: SelectConnection | None = None
         self._channel: Channel | None = None
-        self._wake_pending = False
         self._closing = False
         self._stop_pausing = threading.Event()
         self._trouble = ""
@@ -170,7 +170,6 @@ class ConfirmedPublisher:
         finally:
             with self._lock:
                 self._ioloop = None
-                self._wake_pending = False
             self._channel = self._connection = None
             self._take_back()
             ioloop.close()
@@ -203,8 +202,6 @@ class ConfirmedPublisher:
         self._pump()
 
     def _pump(self) -> None:
-        with self._lock:
-            self._wake_pending = False
         channel = self._channel
         if channel is None or not channel.is_open:
             return

@@ -10,7 +10,7 @@ from dramatiq import Broker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware, MiddlewareError, SkipMessage
 
-from jobkit.errors import Poison, StoreUnavailable
+from jobkit.errors import Poison, StoreUnavailable, text_of
 from jobkit.execution import ATTEMPTS_OPTION, DEFERRED_OPTION, Execution, Verdict, begin, execution_of
 from jobkit.interrupts import Interrupts
 from jobkit.leases import LeaseKeeper
@@ -161,7 +161,7 @@ class Idempotency(Middleware):
         if lease is None or verdict is None:
             self._hand_back(execution)
             return
-        failure = f"{type(execution.error).__name__}: {execution.error}"[:500] if execution.error else ""
+        failure = f"{type(execution.error).__name__}: {text_of(execution.error)}"[:500] if execution.error else ""
         transitions: dict[Verdict, Callable[[], bool]] = {
             Verdict.COMPLETED: lambda: store.complete(lease, execution.result),
             Verdict.RETRIED: lambda: store.release(lease, delay=execution.due_in(), counted=True, failure=failure),

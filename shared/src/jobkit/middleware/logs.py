@@ -13,6 +13,7 @@ from dramatiq.middleware import Middleware
 from structlog.tracebacks import ExceptionDictTransformer
 
 from jobkit import telemetry
+from jobkit.errors import text_of
 from jobkit.execution import Verdict, current, end, execution_of
 
 #: Without the values of local variables: a payload may hold what nobody should read.
@@ -86,17 +87,18 @@ class Logs(Middleware):
         if execution is None:
             return
         error, delay = execution.error, execution.delay.total_seconds()
+        text = text_of(error) if error else ""
         match execution.verdict:
             case Verdict.COMPLETED:
                 log.info("job completed")
             case Verdict.RETRIED:
-                log.warning("job failed, runs again in %.0f s: %s", delay, error, exc_info=error)
+                log.warning("job failed, runs again in %.0f s: %s", delay, text, exc_info=error)
             case Verdict.SNOOZED:
-                log.info("job asked to run again in %.0f s: %s", delay, error)
+                log.info("job asked to run again in %.0f s: %s", delay, text)
             case Verdict.DIED:
-                log.error("job died (%s): %s", execution.reason, error, exc_info=error)
+                log.error("job died (%s): %s", execution.reason, text, exc_info=error)
             case _:
-                log.warning("job handed back: %s", error or "its lease or the store is gone")
+                log.warning("job handed back: %s", text or "its lease or the store is gone")
         end()
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:

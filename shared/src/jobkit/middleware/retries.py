@@ -2,6 +2,7 @@
 
 import logging
 import time
+from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
 
 from dramatiq import Broker, Message
@@ -10,13 +11,25 @@ from dramatiq.middleware import Middleware, Shutdown, SkipMessage
 
 from jobkit import telemetry
 from jobkit.deadletters import Failure, Reason
-from jobkit.errors import BadPayload, LeaseLost, NewerContract, PermanentError, Poison, Retry
+from jobkit.errors import (
+    BadPayload,
+    BrokerUnavailable,
+    LeaseLost,
+    NewerContract,
+    PermanentError,
+    Poison,
+    Retry,
+    StoreUnavailable,
+)
 from jobkit.execution import ATTEMPTS_OPTION, DEFERRED_OPTION, Execution, Verdict, execution_of
 from jobkit.patience import Patience, WorkerStopping
 from jobkit.retry import RetryPolicy, exponential
 from jobkit.time import milliseconds
 
 DEFAULT_POLICY = exponential()
+
+#: When a job that met an outage of the broker or the store runs again.
+OUTAGE_DELAY = timedelta(seconds=5)
 
 _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
     (Poison, Reason.POISON),
@@ -82,6 +95,9 @@ class Retries(Middleware):
             return Verdict.HANDED_BACK
         if isinstance(error, Retry):
             execution.delay = error.after
+            return Verdict.SNOOZED
+        if isinstance(error, StoreUnavailable | BrokerUnavailable):  # not the job's doing: it burns no attempt
+            execution.delay = OUTAGE_DELAY
             return Verdict.SNOOZED
         policy: RetryPolicy = broker.get_actor(execution.job.actor).options.get("retry", self._policy)
         for kind, reason in _REASONS:

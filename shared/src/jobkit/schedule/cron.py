@@ -144,7 +144,10 @@ def cron(spec: str, timezone: str = "UTC") -> Cron:
     Raises:
         ValueError: the expression or the time zone is wrong; the text says where.
     """
-    return Cron(spec, timezone)
+    built = Cron(spec, timezone)
+    if built.next_after(datetime(2024, 1, 1, tzinfo=UTC)) is None:  # any moment will do
+        raise ValueError(f"cron {spec!r} never ticks: there is no such day")
+    return built
 
 
 def _expand(spec: str, text: str, name: str, lowest: int, highest: int, names: dict[str, int]) -> list[int]:
