@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
@@ -63,7 +63,6 @@ class Execution:
         settled: True once all that follows is durable, so that the delivery may be acked.
         published: When the copy was published, by the monotonic clock.
         sends: How many jobs it has sent so far; numbers their derived ids.
-        redelivered: Whether the broker has delivered this message before.
         revived: Whether it has come back from a dead-letter queue.
         alone: Whether it runs on its last chance, with no other such job beside it.
     """
@@ -81,7 +80,6 @@ class Execution:
     error: BaseException | None = None
     reason: Reason | None = None
     settled: bool = False
-    redelivered: bool = False
     revived: bool = False
     alone: bool = False
 
@@ -100,14 +98,6 @@ class Execution:
         self.settled = True
 
 
-@runtime_checkable
-class Delivery(Protocol):
-    """What our own brokers say of a delivery beside the message."""
-
-    redelivered: bool
-    revived: bool
-
-
 _current: ContextVar[Execution | None] = ContextVar("jobkit_execution", default=None)
 
 
@@ -115,9 +105,9 @@ def begin(message: MessageProxy) -> Execution:
     """Take charge of a delivery: from here on it is acked only once its execution is settled."""
     plain: Message[Any] = Message(**{name: getattr(message, name) for name in _FIELDS})
     execution = Execution(plain, JobKey(message.actor_name, message.message_id))
-    if isinstance(message, Delivery):
-        execution.redelivered, execution.revived = message.redelivered, message.revived
-    message.__dict__["execution"] = execution
+    said = message.__dict__  # by our own broker; the proxy would look for anything else in the message
+    execution.revived = said.get("revived", False)
+    said["execution"] = execution
     _current.set(execution)
     return execution
 

@@ -62,5 +62,5 @@ class LeaseKeeper:
     def _lose(self, lease: Lease, thread: int) -> None:
         with self._lock:  # so that the job cannot be forgotten, and the next one begin, before it is interrupted
             if lease in self._kept:
-                self._interrupts.interrupt(thread, LeaseLost)
                 log.error("the lease of %s %s has gone to another worker", lease.job.actor, lease.job.id)
+                self._interrupts.interrupt(thread, LeaseLost)

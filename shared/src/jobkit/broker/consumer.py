@@ -130,7 +130,6 @@ class RabbitmqConsumer(Consumer):
             message,
             session,
             method.delivery_tag,
-            redelivered=method.redelivered,
             revived=has_been_dead(properties.headers),
         )
 

@@ -34,13 +34,10 @@ class Settlement(Enum):
 class RabbitmqDelivery(MessageProxy):
     """A message together with the session over which it came."""
 
-    def __init__(
-        self, message: Message[Any], session: "Session", tag: int, *, redelivered: bool, revived: bool
-    ) -> None:
+    def __init__(self, message: Message[Any], session: "Session", tag: int, *, revived: bool) -> None:
         super().__init__(message)
         self.session = session
         self.tag = tag
-        self.redelivered = redelivered
         self.revived = revived
 
 
