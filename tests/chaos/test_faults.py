@@ -4,7 +4,9 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
+import pika
 import pytest
 from amqp import wait_for_dead_letter, wait_until_empty
 from ledger import Ledger
@@ -168,3 +170,61 @@ def test_sigterm_hands_prefetched_jobs_back_at_once_and_lets_running_ones_finish
     assert ledger.counts("start") == {"job-0": 1, "job-1": 1, "waiting-0": 1, "waiting-1": 1}
     assert ledger.counts("end") == ledger.counts("start")
     assert len(ledger.entries("close")) >= 1, "the worker closed its resources"
+
+
+def test_a_second_sigterm_ends_the_worker_at_once_and_still_loses_nothing(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
+) -> None:
+    with WorkerProcess(tmp_path, environment, threads=2, name="first") as first:
+        producer.send_many(Probe(name=f"job-{n}", seconds=12) for n in range(2))
+        ledger.wait(lambda log: len(log.entries("start")) == 2, what="the start of the long jobs")
+        first.signal(signal.SIGTERM)
+        ledger.wait(lambda _: "Stopping worker process" in first.output(), what="the worker's word")
+        asked = time.monotonic()
+        first.signal(signal.SIGTERM)
+        first.wait(10)
+        assert time.monotonic() - asked < 5
+    with WorkerProcess(tmp_path, environment, name="second"):
+        ledger.wait_for("end", "job-0", "job-1", limit=40)
+    assert ledger.counts("end") == {"job-0": 1, "job-1": 1}
+
+
+def test_connections_closed_under_running_jobs_lose_nothing_and_repeat_nothing(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger, rabbitmq: RabbitMQ
+) -> None:
+    names = [f"job-{n}" for n in range(60)]
+    with WorkerProcess(tmp_path, environment, name="one"), WorkerProcess(tmp_path, environment, name="two"):
+        producer.send_many(Probe(name=name, seconds=0.5) for name in names)
+        ledger.wait(lambda log: len(log.entries("end")) >= 8, what="the first jobs")
+        closed = close_connections(rabbitmq)
+        ledger.wait_for("end", *names, limit=60)
+        wait_until_empty(environment["JOBKIT_BROKER_URL"], "probe")
+    assert closed >= 4, "two workers with two connections each"
+    assert set(ledger.counts("start").values()) == {1}
+    assert set(ledger.counts("end").values()) == {1}
+
+
+def test_a_queue_that_is_deleted_under_its_consumer_is_made_again(
+    environment: dict[str, str], producer: Producer, ledger: Ledger, tmp_path: Path
+) -> None:
+    with WorkerProcess(tmp_path, environment) as worker:
+        producer.send(Probe(name="before"))
+        ledger.wait_for("end", "before")
+        with pika.BlockingConnection(pika.URLParameters(environment["JOBKIT_BROKER_URL"])) as connection:
+            connection.channel().queue_delete("probe")
+        ledger.wait(lambda _: "taking messages from probe again" in worker.output(), what="the worker's word")
+        producer.send(Probe(name="after"))
+        ledger.wait_for("end", "after")
+
+
+def close_connections(rabbitmq: RabbitMQ) -> int:
+    """Close every connection through the management page, which learns of them a few seconds late."""
+    deadline = time.monotonic() + 20
+    closed = 0
+    while closed < 4:
+        assert time.monotonic() < deadline, "the management page shows no connections"
+        for connection in rabbitmq.call("GET", "/api/connections"):
+            rabbitmq.call("DELETE", f"/api/connections/{quote(connection['name'])}")
+            closed += 1
+        time.sleep(0.1)
+    return closed
