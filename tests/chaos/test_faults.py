@@ -22,7 +22,12 @@ LEASE = 3
 
 @pytest.fixture
 def environment(vhost_url: str, redis_url: str) -> dict[str, str]:
-    return {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url, "JOBKIT_LEASE_SECONDS": str(LEASE)}
+    return {
+        "JOBKIT_BROKER_URL": vhost_url,
+        "JOBKIT_STORE_URL": redis_url,
+        "JOBKIT_LEASE_SECONDS": str(LEASE),
+        "JOBKIT_STORE_TIMEOUT_SECONDS": str(LEASE / 6),
+    }
 
 
 @pytest.fixture

@@ -53,10 +53,11 @@ def wait_until(condition: Callable[[], bool], limit: float = 5.0) -> None:
 
 def test_a_free_job_is_leased_for_its_first_attempt(store: JobStore, job: JobKey) -> None:
     lease = take(store, job)
-    assert (lease.attempt, lease.crashes, lease.fence) == (1, 0, 1)
+    assert (lease.attempt, lease.crashes) == (1, 0)
     record = store.record(job)
     assert record is not None
     assert record.state is JobState.RUNNING
+    assert record.started_at < record.lease_until <= record.started_at + 5000
 
 
 def test_a_running_job_is_held_until_its_lease_ends(store: JobStore, job: JobKey) -> None:
@@ -202,3 +203,46 @@ def test_a_job_beyond_its_last_chance_is_leased_so_that_it_can_be_buried(store: 
     wait_until(lambda: isinstance(store.acquire(job, "b", ttl=BRIEF, sent_at=1, alone_at=1, alone=True), Lease))
     wait_until(lambda: isinstance(store.acquire(job, "c", ttl=TTL, sent_at=1, alone_at=1), Lease))
     assert take(store, job, "c").crashes == 2
+
+
+def test_a_suspect_s_owner_that_was_only_late_can_still_finish(store: JobStore, job: JobKey) -> None:
+    late = take(store, job, "a", BRIEF)
+    wait_until(lambda: isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1, alone_at=1), Suspect))
+    assert store.complete(late, b"late, but nobody else has run it")
+
+
+def test_the_renewal_of_a_lost_record_writes_it_anew(store: JobStore, job: JobKey) -> None:
+    lease = Lease(job, "a", fence=1_800_000_000_000, attempt=2, crashes=1)
+    assert store.renew([lease], TTL) == [True]
+    assert isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1), Held)
+    assert store.complete(lease, b"")
+
+
+def test_an_owner_whose_record_was_lost_does_not_free_the_next_owner_s_job(store: JobStore, job: JobKey) -> None:
+    current = take(store, job, "b")
+    impostor = Lease(job, "a", current.fence, attempt=1)
+    assert not store.release(impostor, delay=timedelta(0), counted=True)
+    assert not store.complete(impostor, b"")
+    assert isinstance(store.acquire(job, "c", ttl=TTL, sent_at=1), Held)
+
+
+def test_the_fence_rises_over_the_loss_of_the_record(store: JobStore, job: JobKey) -> None:
+    assert take(store, job).fence > time.time_ns() // 1_000_000 - 60_000
+
+
+def test_a_dead_letter_that_is_sent_back_has_all_its_attempts_even_without_a_record(
+    store: JobStore, job: JobKey
+) -> None:
+    assert take(store, job, revived=True, attempts_before=7).attempt == 1
+    other = JobKey(job.actor, job.id + "-dead")
+    store.bury(take(store, other, sent_at=7), failure="bad address")
+    assert take(store, other, "b", sent_at=7, revived=True, attempts_before=7).attempt == 1
+
+
+def test_a_job_that_runs_again_shows_nothing_of_the_time_before(store: JobStore, job: JobKey) -> None:
+    store.release(take(store, job, "a"), delay=timedelta(0), counted=True, failure="busy")
+    store.bury(take(store, job, "b", sent_at=7), failure="bad address")
+    take(store, job, "c", sent_at=8)
+    record = store.record(job)
+    assert record is not None
+    assert (record.due_at, record.finished_at, record.result, record.failure) == (0, 0, b"", "")

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import Enum
 from typing import Any
@@ -99,6 +99,12 @@ class Execution:
 
 
 _current: ContextVar[Execution | None] = ContextVar("jobkit_execution", default=None)
+
+
+def without_history(message: Message[Any]) -> Message[Any]:
+    """The message as it was sent, before it was retried: sent again, it has all its attempts."""
+    kept = {name: v for name, v in message.options.items() if name not in {ATTEMPTS_OPTION, DEFERRED_OPTION}}
+    return replace(message, options=kept)
 
 
 def begin(message: MessageProxy) -> Execution:

@@ -12,7 +12,7 @@ import dramatiq
 import pytest
 from dramatiq import Broker, Message
 from dramatiq.broker import MessageProxy
-from dramatiq.middleware import CurrentMessage, Middleware
+from dramatiq.middleware import CurrentMessage, Middleware, SkipMessage
 
 from jobkit.broker.memory import DeadLetter, MemoryBroker, MemoryExchange
 from jobkit.context import Context
@@ -185,9 +185,9 @@ def failing(*errors: BaseException) -> Callable[[Work, Context[Desk]], object]:
 
 
 def test_a_job_runs_once_and_its_result_is_recorded(stage: Stage) -> None:
-    stage.desk.do = lambda job, context: {"hello": job.name, "fence": context.fence}
+    stage.desk.do = lambda job, context: {"hello": job.name, "fenced": context.fence > 0}
     record = stage.wait(stage.producer.send(Work(name="a")), JobState.DONE)
-    assert record.result == b'{"hello":"a","fence":1}'
+    assert record.result == b'{"hello":"a","fenced":true}'
     assert record.percent == 100
     assert stage.desk.runs == [("a", 1)]
 
@@ -454,6 +454,28 @@ def test_a_job_is_not_done_before_its_children_are_accepted(stage: Stage, monkey
     record = stage.wait(stage.producer.send(Work()), JobState.DONE)
     stage.idle()
     assert (record.attempt, stage.desk.steps) == (1, ["child"]), "an outage burns no attempt"
+
+
+def test_a_job_that_is_skipped_by_its_own_code_is_done_and_no_crash(stage: Stage) -> None:
+    stage.desk.do = failing(SkipMessage("nothing to do"))
+    receipt = stage.producer.send(Work())
+    assert stage.wait(receipt, JobState.DONE).crashes == 0
+    stage.idle()
+    assert len(stage.desk.runs) == 1
+
+
+class Rejects(Middleware):
+    """Middleware as anybody writes it, that rejects what it does not like, as Dramatiq's age limit does."""
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        message.fail()
+        raise SkipMessage("too old")
+
+
+def test_a_job_that_other_middleware_rejects_is_dead_and_no_crash(stage: Stage) -> None:
+    stage.brokers[0].add_middleware(Rejects())
+    record = stage.wait(stage.producer.send(Work()), JobState.DEAD)
+    assert (record.crashes, stage.desk.runs) == (0, [])
 
 
 class Onlooker(Middleware):

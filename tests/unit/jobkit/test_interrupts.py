@@ -1,6 +1,8 @@
 """An interrupt reaches the running job and nothing else, in real threads."""
 
 import contextlib
+import io
+import logging
 import random
 import sys
 import threading
@@ -12,6 +14,7 @@ from dramatiq.middleware import Shutdown
 
 from jobkit.errors import LeaseLost, TimeLimitExceeded
 from jobkit.interrupts import Interrupts, _raise_in
+from jobkit.middleware import logs
 
 LONG = 60.0
 
@@ -220,3 +223,42 @@ def test_interrupts_at_the_start_and_the_finish_of_many_jobs_stop_no_worker(eage
     attacker.join(5)
     assert not any(worker.is_alive() for worker in workers), "a lock was left behind"
     assert escaped == []
+
+
+def test_an_interrupt_of_a_job_that_logs_leaves_no_lock_behind(eager_switching: None) -> None:
+    handler = logs._Handler(io.StringIO())
+    logger = logging.getLogger("interrupted")
+    logger.propagate = False
+    logger.addHandler(handler)
+    interrupts = Interrupts()
+
+    def log_for_ever() -> None:
+        while True:
+            logger.warning("busy")
+
+    try:
+        for _ in range(60):
+            runner = Runner(interrupts, log_for_ever)
+            assert interrupts.interrupt(runner.begin(), Shutdown)
+            assert isinstance(runner.end(), Shutdown)
+            assert handler.lock is not None
+            assert handler.lock.acquire(timeout=1), "the interrupted thread has kept the handler's lock"
+            handler.lock.release()
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_an_interrupt_waits_for_the_end_of_a_shielded_call() -> None:
+    interrupts = Interrupts()
+    go_on, steps = threading.Event(), []
+
+    def send() -> None:
+        steps.append("begun")
+        assert go_on.wait(5)
+        steps.append("ended")
+
+    runner = Runner(interrupts, lambda: interrupts.shielded(send))
+    assert interrupts.interrupt(runner.begin(), Shutdown)
+    go_on.set()
+    assert isinstance(runner.end(), Shutdown)
+    assert steps == ["begun", "ended"]

@@ -117,7 +117,7 @@ def test_a_job_whose_lease_went_to_another_worker_is_interrupted(
     lease = take(store)
     store.away = True  # as if this process had been cut off for longer than a term
     clock.now += 1
-    assert take(store, "b").fence == lease.fence + 1
+    assert take(store, "b").fence > lease.fence
 
     def job() -> None:
         keeper.keep(lease, threading.get_ident())

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pika
 import pika.exceptions
@@ -25,7 +25,7 @@ class ConnectionSettings:
         name: Shown in RabbitMQ's management page beside host and process id.
     """
 
-    urls: Sequence[str]
+    urls: Sequence[str] = field(repr=False)  # they hold passwords
     heartbeat: int = 30
     connect_timeout: float = 5.0
     name: str = "jobkit"
@@ -53,10 +53,16 @@ class ConnectionSettings:
 
     def open(self) -> pika.BlockingConnection:
         """A connection to the first node that answers; raises pika's ``AMQPConnectionError``."""
+        nodes = self.parameters()
         try:
-            return pika.BlockingConnection(self.parameters())
-        except AMQPConnectorException as error:  # a time-out; pika lets it out without the type that it promises
-            raise pika.exceptions.AMQPConnectionError(f"no answer in time ({type(error).__name__})") from error
+            return _connect(nodes)
+        except socket.gaierror as error:  # pika gives up at the first name that is unknown, as that of a dead pod is
+            known = [node for node in nodes if _resolves(node)]
+            if not known:
+                raise pika.exceptions.AMQPConnectionError(
+                    f"its host name does not resolve ({error.strerror})"
+                ) from error
+            return _connect(known)
 
     def describe(self, error: BaseException) -> str:
         """One line that says what is so and what to do about it."""
@@ -69,6 +75,20 @@ class ConnectionSettings:
             return f"what answers at {self.where} is no AMQP broker: check host, port and TLS in JOBKIT_BROKER_URL"
         text = str(error) or "nothing answers there"
         return f"RabbitMQ at {self.where} (JOBKIT_BROKER_URL) cannot be reached: {text}"
+
+
+def _connect(nodes: Sequence[pika.URLParameters]) -> pika.BlockingConnection:
+    try:
+        return pika.BlockingConnection(nodes)
+    except AMQPConnectorException as error:  # a time-out; pika lets it out without the type that it promises
+        raise pika.exceptions.AMQPConnectionError(f"no answer in time ({type(error).__name__})") from error
+
+
+def _resolves(node: pika.URLParameters) -> bool:
+    try:
+        return bool(socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM))
+    except socket.gaierror:
+        return False
 
 
 def is_misconfigured(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.envelope import decode
 from jobkit.broker.session import CONNECTION_LOST, RabbitmqDelivery, Session, Settlement
 from jobkit.deadletters import Failure, Reason, has_been_dead
-from jobkit.errors import JobkitError, MessageTooLarge, SendError, TopologyMismatch, Undecodable, UnknownActor
+from jobkit.errors import JobkitError, MessageTooLarge, TopologyMismatch, Undecodable, UnknownActor
 from jobkit.execution import execution_of
 
 _LONGEST_PAUSE: Final = 2.0
@@ -156,7 +156,7 @@ class RabbitmqConsumer(Consumer):
         log.error("dead-lettered a message from %s: %s", self._queue, error)
         try:
             self._broker.publish_dead_letter(body, properties, failure)
-        except SendError as refusal:
+        except JobkitError as refusal:
             log.warning("its dead-letter record was not confirmed, so it goes back to the queue: %s", refusal)
             time.sleep(1)  # a requeued message comes back at once: without a pause this would spin
             session.settle(tag, Settlement.REQUEUE)

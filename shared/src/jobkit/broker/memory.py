@@ -18,7 +18,7 @@ from jobkit import telemetry
 from jobkit.broker.topology import dead_letter_queue
 from jobkit.deadletters import Failure
 from jobkit.errors import MessageTooLarge, Unroutable
-from jobkit.execution import execution_of
+from jobkit.execution import execution_of, without_history
 from jobkit.time import milliseconds
 
 
@@ -101,7 +101,7 @@ class MemoryBroker(StubBroker):
 
     def bury(self, message: Message[Any], failure: Failure) -> None:
         """Keep the dead letter with its record."""
-        self._exchange.keep(DeadLetter(message, failure))
+        self._exchange.keep(DeadLetter(without_history(message), failure))
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 100) -> Consumer:
         """An iterator over the queue that puts back what was not settled."""

@@ -10,9 +10,10 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from typing import Any, Final
 
 import pika
@@ -21,7 +22,8 @@ from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.channel import Channel
 
 from jobkit.broker.connection import ConnectionSettings
-from jobkit.errors import BrokerUnavailable, SendError, SendRefused, Unroutable
+from jobkit.broker.outgoing import Batch, Entry, Outgoing
+from jobkit.errors import BrokerUnavailable, SendRefused, Unroutable
 
 #: Messages written ahead of their confirms. More gain no speed and cost memory.
 WINDOW: Final = 1000
@@ -30,46 +32,6 @@ _LONGEST_PAUSE: Final = 2.0
 _CLOSE_TIMEOUT: Final = 5.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """One message on its way, with what became of it."""
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    properties: pika.BasicProperties
-    error: SendError | None = None
-    confirmed: bool = False
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Messages whose sender waits for all of them."""
-
-    remaining: int
-    # A lock that is freed when all is done, not an Event: an interrupt of the waiting job could land inside an Event's
-    # own code, with its lock taken, and the publisher would hang on it.
-    done: threading.Lock = field(default_factory=threading.Lock)
-    abandoned: bool = False
-
-    def __post_init__(self) -> None:
-        self.done.acquire()
-
-
-@dataclass(slots=True)
-class _Entry:
-    outgoing: Outgoing
-    batch: _Batch
-    alone: bool = False  # a channel was closed while it was in flight: send it by itself, to see whose fault that was
-
-    def settle(self, error: SendError | None) -> None:
-        self.outgoing.confirmed = error is None and self.outgoing.error is None
-        self.outgoing.error = self.outgoing.error or error
-        self.batch.remaining -= 1
-        if not self.batch.remaining:
-            self.batch.done.release()
 
 
 class ConfirmedPublisher:
@@ -81,11 +43,10 @@ class ConfirmedPublisher:
 
     def __init__(self, connection: ConnectionSettings) -> None:
         self._settings = connection
-        self._lock = threading.Lock()
-        self._pid = 0
-        self._trouble = ""
-        self._stop_pausing = threading.Event()
-        self._reset()
+        self._start_over()
+        # After a fork the parent's thread and socket are not ours, and its lock may be held by a thread that is gone.
+        start_over = weakref.WeakMethod(self._start_over)
+        os.register_at_fork(after_in_child=lambda: (start_over() or _nothing)())
 
     def publish(self, messages: Sequence[Outgoing], timeout: float) -> None:
         """Publish all and wait for their confirms.
@@ -95,15 +56,16 @@ class ConfirmedPublisher:
         """
         if not messages:
             return
-        batch = _Batch(len(messages))
+        batch = Batch(len(messages))
+        entries = [Entry(message, batch) for message in messages]
         with self._lock:
             self._ensure_running()
-            self._waiting.extend(_Entry(message, batch) for message in messages)
+            self._waiting.extend(entries)
             if self._ioloop is not None:
                 self._ioloop.add_callback_threadsafe(self._pump)
-        if not batch.done.acquire(timeout=timeout):
-            batch.abandoned = True
-            reason = self._trouble or f"no confirm came from RabbitMQ at {self._settings.where} within {timeout:g} s"
+        if not batch.wait(timeout):
+            self._abandon(batch, entries)
+            reason = self._trouble or f"no confirm came from RabbitMQ at {self._settings.where} within {timeout:.3g} s"
             for message in messages:
                 if not message.confirmed and message.error is None:
                     message.error = BrokerUnavailable(reason)
@@ -116,18 +78,17 @@ class ConfirmedPublisher:
         with self._lock:
             self._closing = True
             thread, ioloop = self._thread, self._ioloop
-        if thread is None or self._pid != os.getpid():
+        if thread is None:
             return
         self._stop_pausing.set()
         if ioloop is not None:
             ioloop.add_callback_threadsafe(self._hang_up)
         thread.join(_CLOSE_TIMEOUT)
 
-    # Everything below runs in the publisher's thread ------------------------------------------------------------
-
-    def _reset(self) -> None:
-        self._waiting: deque[_Entry] = deque()
-        self._in_flight: dict[int, _Entry] = {}
+    def _start_over(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[Entry] = deque()
+        self._in_flight: dict[int, Entry] = {}
         self._next_tag = 1
         self._thread: threading.Thread | None = None
         self._ioloop: IOLoop | None = None
@@ -137,10 +98,14 @@ class ConfirmedPublisher:
         self._stop_pausing = threading.Event()
         self._trouble = ""
 
+    def _abandon(self, batch: Batch, entries: Sequence[Entry]) -> None:
+        """Nobody waits for these any more: an outage must not fill the memory with what has failed."""
+        batch.abandoned = True
+        for entry in entries:
+            with suppress(ValueError, IndexError):  # it is in flight, or the publisher has just taken it
+                self._waiting.remove(entry)
+
     def _ensure_running(self) -> None:
-        if self._pid != os.getpid():  # after a fork: the parent's thread and socket are not ours
-            self._reset()
-            self._pid = os.getpid()
         if self._closing:
             raise BrokerUnavailable("this publisher has been closed")
         if self._thread is None:
@@ -278,3 +243,6 @@ class ConfirmedPublisher:
         if not self._trouble:
             log.warning("%s; sends wait for it", text)
         self._trouble = text
+
+
+def _nothing() -> None: ...

@@ -1,6 +1,5 @@
 """How a message leaves: checked, traced, routed, published and confirmed. Producers and workers send alike."""
 
-import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,11 +12,12 @@ from pika.exceptions import AMQPError
 from jobkit import telemetry
 from jobkit.broker import ladder, topology
 from jobkit.broker.connection import ConnectionSettings
-from jobkit.broker.envelope import properties_of
-from jobkit.broker.publisher import ConfirmedPublisher, Outgoing
+from jobkit.broker.envelope import TRACE_HEADERS, properties_of
+from jobkit.broker.outgoing import Outgoing
+from jobkit.broker.publisher import ConfirmedPublisher
 from jobkit.deadletters import Failure
 from jobkit.errors import BrokerUnavailable, MessageTooLarge, SendRefused, Unroutable
-from jobkit.execution import DEFERRED_OPTION
+from jobkit.execution import DEFERRED_OPTION, without_history
 
 #: Seconds before a refused message is sent again. A quorum queue refuses while it has no leader, which passes.
 _REFUSAL_PAUSES: Final = (0.1, 0.4, 1.5)
@@ -31,7 +31,7 @@ class Sender:
     Args:
         connection: The broker.
         app_id: Names the sender in each message's properties.
-        timeout: Seconds to wait for a confirm.
+        timeout: Seconds to wait for confirms; making a queue that is missing may add a connection's.
         max_bytes: The largest body.
     """
 
@@ -44,7 +44,6 @@ class Sender:
         self._timeout = timeout
         self.max_bytes = max_bytes
         self._delayed_to: set[str] = set()
-        self._lock = threading.Lock()
 
     def send(self, messages: Sequence[Message[Any]], *, delay: timedelta = timedelta()) -> None:
         """Publish the messages, to arrive after ``delay``, and return once all are confirmed.
@@ -61,7 +60,8 @@ class Sender:
 
     def bury(self, message: Message[Any], failure: Failure) -> None:
         """Publish a message to its service's dead-letter exchange, with the record of its death."""
-        self._bury(message.encode(), properties_of(message, self._app_id, failure.headers()), failure)
+        as_sent = without_history(message)
+        self._bury(as_sent.encode(), properties_of(as_sent, self._app_id, failure.headers()), failure)
 
     def bury_raw(self, body: bytes, properties: pika.BasicProperties, failure: Failure) -> None:
         """The same for a body that is no message."""
@@ -69,7 +69,7 @@ class Sender:
             app_id=properties.app_id,
             content_type=properties.content_type,
             delivery_mode=pika.DeliveryMode.Persistent.value,
-            headers=failure.headers(),
+            headers={**_trace_of(properties), **failure.headers()},
             message_id=properties.message_id,
             timestamp=properties.timestamp,
             type=properties.type,
@@ -85,13 +85,15 @@ class Sender:
         self._publish([outgoing], {failure.queue})
 
     def _publish(self, outgoing: list[Outgoing], queues: set[str]) -> None:
+        """Publish within the time-out, making missing queues and sending again what was refused for a moment."""
+        deadline = time.monotonic() + self._timeout
         pauses = iter(_REFUSAL_PAUSES)
         while True:
             try:
-                self._publisher.publish(outgoing, self._timeout)
+                self._publisher.publish(outgoing, deadline - time.monotonic())
             except (Unroutable, SendRefused) as refusal:
                 pause = next(pauses, None)
-                if pause is None:
+                if pause is None or time.monotonic() + pause > deadline:
                     raise
                 if isinstance(refusal, Unroutable):
                     self._declare(queues)
@@ -114,11 +116,10 @@ class Sender:
         return Outgoing(exchange, key, body, properties_of(message, self._app_id))
 
     def _prepare_delays(self, queues: set[str]) -> None:
-        with self._lock:
-            missing = queues - self._delayed_to
-            if missing:
-                self._declare(missing)
-                self._delayed_to |= missing
+        missing = queues - self._delayed_to
+        if missing:
+            self._declare(missing)
+            self._delayed_to |= missing
 
     def _declare(self, queues: set[str]) -> None:
         try:
@@ -131,3 +132,8 @@ class Sender:
         except AMQPError as error:
             text = self._connection.describe(error)
             raise BrokerUnavailable(f"cannot make {', '.join(sorted(queues))}: {text}") from error
+
+
+def _trace_of(properties: pika.BasicProperties) -> dict[str, object]:
+    headers = properties.headers or {}
+    return {name: headers[name] for name in TRACE_HEADERS if isinstance(headers.get(name), str)}

@@ -93,17 +93,20 @@ class Idempotency(Middleware):
         execution = execution_of(message)
         if execution is None:
             return
-        try:
-            self._record(execution)
-        except WorkerStopping:
-            execution.verdict = Verdict.HANDED_BACK
-        finally:
-            self._let_go(execution)
+        if message.failed and execution.verdict is Verdict.COMPLETED:
+            execution.verdict = Verdict.DIED  # other middleware has rejected it, and the broker dead-letters it
+        self._settle(execution)
+        self._let_go(execution)
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         execution = execution_of(message)
-        if execution is not None:
-            self._let_go(execution)
+        if execution is None:
+            return
+        if execution.lease is not None:
+            # Somebody skipped a job that had its lease: Dramatiq acks it, so it is done, or rejects it, so it is dead.
+            execution.verdict = Verdict.DIED if message.failed else Verdict.COMPLETED
+            self._settle(execution)
+        self._let_go(execution)
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self._keeper.stop()
@@ -155,6 +158,12 @@ class Idempotency(Middleware):
         self._patience.wait_out(lambda: broker.enqueue(copy, delay=milliseconds(delay)))
         execution.delay = delay
         execution.settle(Verdict.DEFERRED)
+
+    def _settle(self, execution: Execution) -> None:
+        try:
+            self._record(execution)
+        except WorkerStopping:
+            execution.verdict = Verdict.HANDED_BACK
 
     def _record(self, execution: Execution) -> None:
         lease, verdict, store = execution.lease, execution.verdict, self._store

@@ -4,7 +4,7 @@ import logging
 import logging.config
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import structlog
 from dramatiq import Broker
@@ -13,7 +13,7 @@ from dramatiq.middleware import Middleware
 from structlog.tracebacks import ExceptionDictTransformer
 
 from jobkit import telemetry
-from jobkit.errors import text_of
+from jobkit.errors import PermanentError, text_of
 from jobkit.execution import Verdict, current, end, execution_of
 
 #: Without the values of local variables: a payload may hold what nobody should read.
@@ -40,13 +40,14 @@ def configure_logging(style: LogStyle, level: str) -> None:
     last: list[structlog.typing.Processor] = (
         [_TRACEBACKS, structlog.processors.JSONRenderer()]
         if style == "json"
-        else [structlog.dev.ConsoleRenderer(colors=False)]
+        # The default shows locals as soon as rich is installed, in hundreds of lines.
+        else [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)]
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -59,6 +60,28 @@ def configure_logging(style: LogStyle, level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """A stream handler whose lock an interrupt cannot leave behind.
+
+    Up to Python 3.12 the standard one takes its lock in a function of its own. An interrupt of a job that logs can land
+    between that and the block that frees it, and then every thread of the worker waits for it for ever.
+    """
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        lock = self.lock
+        if lock is None or not self.filter(record):
+            return False
+        with lock:
+            self.emit(record)
+        return True
+
+    def flush(self) -> None:
+        lock = self.lock
+        if lock is not None:
+            with lock:
+                self.stream.flush()
 
 
 class LogFormat(Middleware):
@@ -96,7 +119,9 @@ class Logs(Middleware):
             case Verdict.SNOOZED:
                 log.info("job asked to run again in %.0f s: %s", delay, text)
             case Verdict.DIED:
-                log.error("job died (%s): %s", execution.reason, text, exc_info=error)
+                # A permanent error was raised on purpose, and its dead letter holds the traceback.
+                shown = None if isinstance(error, PermanentError) else error
+                log.error("job died (%s): %s", execution.reason, text, exc_info=shown)
             case _:
                 log.warning("job handed back: %s", text or "its lease or the store is gone")
         end()

@@ -11,16 +11,7 @@ from dramatiq.middleware import Middleware, Shutdown, SkipMessage
 
 from jobkit import telemetry
 from jobkit.deadletters import Failure, Reason
-from jobkit.errors import (
-    BadPayload,
-    BrokerUnavailable,
-    LeaseLost,
-    NewerContract,
-    PermanentError,
-    Poison,
-    Retry,
-    StoreUnavailable,
-)
+from jobkit.errors import OUTAGES, BadPayload, LeaseLost, NewerContract, PermanentError, Poison, Retry
 from jobkit.execution import ATTEMPTS_OPTION, DEFERRED_OPTION, Execution, Verdict, execution_of
 from jobkit.patience import Patience, WorkerStopping
 from jobkit.retry import RetryPolicy, exponential
@@ -82,11 +73,13 @@ class Retries(Middleware):
             self._follow(broker, message, execution, verdict)
         except WorkerStopping as stopping:
             log.warning("handed back, because what follows could not be published: %s", stopping)
-        except Exception as error:
-            # No outage, so it would fail in the same way for ever: a delay out of range, for one.
-            log.exception("what follows from the job cannot be published")
+        except (PermanentError, ValueError) as error:
+            # It would fail in the same way for ever: a delay out of range, for one.
             execution.error, execution.reason = error, Reason.PERMANENT
             self._follow(broker, message, execution, Verdict.DIED)
+        except Exception:
+            log.exception("handed back, because what follows could not be published")
+            self._patience.pause()  # it comes back at once: without a pause this would spin
 
     def _decide(self, broker: Broker, execution: Execution, error: BaseException | None) -> Verdict:
         if error is None:
@@ -96,7 +89,7 @@ class Retries(Middleware):
         if isinstance(error, Retry):
             execution.delay = error.after
             return Verdict.SNOOZED
-        if isinstance(error, StoreUnavailable | BrokerUnavailable):  # not the job's doing: it burns no attempt
+        if isinstance(error, OUTAGES):  # not the job's doing: it burns no attempt
             execution.delay = OUTAGE_DELAY
             return Verdict.SNOOZED
         policy: RetryPolicy = broker.get_actor(execution.job.actor).options.get("retry", self._policy)

@@ -82,6 +82,7 @@ class JobRecord:
     started_at: int = 0
     finished_at: int = 0
     due_at: int = 0
+    lease_until: int = 0
     percent: float = 0.0
     step: str = ""
     note: str = ""

@@ -48,39 +48,23 @@ class MemoryStore:
     ) -> Lease | Held | Suspect | Finished:
         with self._lock:
             now = self._now()
-            row = self._row(job, now) or _Row(JobRecord(job, JobState.WAITING, attempts_before, 0, 0))
+            row = self._row(job, now) or _Row(JobRecord(job, JobState.WAITING, 0, 0, 0))
             record = row.record
-            if record.state is JobState.DONE:
-                return Finished(JobState.DONE)
-            if record.state is JobState.DEAD:
-                if row.sent_at == sent_at and not revived:
-                    return Finished(JobState.DEAD)
-                record = JobRecord(job, JobState.WAITING, 0, 0, record.fence)
-                row.first_failed_at = 0
-            crashes = record.crashes
-            if record.state is JobState.RUNNING:
-                if row.owner == owner:
-                    return self._lease(row)
-                if row.lease_until > now:
-                    return Held(timedelta(milliseconds=row.lease_until - now), JobState.RUNNING)
-                crashes += 1
-                row.record = record = replace(record, state=JobState.WAITING, crashes=crashes, due_at=now)
-            elif record.due_at > now + milliseconds(DUE_SLACK):
-                return Held(timedelta(milliseconds=record.due_at - now), JobState.WAITING)
+            answer = self._refusal(row, owner, now, sent_at=sent_at, revived=revived)
+            if answer is not None:
+                return answer
+            anew = record.state is JobState.DEAD
+            crashes = 0 if anew else record.crashes + (record.state is JobState.RUNNING)
             if alone_at and crashes == alone_at and not alone:
                 return Suspect(crashes)
-            row.record = JobRecord(
-                job,
-                JobState.RUNNING,
-                max(record.attempt, attempts_before) + 1,
-                crashes,
-                record.fence + 1,
-                started_at=now,
-                failure=record.failure,
-            )
-            row.owner, row.lease_until, row.sent_at = owner, now + milliseconds(ttl), sent_at
-            row.expires_at = row.lease_until + self._ttl
-            self._rows[job] = row
+            before = max(0 if anew else record.attempt, 0 if revived else attempts_before)
+            # No lower than the clock, so that it rises even over the loss or the expiry of the record.
+            fence = max(record.fence + 1, now)
+            first_failed_at = 0 if anew else row.first_failed_at
+            failure = record.failure if first_failed_at else ""
+            started = JobRecord(job, JobState.RUNNING, before + 1, crashes, fence, started_at=now, failure=failure)
+            until = now + milliseconds(ttl)
+            self._rows[job] = row = _Row(started, owner, until, sent_at, first_failed_at, until + self._ttl)
             return self._lease(row)
 
     def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
@@ -88,7 +72,7 @@ class MemoryStore:
             now = self._now()
             held = []
             for lease in leases:
-                row = self._held(lease)
+                row = self._held(lease, or_lost=True)
                 if row is not None:
                     row.lease_until = now + milliseconds(ttl)
                     row.expires_at = row.lease_until + self._ttl
@@ -117,7 +101,7 @@ class MemoryStore:
                     due_at=now + milliseconds(delay),
                     failure=failure or row.record.failure,
                 )
-                row.owner, row.lease_until = "", 0
+                row.lease_until = 0
                 row.expires_at = row.record.due_at + self._ttl
             return True
 
@@ -131,7 +115,7 @@ class MemoryStore:
     def record(self, job: JobKey) -> JobRecord | None:
         with self._lock:
             row = self._row(job, self._now())
-            return row.record if row else None
+            return replace(row.record, lease_until=row.lease_until) if row else None
 
     def ping(self) -> None: ...
 
@@ -147,13 +131,36 @@ class MemoryStore:
             return None
         return row
 
-    def _last(self, lease: Lease) -> _Row | None:
-        row = self._rows.get(lease.job)
-        return row if row is not None and row.record.fence == lease.fence else None
+    def _refusal(
+        self, row: _Row, owner: str, now: int, *, sent_at: int, revived: bool
+    ) -> Lease | Held | Finished | None:
+        """Why the job is not given out anew; None if it may be."""
+        record = row.record
+        if record.state is JobState.DONE or (record.state is JobState.DEAD and row.sent_at == sent_at and not revived):
+            return Finished(record.state)
+        if record.state is JobState.RUNNING and row.owner == owner:
+            return self._lease(row)
+        if record.state is JobState.RUNNING and row.lease_until > now:
+            return Held(timedelta(milliseconds=row.lease_until - now), JobState.RUNNING)
+        if record.state is JobState.WAITING and record.due_at > now + milliseconds(DUE_SLACK):
+            return Held(timedelta(milliseconds=record.due_at - now), JobState.WAITING)
+        return None
 
-    def _held(self, lease: Lease) -> _Row | None:
+    def _last(self, lease: Lease) -> _Row | None:
+        """The record, if nobody was given a lease after this one."""
+        row = self._rows.get(lease.job)
+        return row if row is not None and (row.record.fence, row.owner) == (lease.fence, lease.owner) else None
+
+    def _held(self, lease: Lease, *, or_lost: bool = False) -> _Row | None:
+        """The record, if the job still runs under this lease; one that was lost can be written anew."""
+        if or_lost and self._row(lease.job, self._now()) is None:
+            self._rows[lease.job] = self._written_anew(lease)
         row = self._last(lease)
-        return row if row is not None and row.owner == lease.owner else None
+        return row if row is not None and row.record.state is JobState.RUNNING else None
+
+    def _written_anew(self, lease: Lease) -> _Row:
+        record = JobRecord(lease.job, JobState.RUNNING, lease.attempt, lease.crashes, lease.fence)
+        return _Row(record, lease.owner, expires_at=self._now() + self._ttl)
 
     def _lease(self, row: _Row) -> Lease:
         record = row.record
@@ -161,9 +168,9 @@ class MemoryStore:
 
     def _finish(self, lease: Lease, state: JobState, *, result: bytes = b"", failure: str = "") -> bool:
         with self._lock:
-            lost = _Row(JobRecord(lease.job, JobState.RUNNING, lease.attempt, lease.crashes, lease.fence))
-            row = self._rows.setdefault(lease.job, lost)
-            if row.record.fence != lease.fence:
+            self._rows.setdefault(lease.job, self._written_anew(lease))
+            row = self._last(lease)
+            if row is None:
                 return False
             if row.record.state is JobState.RUNNING:
                 now = self._now()
@@ -171,6 +178,5 @@ class MemoryStore:
                 row.record = replace(
                     row.record, state=state, finished_at=now, percent=percent, result=result, failure=failure
                 )
-                row.owner, row.lease_until = "", 0
-                row.expires_at = now + self._ttl
+                row.lease_until, row.expires_at = 0, now + self._ttl
             return row.record.state is state

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -32,8 +33,9 @@ def connect(url: str, timeout: float) -> "redis.Redis":
 
 
 def describe(error: RedisError, url: str) -> str:
-    """One line that says what to do about an error of the store, without the password."""
-    where = url.rsplit("@", 1)[-1].removeprefix("redis://")
+    """One line that says what to do about an error of the store, without any password."""
+    parts = urlsplit(url)  # the query may hold a password too
+    where = f"{parts.netloc}{parts.path}".rsplit("@", 1)[-1]
     if isinstance(error, AuthenticationError):
         return f"Redis at {where} refused the user or password in JOBKIT_STORE_URL ({error})"
     return f"Redis at {where} (JOBKIT_STORE_URL) does not take commands: {error}"
@@ -91,26 +93,22 @@ class RedisStore:
     def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
         if not leases:
             return []
-        owners = [value for lease in leases for value in (lease.fence, lease.owner)]
+        owners = [value for lease in leases for value in (lease.fence, lease.owner, lease.attempt, lease.crashes)]
         keys = [self._key(lease.job) for lease in leases]
         held = self._call(lambda: self._renew(keys=keys, args=[milliseconds(ttl), self._ttl, *owners]))
         return [bool(answer) for answer in held]
 
     def complete(self, lease: Lease, result: bytes) -> bool:
-        arguments: list[str | bytes | int | float] = [lease.fence, JobState.DONE, self._ttl, result, ""]
+        arguments: list[str | bytes | int | float] = [lease.fence, lease.owner, JobState.DONE, self._ttl, result, ""]
         return bool(self._call(lambda: self._finish(keys=[self._key(lease.job)], args=arguments)))
 
     def bury(self, lease: Lease, *, failure: str) -> bool:
-        arguments: list[str | bytes | int | float] = [lease.fence, JobState.DEAD, self._ttl, b"", failure]
+        arguments: list[str | bytes | int | float] = [lease.fence, lease.owner, JobState.DEAD, self._ttl, b"", failure]
         return bool(self._call(lambda: self._finish(keys=[self._key(lease.job)], args=arguments)))
 
     def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "") -> bool:
         arguments: list[str | bytes | int | float] = [
-            lease.fence,
-            milliseconds(delay),
-            int(counted),
-            self._ttl,
-            failure,
+            *(lease.fence, lease.owner, milliseconds(delay), int(counted), self._ttl, failure),
         ]
         return bool(self._call(lambda: self._release(keys=[self._key(lease.job)], args=arguments)))
 
@@ -139,6 +137,7 @@ class RedisStore:
             started_at=number("started_at"),
             finished_at=number("finished_at"),
             due_at=number("due_at"),
+            lease_until=number("lease_until"),
             percent=float(row.get("percent", b"0")),
             step=text("step"),
             note=text("note"),
