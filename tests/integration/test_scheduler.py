@@ -1,13 +1,17 @@
 """Schedules on real parts: announced by workers, fired once by any number of schedulers."""
 
+import json
+import logging
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import redis
 from amqp import wait_for_queue, wait_until_empty
 from ledger import Ledger
 from probe_service import Probe
@@ -16,7 +20,8 @@ from worker_process import WorkerProcess
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.sender import Sender
 from jobkit.schedule.cron import cron
-from jobkit.schedule.registry import RedisSchedules, Schedule
+from jobkit.schedule.registry import RedisSchedules
+from jobkit.schedule.schedule import Schedule
 from jobkit.schedule.scheduler import Scheduler
 
 START = datetime(2026, 3, 1, 11, 58, 30, tzinfo=UTC)
@@ -48,7 +53,7 @@ def test_two_schedulers_fire_a_tick_once(
     stale = registry.last_tick(schedule.name)
     assert Scheduler(registry, sender, at(noon)).fire_due() == 1
     forgetful = RedisSchedules(redis_url)
-    forgetful.last_tick = lambda _name: stale  # type: ignore[method-assign]
+    forgetful.last_tick = lambda *_: stale  # type: ignore[method-assign]
     assert Scheduler(forgetful, sender, at(noon)).fire_due() == 1
     assert Scheduler(registry, sender, at(noon + timedelta(seconds=30))).fire_due() == 0
     settings = {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url}
@@ -80,3 +85,58 @@ def test_a_worker_announces_its_periodic_jobs_and_the_scheduler_process_ends_on_
         finally:
             process.kill()
             process.wait(10)
+
+
+def test_a_worker_without_periodic_jobs_ends_the_schedules_that_its_service_had(
+    tmp_path: Path, vhost_url: str, redis_url: str, registry: RedisSchedules
+) -> None:
+    registry.announce("probe", [Schedule.of("probe", Probe, cron("* * * * *"))], START)
+    settings = {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url}
+    with WorkerProcess(tmp_path, settings) as worker:
+        worker.ledger.wait(lambda _: not registry.schedules(), what="the announcement")
+
+
+def test_schedules_of_a_newer_version_are_read_and_unreadable_ones_are_skipped_and_logged_once(
+    redis_url: str, registry: RedisSchedules, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = Schedule.of("probe", Probe, cron("0 12 * * *"))
+    fields = asdict(good)
+    entries = [
+        {**fields, "jitter": 3},
+        {name: value for name, value in fields.items() if name != "queue"},
+        {**fields, "name": "probe.typed", "version": "two"},
+        {**fields, "name": "probe.cron", "spec": "0 25 * * *"},
+        {**fields, "name": "probe.zone", "timezone": "Europe/Atlantis"},
+        "nonsense",
+    ]
+    lists = {"probe": json.dumps(entries), "cut": '[{"name', "wrong": '{"name": 1}', b"\xff": b"\xff"}
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset("jobkit:schedules", mapping=lists)  # type: ignore[arg-type]  # bytes as names are fine
+    for _ in range(3):
+        assert registry.schedules() == [good]
+    complaints = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(complaints) == 8
+    for part in ("Field required", "probe.typed", "'25' is no hour", "Europe/Atlantis", "nonsense", "what cut has"):
+        assert sum(part in complaint for complaint in complaints) == 1, part
+    registry.announce("probe", [good], START)
+    assert registry.last_tick(good.name) == START
+
+
+def test_an_unreadable_record_of_a_last_tick_is_replaced_by_the_next_announcement(
+    redis_url: str, registry: RedisSchedules
+) -> None:
+    schedule = Schedule.of("probe", Probe, cron("0 12 * * *"))
+    with redis.Redis.from_url(redis_url) as client:
+        for record in ("{cut", "7", "{}"):
+            client.hset("jobkit:schedules:ticks", schedule.name, record)
+            registry.announce("probe", [schedule], START)
+            assert registry.last_tick(schedule.name) == START
+
+
+def test_a_service_removed_by_hand_that_comes_back_later_starts_anew(redis_url: str, registry: RedisSchedules) -> None:
+    schedule = Schedule.of("probe", Probe, cron("0 12 * * *"))
+    registry.announce("probe", [schedule], START)
+    with redis.Redis.from_url(redis_url) as client:
+        client.hdel("jobkit:schedules", "probe")
+    registry.announce("probe", [schedule], START + timedelta(days=1))
+    assert registry.last_tick(schedule.name) == START + timedelta(days=1)

@@ -27,7 +27,8 @@ from jobkit.middleware.tracing import TelemetryExport, Tracing
 from jobkit.patience import Patience
 from jobkit.runner import ActorDeclaration, Runner
 from jobkit.schedule.announce import Announce
-from jobkit.schedule.registry import RedisSchedules, Schedule
+from jobkit.schedule.registry import RedisSchedules
+from jobkit.schedule.schedule import Schedule
 from jobkit.settings import PlatformSettings, ServiceSettings
 from jobkit.store.base import JobStore
 
@@ -82,9 +83,8 @@ class Assembly(Generic[R]):
         if self.platform.health_folder:
             operations.append(Health(self.platform.health_folder))
         schedules = [Schedule.of(self.name, a.contract, a.periodic) for a in self.actors.values() if a.periodic]
-        if schedules:
-            registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
-            operations.append(Announce(self.name, schedules, registry))
+        registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
+        operations.append(Announce(self.name, schedules, registry))  # even if empty: there may have been some before
         operations.append(Preflight(self.platform, self.settings))
         return operations
 

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 from dramatiq import Message
+from dramatiq.brokers.stub import StubBroker
 
 from jobkit.contracts import Job
-from jobkit.errors import BrokerUnavailable, SendError
+from jobkit.errors import BrokerUnavailable, SendError, StoreUnavailable, Unroutable
+from jobkit.schedule.announce import Announce
 from jobkit.schedule.cron import cron
-from jobkit.schedule.registry import MemorySchedules, Schedule
+from jobkit.schedule.registry import MemorySchedules
+from jobkit.schedule.schedule import Schedule
 from jobkit.schedule.scheduler import Scheduler
 from jobkit.service import Service
-from jobkit.settings import ServiceSettings
+from jobkit.settings import PlatformSettings, ServiceSettings
 
 NOON = datetime(2026, 11, 23, 12, 0, 30, tzinfo=UTC)
 
@@ -41,6 +44,21 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.now
+
+
+class Stop(threading.Event):
+    """Set after so many looks; nobody waits."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+        self.pauses: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.pauses.append(timeout)
+        if len(self.pauses) == self._looks:
+            self.set()
+        return self.is_set()
 
 
 class Outbox:
@@ -196,24 +214,134 @@ def test_a_schedule_keeps_to_its_own_zone(outbox: Outbox, clock: Clock) -> None:
 def test_the_scheduler_outlives_an_outage_and_ends_when_told(
     registry: MemorySchedules, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pauses: list[float | None] = []
-
-    class Stop(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            pauses.append(timeout)
-            if len(pauses) == 3:
-                self.set()
-            return self.is_set()
-
-    stop = Stop()
+    stop = Stop(looks=3)
     outbox = Outbox()
     outbox.refusals = [BrokerUnavailable("no broker")]
     clock.now += timedelta(minutes=10)
     Scheduler(registry, outbox, clock).run(stop)
     assert len(outbox.messages) == 1
-    assert pauses[0] == 5.0  # the retry of what was refused
-    assert all(pause is not None and pause <= 30 for pause in pauses)  # the rest of the minute at most
+    assert stop.pauses[0] == 5.0  # the retry of what was refused
+    assert all(pause is not None and pause <= 30 for pause in stop.pauses)  # the rest of the minute at most
     assert any("no broker" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("broken", ["registry", "alive"])
+def test_the_scheduler_outlives_any_error(
+    broken: str, registry: MemorySchedules, outbox: Outbox, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [KeyError("what nobody expected")]
+    stop = Stop(looks=2)
+
+    class Broken(MemorySchedules):
+        def schedules(self) -> list[Schedule]:
+            fail("registry")
+            return registry.schedules()
+
+        last_tick = staticmethod(registry.last_tick)
+        advance = staticmethod(registry.advance)
+
+    def fail(where: str) -> None:
+        if where == broken and failures:
+            raise failures.pop()
+
+    clock.now += timedelta(minutes=10)
+    Scheduler(Broken(), outbox, clock).run(stop, alive=lambda: fail("alive"))
+    assert stop.pauses[0] == 5.0
+    assert outbox.ticks == ["2026-11-23T12:10:00+00:00"]
+    assert "what nobody expected" in caplog.text
+
+
+def test_a_schedule_whose_message_is_refused_does_not_hold_up_the_others(outbox: Outbox, clock: Clock) -> None:
+    registry = MemorySchedules()
+    registry.announce("archive", [Schedule.of("archive", Clean, cron("*/10 * * * *"))], NOON)
+    registry.announce("files", [schedule()], NOON)
+    outbox.refusals = [Unroutable("no such queue")]
+    clock.now += timedelta(minutes=10)
+    scheduler = Scheduler(registry, outbox, clock)
+    assert scheduler.fire_due() == 1
+    assert [message.options["schedule"] for message in outbox.messages] == ["files.clean"]
+    assert scheduler.fire_due() == 1
+    assert [message.options["schedule"] for message in outbox.messages] == ["files.clean", "archive.clean"]
+
+
+def test_a_changed_schedule_does_not_fire_for_a_tick_before_its_deploy(outbox: Outbox, clock: Clock) -> None:
+    registry = MemorySchedules()
+    registry.announce("files", [schedule("0 3 * * *")], NOON)
+    scheduler = Scheduler(registry, outbox, clock)
+    clock.now = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
+    assert scheduler.fire_due() == 1
+    clock.now = datetime(2026, 11, 24, 15, 0, tzinfo=UTC)
+    registry.announce("files", [schedule("0 9 * * *")], clock.now)
+    assert scheduler.fire_due() == 0
+    clock.now = datetime(2026, 11, 25, 9, 0, tzinfo=UTC)
+    assert scheduler.fire_due() == 1
+    assert outbox.ticks == ["2026-11-24T03:00:00+00:00", "2026-11-25T09:00:00+00:00"]
+
+
+def test_a_list_announced_while_the_scheduler_looks_misfires_nothing(outbox: Outbox, clock: Clock) -> None:
+    old, new = schedule("0 3 * * *"), schedule("0 9 * * *")
+
+    class Changing(MemorySchedules):
+        def schedules(self) -> list[Schedule]:
+            read = super().schedules()
+            self.announce("files", [old], clock.now)  # by a worker that is still old
+            return read
+
+    registry = Changing()
+    registry.announce("files", [old], NOON - timedelta(hours=12))
+    registry.announce("files", [old], NOON)  # and no scheduler ran: its tick at three is missed
+    registry.announce("files", [new], NOON)
+    assert Scheduler(registry, outbox, clock).fire_due() == 0
+
+
+def test_a_rolling_deploy_sends_each_tick_of_old_and_new_once(outbox: Outbox, clock: Clock) -> None:
+    registry = MemorySchedules()
+    kept = Schedule.of("archive", Clean, cron("*/10 * * * *"))
+    old, new = schedule("*/15 * * * *"), schedule("*/20 * * * *")
+    registry.announce("files", [kept, old], NOON)
+    scheduler = Scheduler(registry, outbox, clock)
+    for minute in range(60):
+        clock.now = NOON + timedelta(minutes=minute)
+        scheduler.fire_due()  # at half past, so the list of either side is the one that is read
+        registry.announce("files", [kept, new] if minute % 2 else [kept, old], clock.now)
+        clock.now += timedelta(seconds=1)
+        scheduler.fire_due()
+    sent = {
+        name: [t[14:16] for m in outbox.messages if (t := m.options["tick"]) and m.options["schedule"] == name]
+        for name in ("archive.clean", "files.clean")
+    }
+    assert sent["archive.clean"] == ["10", "20", "30", "40", "50"]
+    assert sorted(sent["files.clean"]) == ["15", "20", "30", "40", "45"]
+    assert len({message.message_id for message in outbox.messages}) == len(outbox.messages)
+
+
+def test_a_service_without_schedules_announces_that_it_has_none() -> None:
+    service: Service[ServiceSettings, None] = Service("files", lifespan=lambda _settings: contextlib.nullcontext())
+    service.actor(Named)(lambda _job, _context: None)
+    built = service.build(PlatformSettings(), ServiceSettings())
+    assert [type(one) for one in built.middleware].count(Announce) == 1
+
+
+def test_an_announcement_that_fails_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, registry: MemorySchedules, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("jobkit.schedule.announce._INTERVAL", 0.001)
+    announced = threading.Event()
+    failures = [StoreUnavailable("no store"), KeyError("what nobody expected")]
+
+    class Failing(MemorySchedules):
+        def announce(self, service: str, schedules: Sequence[Schedule], now: datetime) -> None:
+            if failures:
+                raise failures.pop(0)
+            assert (service, schedules) == ("files", [])
+            announced.set()
+
+    announce, broker = Announce("files", [], Failing()), StubBroker()
+    announce.after_worker_boot(broker, None)
+    assert announced.wait(5)
+    announce.after_worker_shutdown(broker, None)
+    assert "no store" in caplog.text
+    assert "what nobody expected" in caplog.text
 
 
 def test_a_periodic_job_that_needs_to_be_told_more_is_refused_at_its_declaration() -> None:

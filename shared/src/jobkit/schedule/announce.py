@@ -10,7 +10,8 @@ from dramatiq import Broker
 from dramatiq.middleware import Middleware
 
 from jobkit.errors import StoreUnavailable
-from jobkit.schedule.registry import Schedule, ScheduleRegistry
+from jobkit.schedule.registry import ScheduleRegistry
+from jobkit.schedule.schedule import Schedule
 
 #: Seconds. Repeated, so that a store that lost its data knows the schedules again soon.
 _INTERVAL: Final = 60.0
@@ -19,7 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class Announce(Middleware):
-    """Announces a service's schedules when a worker starts, and every minute after that."""
+    """Announces a service's schedules when a worker starts, and every minute after that.
+
+    A service without schedules announces that too: else one that dropped its last would go on firing.
+    """
 
     def __init__(self, service: str, schedules: Sequence[Schedule], registry: ScheduleRegistry) -> None:
         self._service = service
@@ -39,5 +43,7 @@ class Announce(Middleware):
                 self._registry.announce(self._service, self._schedules, datetime.now(UTC))
             except StoreUnavailable as outage:
                 log.warning("schedules cannot be announced now: %s", outage)
+            except Exception:  # the next minute may do better, and nobody else would try
+                log.exception("schedules cannot be announced now")
             if self._stopped.wait(_INTERVAL):
                 return
