@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import dramatiq
+import dramatiq.cli
 import pika
 import pytest
 import typer.main

@@ -25,7 +25,12 @@ from local_stack.redis import Redis
 
 @pytest.fixture
 def environment(vhost_url: str, redis_url: str) -> dict[str, str]:
-    return {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url, "JOBKIT_LEASE_SECONDS": "3"}
+    return {
+        "JOBKIT_BROKER_URL": vhost_url,
+        "JOBKIT_STORE_URL": redis_url,
+        "JOBKIT_LEASE_SECONDS": "3",
+        "JOBKIT_STORE_TIMEOUT_SECONDS": "0.5",
+    }
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """Settings from the environment: typed, with units and reasons, and refused when they are unsafe together."""
 
+import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
+import pika
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -36,7 +39,8 @@ def exit_if_misconfigured() -> Iterator[None]:
 class EnvironmentSettings(BaseSettings):
     """Base of all settings: reads its fields from the environment and names the variable in each complaint."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+    # An error that shows its input would show passwords.
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     @classmethod
     def load(cls) -> Self:
@@ -100,9 +104,12 @@ class PlatformSettings(EnvironmentSettings):
     )
     broker_url: str = Field(
         "amqp://guest:guest@127.0.0.1:5672/%2F",
+        repr=False,
         description="RabbitMQ: amqp:// or amqps://, several nodes separated by commas.",
     )
-    store_url: str = Field("redis://127.0.0.1:6379/0", description="The job records: redis:// or rediss://.")
+    store_url: str = Field(
+        "redis://127.0.0.1:6379/0", repr=False, description="The job records: redis:// or rediss://."
+    )
     heartbeat_seconds: int = Field(
         30, ge=5, le=600, description="Seconds after which a silent broker connection counts as dead."
     )
@@ -110,7 +117,13 @@ class PlatformSettings(EnvironmentSettings):
     send_timeout_seconds: float = Field(
         10, gt=0, le=300, description="Seconds that a send waits for the broker's confirm before it raises."
     )
-    store_timeout_seconds: float = Field(2, gt=0, le=60, description="Seconds for one call to the job store.")
+    store_timeout_seconds: float = Field(
+        2,
+        gt=0,
+        le=60,
+        description="Seconds for one attempt to ask the job store. At most a sixth of the lease, so that it outlives "
+        "a renewal that hangs.",
+    )
     lease_seconds: float = Field(
         15,
         ge=1,
@@ -154,6 +167,7 @@ class PlatformSettings(EnvironmentSettings):
             parts = urlsplit(url.strip())
             if parts.scheme not in {"amqp", "amqps"} or not parts.hostname or not _has_usable_port(parts):
                 raise ValueError("must be amqp://user:password@host:port/vhost (or amqps://), several joined by commas")
+            _refuse_what_cannot_be_built(partial(pika.URLParameters, url.strip()))
         return value
 
     @field_validator("store_url")
@@ -162,12 +176,31 @@ class PlatformSettings(EnvironmentSettings):
         parts = urlsplit(value)
         if parts.scheme not in {"redis", "rediss", "unix"} or not _has_usable_port(parts):
             raise ValueError("must be redis://host:port/database (or rediss://, unix://)")
+        limits = {"socket_timeout", "socket_connect_timeout"} & parse_qs(parts.query).keys()
+        with suppress(ModuleNotFoundError):  # jobkit[producer] comes without: a producer reads no records
+            from redis import ConnectionPool
+
+            _refuse_what_cannot_be_built(lambda: ConnectionPool.from_url(value).make_connection())
+        if limits:
+            raise ValueError(f"{', '.join(sorted(limits))} in its query: set JOBKIT_STORE_TIMEOUT_SECONDS instead")
         return value
 
     @field_validator("otlp_endpoint", "sentry_dsn", mode="before")
     @classmethod
     def _empty_means_off(cls, value: object) -> object:
         return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _a_lease_outlives_a_renewal_that_hangs(self) -> Self:
+        # Renewed a third of the lease after the last time. A call that hangs takes two time-outs, as it is repeated
+        # once; the next renewal, another third later, must still come in time: L/3 + 2T + L/3 <= L.
+        if self.store_timeout_seconds * 6 > self.lease_seconds:
+            raise ValueError(
+                f"{self.variable('store_timeout_seconds')}: {self.store_timeout_seconds:g} s is more than a sixth of "
+                f"{self.variable('lease_seconds')} ({self.lease_seconds:g} s): all leases of a worker would be over "
+                "before a renewal that hangs is repeated. Lower the first or raise the second"
+            )
+        return self
 
     @model_validator(mode="after")
     def _default_secrets_stay_in_development(self) -> Self:
@@ -192,6 +225,16 @@ def _has_usable_port(url: SplitResult) -> bool:
         return url.port != 0  # reading it raises what is wrong with it
     except ValueError:
         return False
+
+
+def _refuse_what_cannot_be_built(build: Callable[[], object]) -> None:
+    """Raise ``ValueError`` in one line for a URL that its library does not take; nothing connects here."""
+    try:
+        build()
+    except Exception as error:  # what they raise for a bad query is of many types, and documented nowhere
+        unknown = re.search(r"unexpected keyword argument ('\w+')", str(error))
+        text = f"unknown option {unknown[1]}" if unknown else str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"its options cannot be used: {text}") from None
 
 
 def load_platform() -> PlatformSettings:

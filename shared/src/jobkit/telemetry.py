@@ -1,12 +1,13 @@
 """Spans and metrics of sending and processing, by OpenTelemetry's semantic conventions for messaging.
 
 Only the API is used here: without a provider all of it does nothing. A worker builds its providers after the fork
-(``jobkit.middleware.telemetry``), a producer uses those of the application that it is part of.
+(``jobkit.middleware.tracing``), a producer uses those of the application that it is part of.
 Source: https://opentelemetry.io/docs/specs/semconv/messaging/rabbitmq/
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -39,18 +40,25 @@ def attributes(queue: str, operation: str, kind: str) -> dict[str, str]:
 
 @contextmanager
 def sending(messages: Sequence[Message[Any]]) -> Iterator[None]:
-    """A producer span around the sending of ``messages``, whose context travels with those that have none yet."""
+    """A producer span around the sending of ``messages``, whose context travels with those that have none yet.
+
+    Each queue's messages are counted under it. A batch for several queues is one operation: its span and its time
+    name none of them.
+    """
     if not messages:
         yield
         return
-    queue, started = messages[0].queue_name, time.perf_counter()
-    common = attributes(queue, "send", "send")
-    details: dict[str, str | int] = {**common, "messaging.rabbitmq.destination.routing_key": queue}
+    started, queues = time.perf_counter(), Counter(message.queue_name for message in messages)
+    common = _sent_to(queues)
+    details: dict[str, str | int] = dict(common)
+    if len(queues) == 1:
+        details["messaging.rabbitmq.destination.routing_key"] = messages[0].queue_name
     if len(messages) == 1:
         details["messaging.message.id"] = messages[0].message_id
     else:
         details["messaging.batch.message_count"] = len(messages)
-    with _tracer.start_as_current_span(f"send {queue}", kind=SpanKind.PRODUCER, attributes=details) as span:
+    name = f"send {messages[0].queue_name}" if len(queues) == 1 else "send"
+    with _tracer.start_as_current_span(name, kind=SpanKind.PRODUCER, attributes=details) as span:
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
         for message in messages:
@@ -59,12 +67,14 @@ def sending(messages: Sequence[Message[Any]]) -> Iterator[None]:
         outcome: dict[str, str] = {}
         try:
             yield
-        except Exception as error:
+        except BaseException as error:  # an interrupt is no success either
             outcome = {"error.type": type(error).__name__}
             span.set_attributes(outcome)
+            span.set_status(StatusCode.ERROR, text_of(error))
             raise
         finally:
-            _sent.add(len(messages), {**common, **outcome})
+            for queue, count in queues.items():
+                _sent.add(count, {**attributes(queue, "send", "send"), **outcome})
             _send_time.record(time.perf_counter() - started, {**common, **outcome})
 
 
@@ -111,6 +121,13 @@ def trace_id() -> str:
     """The current trace's id as 32 hex digits; empty outside a trace."""
     context = trace.get_current_span().get_span_context()
     return trace.format_trace_id(context.trace_id) if context.is_valid else ""
+
+
+def _sent_to(queues: Collection[str]) -> dict[str, str]:
+    common = attributes(next(iter(queues)), "send", "send")
+    if len(queues) > 1:
+        del common["messaging.destination.name"]
+    return common
 
 
 def _text_only(options: Mapping[str, object]) -> dict[str, str]:

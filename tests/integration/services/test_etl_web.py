@@ -47,6 +47,10 @@ class Pages(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
+def brief_client() -> httpx.Client:
+    return httpx.Client(timeout=0.3, trust_env=False)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as http:
@@ -60,9 +64,8 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture
-def web(server: str) -> Iterator[AllowedHosts]:
-    with httpx.Client(timeout=0.3, trust_env=False) as client:
-        yield AllowedHosts(client, [server])
+def web(server: str) -> AllowedHosts:
+    return AllowedHosts(brief_client, [server])
 
 
 def test_a_page_of_an_allowed_host_is_copied(web: AllowedHosts, server: str, tmp_path: Path) -> None:
@@ -92,8 +95,8 @@ def test_a_redirect_out_of_the_allowed_hosts_is_refused(
 
 
 def test_without_allowed_hosts_nothing_is_fetched(server: str, tmp_path: Path) -> None:
-    with httpx.Client() as client, pytest.raises(SourceForbidden, match="allowed: none"):
-        AllowedHosts(client, ()).download(f"http://{server}/", tmp_path / "x", limit=5)
+    with pytest.raises(SourceForbidden, match="allowed: none"):
+        AllowedHosts(httpx.Client, ()).download(f"http://{server}/", tmp_path / "x", limit=5)
 
 
 def test_a_redirect_without_end_is_permanent(web: AllowedHosts, server: str, tmp_path: Path) -> None:
@@ -122,8 +125,8 @@ def test_a_server_that_stops_or_stays_silent_is_transient(
 
 
 def test_a_server_that_is_down_is_transient(tmp_path: Path) -> None:
-    with httpx.Client(timeout=0.3, trust_env=False) as client, pytest.raises(SourceUnavailable):
-        AllowedHosts(client, ["127.0.0.1:1"]).download("http://127.0.0.1:1/", tmp_path / "x", limit=5)
+    with pytest.raises(SourceUnavailable):
+        AllowedHosts(brief_client, ["127.0.0.1:1"]).download("http://127.0.0.1:1/", tmp_path / "x", limit=5)
 
 
 def test_the_limit_counts_what_is_unpacked(web: AllowedHosts, server: str, tmp_path: Path) -> None:

@@ -69,6 +69,19 @@ def test_an_empty_environment_gives_settings_that_work_on_a_laptop() -> None:
         ("JOBKIT_BROKER_URL", "amqp://jobs:s3cret@rabbit:port/%2F"),
         ("JOBKIT_BROKER_URL", "amqp://jobs:s3cret@rabbit:99999/%2F"),
         ("JOBKIT_BROKER_URL", "amqp://jobs:s3cret@[rabbit/%2F"),
+        ("JOBKIT_BROKER_URL", f"{RABBIT}?heartbeat=abc"),
+        ("JOBKIT_BROKER_URL", f"{RABBIT}?foo=1"),
+        ("JOBKIT_BROKER_URL", f"{RABBIT}?ssl_options=nonsense("),
+        ("JOBKIT_BROKER_URL", f"{RABBIT}?ssl_options=%7B%27certfile%27%3A%27/no/such.pem%27%7D"),
+        ("JOBKIT_BROKER_URL", f"{RABBIT},{RABBIT}?heartbeat=abc"),
+        ("JOBKIT_BROKER_URL", "amqp://jobs@rabbit:5672/%2F"),
+        ("JOBKIT_BROKER_URL", "memory://"),
+        ("JOBKIT_STORE_URL", f"{REDIS}?socket_timeout=zz"),
+        ("JOBKIT_STORE_URL", f"{REDIS}?socket_timeout=60"),
+        ("JOBKIT_STORE_URL", f"{REDIS}?foo=1"),
+        ("JOBKIT_STORE_URL", f"{REDIS}?protocol=9"),
+        ("JOBKIT_STORE_URL", "rediss://redis?ssl_cert_reqs=maybe"),
+        ("JOBKIT_STORE_URL", "memory://"),
         ("JOBKIT_STORE_URL", "localhost:6379"),
         ("JOBKIT_STORE_URL", "memcached://redis"),
         ("JOBKIT_STORE_URL", "redis://redis:port/0"),
@@ -82,9 +95,44 @@ def test_a_malformed_value_is_refused_in_one_line_that_names_the_variable(
     assert "\n" not in said
 
 
-def test_a_complaint_about_a_url_does_not_repeat_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = complaint(monkeypatch, JOBKIT_BROKER_URL="http://jobs:s3cret@rabbit:5672")
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("JOBKIT_BROKER_URL", "http://jobs:s3cret@rabbit:5672"),
+        ("JOBKIT_BROKER_URL", f"{RABBIT}?heartbeat=abc"),
+        ("JOBKIT_STORE_URL", f"{REDIS}?password=s3cret&foo=1"),
+    ],
+)
+def test_a_complaint_about_a_url_does_not_repeat_its_password(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    said = complaint(monkeypatch, **{variable: value})
+    assert said.startswith(f"{variable}: ")
     assert "s3cret" not in said
+
+
+def test_the_options_of_a_url_that_its_library_takes_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBKIT_BROKER_URL", f"{RABBIT}?heartbeat=20&connection_attempts=2")
+    monkeypatch.setenv("JOBKIT_STORE_URL", "unix:///run/redis.sock?db=1&password=s3cret")
+    assert load_platform().broker_urls == (f"{RABBIT}?heartbeat=20&connection_attempts=2",)
+
+
+def test_a_lease_that_one_hanging_renewal_would_outlast_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = complaint(monkeypatch, JOBKIT_LEASE_SECONDS="3", JOBKIT_STORE_TIMEOUT_SECONDS="0.6")
+    assert said.startswith("JOBKIT_STORE_TIMEOUT_SECONDS: 0.6 s ")
+    assert "JOBKIT_LEASE_SECONDS (3 s)" in said
+    assert "\n" not in said
+    monkeypatch.setenv("JOBKIT_STORE_TIMEOUT_SECONDS", "0.5")
+    assert load_platform().lease_seconds == 3
+
+
+@pytest.mark.parametrize("field", ["broker_url", "store_url"])
+def test_no_password_is_in_what_settings_and_their_errors_print(field: str) -> None:
+    platform = PlatformSettings(broker_url=RABBIT, store_url=REDIS)
+    assert "s3cret" not in f"{platform!r} {platform}"
+    with pytest.raises(ValidationError) as refusal:
+        PlatformSettings.model_validate({field: "http://jobs:s3cret@host"})
+    assert "s3cret" not in str(refusal.value)
 
 
 def test_each_wrong_variable_gets_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

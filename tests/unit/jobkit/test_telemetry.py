@@ -10,6 +10,7 @@ from typing import Any
 import dramatiq
 import pytest
 import sentry_sdk
+from dramatiq import Message
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
@@ -23,13 +24,14 @@ from sentry_sdk.transport import Transport
 from jobkit.broker.memory import MemoryExchange
 from jobkit.context import Context
 from jobkit.contracts import Job
-from jobkit.errors import PermanentError, TransientError, Unroutable
+from jobkit.errors import PermanentError, TimeLimitExceeded, TransientError, Unroutable
 from jobkit.middleware.sentry import Sentry
 from jobkit.producer import Producer
 from jobkit.retry import fixed
 from jobkit.service import Service
 from jobkit.settings import PlatformSettings, ServiceSettings
 from jobkit.store.memory import MemoryStore
+from jobkit.telemetry import sending
 
 
 class Parent(Job, queue="origin"):
@@ -256,6 +258,34 @@ def test_a_send_that_failed_says_so_in_its_span_and_count(stage: Observed, reade
     (send,) = stage.named("send nowhere")
     assert details(send)["error.type"] == "Unroutable"
     failed = {"messaging.destination.name": "nowhere", "error.type": "Unroutable"}
+    assert numbers(reader, "messaging.client.sent.messages", **failed) == 1
+
+
+def test_a_batch_for_several_queues_is_counted_under_each(stage: Observed, reader: InMemoryMetricReader) -> None:
+    def snapshot() -> list[float]:
+        names = ("origin", "target")
+        return [
+            numbers(reader, "messaging.client.sent.messages", **{"messaging.destination.name": name}) for name in names
+        ]
+
+    before = snapshot()
+    stage.producer.send_many([Parent(permanent=True), Child(), Child()])
+    assert [now - then for now, then in zip(snapshot(), before, strict=True)] == [1, 2]
+    (send,) = stage.named("send")
+    assert details(send)["messaging.batch.message_count"] == 3
+    assert "messaging.destination.name" not in details(send)
+    stage.processed("target", 2)
+    stage.processed("origin", 1)
+
+
+def test_a_send_that_was_interrupted_is_no_success(spans: InMemorySpanExporter, reader: InMemoryMetricReader) -> None:
+    message = Message[Any]("slow", "slow", (), {}, {})
+    with pytest.raises(TimeLimitExceeded), sending([message]):
+        raise TimeLimitExceeded
+    (send,) = spans.get_finished_spans()
+    assert details(send)["error.type"] == "TimeLimitExceeded"
+    assert send.status.status_code is StatusCode.ERROR
+    failed = {"messaging.destination.name": "slow", "error.type": "TimeLimitExceeded"}
     assert numbers(reader, "messaging.client.sent.messages", **failed) == 1
 
 

@@ -51,6 +51,16 @@ def sign_of_life(folder: Path) -> Path:
     return folder / str(os.getpid())
 
 
+def forget_the_dead(folder: Path) -> None:
+    """Remove the files of processes that crashed, before new ones start; a volume can outlive its container.
+
+    One that lives after all writes its file anew within ``INTERVAL``.
+    """
+    for file in folder.glob("*"):
+        if file.name.isdecimal():  # nothing else is ours, should the folder be a wrong one
+            file.unlink(missing_ok=True)
+
+
 def is_healthy(folder: Path, now: float | None = None) -> bool:
     """Whether every worker process that left a file in ``folder`` has touched it lately, and there is one."""
     now = time.time() if now is None else now

@@ -79,7 +79,7 @@ class PostgresqlWarehouse(AdbcWarehouse):
     def explain(self, error: Error) -> JobkitError:
         """See ``AdbcWarehouse``."""
         state = error.sqlstate or ""
-        text = str(error).rpartition("ERROR:")[2].strip().splitlines()[0]
+        text = str(error).rpartition("ERROR:")[2].strip().partition("\n")[0] or type(error).__name__
         if state == _NO_UNIQUE_INDEX:
             return TableMismatch("the table has no unique index on the job's key: make one, or load without a key")
         if state.startswith(_PERMANENT) and state != _NOT_ALLOWED:

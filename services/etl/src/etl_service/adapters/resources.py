@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -33,8 +34,8 @@ def open_resources(settings: EtlSettings) -> Iterator[Resources]:
         SettingsError: a local folder cannot be made or written.
     """
     files = ObjectFiles.at(settings.storage_url)
-    with httpx.Client(timeout=settings.http_timeout_seconds, headers={"User-Agent": "etl-service"}) as client:
-        yield Resources(files, AllowedHosts(client, settings.http_hosts), warehouse(settings), settings.max_bytes)
+    connect = partial(httpx.Client, timeout=settings.http_timeout_seconds, headers={"User-Agent": "etl-service"})
+    yield Resources(files, AllowedHosts(connect, settings.http_hosts), warehouse(settings), settings.max_bytes)
 
 
 def warehouse(settings: EtlSettings) -> Warehouse:

@@ -76,11 +76,9 @@ class SqliteWarehouse(AdbcWarehouse):
 
     def explain(self, error: Error) -> JobkitError:
         """See ``AdbcWarehouse``."""
-        text = str(error).splitlines()[0].rpartition(": ")[2]
+        line = str(error).partition("\n")[0] or type(error).__name__
         if "ON CONFLICT" in str(error):
             return TableMismatch("the table has no unique index on the job's key: make one, or load without a key")
         if isinstance(error, IntegrityError):
-            return TableMismatch(
-                f"the table refuses the rows: {str(error).splitlines()[0].removeprefix('INTEGRITY: ')}"
-            )
-        return DatabaseUnavailable(f"SQLite file {self._path}: {text}")
+            return TableMismatch(f"the table refuses the rows: {line.removeprefix('INTEGRITY: ')}")
+        return DatabaseUnavailable(f"SQLite file {self._path}: {line.rpartition(': ')[2]}")

@@ -1,8 +1,9 @@
 """Sources over HTTP, from hosts that the operator has named."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -30,34 +31,41 @@ class Web(Protocol):
 
 
 class AllowedHosts:
-    """``Web`` with an allow-list of ``host`` (on its scheme's own port) and ``host:port``."""
+    """``Web`` with an allow-list of ``host`` (on its scheme's own port) and ``host:port``.
 
-    def __init__(self, client: httpx.Client, hosts: Collection[str]) -> None:
-        self._client = client
+    Args:
+        connect: A new client for each download. A shared one could be left locked by a job that is interrupted in it.
+        hosts: The list.
+    """
+
+    def __init__(self, connect: Callable[[], httpx.Client], hosts: Collection[str]) -> None:
+        self._connect = connect
         self._hosts = frozenset(hosts)
 
     def download(self, url: str, to: Path, *, limit: int) -> None:
         """See ``Web``."""
         try:
-            request: httpx.Request | None = self._client.build_request("GET", url)
-            for _ in range(MAX_REDIRECTS + 1):
-                if request is None:
-                    break
-                self._allow(request.url)
-                # Redirects are followed here, so that each of them meets the allow-list.
-                response = self._client.send(request, stream=True, follow_redirects=False)
-                try:
-                    request = response.next_request
-                    if request is None:
-                        self._store(response, to, limit)
-                        return
-                finally:
-                    response.close()
+            with self._connect() as client:
+                self._follow(client, url, to, limit)
         except httpx.InvalidURL as error:
-            raise SourceForbidden(f"{url} is not a URL: {error}") from error
+            raise SourceForbidden(f"the source is not a URL: {error}") from error
         except httpx.HTTPError as error:
-            raise SourceUnavailable(f"{url} did not answer in full: {type(error).__name__} {error}") from error
-        raise SourceMissing(f"{url} redirects more than {MAX_REDIRECTS} times")
+            raise SourceUnavailable(f"{_shown(url)} did not answer in full: {type(error).__name__} {error}") from error
+
+    def _follow(self, client: httpx.Client, url: str, to: Path, limit: int) -> None:
+        request = client.build_request("GET", url)
+        for _ in range(MAX_REDIRECTS + 1):
+            self._allow(request.url)
+            # Redirects are followed here, so that each of them meets the allow-list.
+            response = client.send(request, stream=True, follow_redirects=False)
+            try:
+                if response.next_request is None:
+                    self._store(response, to, limit)
+                    return
+                request = response.next_request
+            finally:
+                response.close()
+        raise SourceMissing(f"{_shown(url)} redirects more than {MAX_REDIRECTS} times")
 
     def _allow(self, url: httpx.URL) -> None:
         host = f"[{url.host}]" if ":" in url.host else url.host
@@ -68,7 +76,7 @@ class AllowedHosts:
 
     @staticmethod
     def _store(response: httpx.Response, to: Path, limit: int) -> None:
-        status, url = response.status_code, response.url
+        status, url = response.status_code, _shown(response.url)
         if status >= 500 or status in _PASSING:
             raise SourceUnavailable(f"{url} answered {status}")
         if status != 200:
@@ -80,3 +88,9 @@ class AllowedHosts:
                 if size > limit:
                     raise SourceTooLarge(f"{url} has more than the {limit} bytes that ETL_MAX_BYTES allows")
                 file.write(chunk)
+
+
+def _shown(url: str | httpx.URL) -> str:
+    """Scheme, host and path: a query may hold a signature, and the user's part a password."""
+    parts = urlsplit(str(url))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

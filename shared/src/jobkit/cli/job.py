@@ -1,0 +1,83 @@
+"""``jobkit status``: what the store knows of one job."""
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+
+import typer
+
+from jobkit.cli.output import iso, moment, print_blocks, print_json, readable
+from jobkit.cli.platform import one_line_errors, platform
+from jobkit.store.base import JobKey, JobRecord, JobState
+from jobkit.store.redis import RedisStore
+
+
+def show(actor: str, job_id: str, *, as_json: bool) -> None:
+    """Print the job's record; exit status 1 if there is none."""
+    with one_line_errors(), closing(RedisStore(platform().store_url)) as store:
+        record = store.record(JobKey(actor, job_id))
+    if record is None:
+        typer.echo(f"nothing is known of {actor} {job_id}: it has not started, or its record has expired", err=True)
+        raise typer.Exit(1)
+    now = datetime.now(UTC)
+    if as_json:
+        print_json(document(record, now))
+    else:
+        print_blocks([block(record, now)])
+
+
+def block(record: JobRecord, now: datetime) -> Mapping[str, str]:
+    """The record for people; what is not known has no value."""
+    return {
+        "job": record.job.id,
+        "actor": record.job.actor,
+        "state": record.state.value,
+        "lease": _lease(record, now),
+        "attempt": str(record.attempt),
+        "crashes": str(record.crashes or ""),
+        "started": readable(moment(record.started_at)),
+        "finished": readable(moment(record.finished_at)),
+        "due": readable(moment(record.due_at)),
+        "percent": f"{record.percent:g}" if record.percent else "",
+        "step": record.step,
+        "note": record.note,
+        "failure": record.failure,
+        "result": record.result.decode(errors="backslashreplace"),
+    }
+
+
+def document(record: JobRecord, now: datetime) -> Mapping[str, object]:
+    """The record for programs: every field is there, null where nothing is known."""
+    return {
+        "job_id": record.job.id,
+        "actor": record.job.actor,
+        "state": record.state.value,
+        "lease_until": iso(moment(record.lease_until)),
+        "lease_is_over": _is_over(record, now),
+        "attempt": record.attempt,
+        "crashes": record.crashes,
+        "fence": record.fence,
+        "started_at": iso(moment(record.started_at)),
+        "finished_at": iso(moment(record.finished_at)),
+        "due_at": iso(moment(record.due_at)),
+        "percent": record.percent,
+        "step": record.step,
+        "note": record.note,
+        "failure": record.failure or None,
+        "result": json.loads(record.result) if record.result else None,
+    }
+
+
+def _lease(record: JobRecord, now: datetime) -> str:
+    until = moment(record.lease_until)
+    if record.state is not JobState.RUNNING or until is None:
+        return ""
+    if _is_over(record, now):
+        return f"over since {readable(until)}: its worker died or lost the store, and the job waits for a worker"
+    return f"until {readable(until)}, renewed while its worker lives"
+
+
+def _is_over(record: JobRecord, now: datetime) -> bool:
+    until = moment(record.lease_until)
+    return until is not None and until <= now

@@ -1,0 +1,93 @@
+"""Run workers and the scheduler, look at jobs, schedules and dead letters."""
+
+# A command imports what it needs when it is called: loading the clients of RabbitMQ and Redis takes longer than asking
+# them, and a container's health check needs neither.
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its frames are cut to the width of the terminal
+    help=__doc__,
+)
+
+ServiceName = Annotated[str, typer.Argument(help="A service's name, as its folder is called.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+
+
+@app.command()
+def worker(
+    service: ServiceName,
+    queues: Annotated[list[str] | None, typer.Option("--queue", "-q", help="Only this queue; may be repeated.")] = None,
+) -> None:
+    """Run a service's workers as its settings say.
+
+    With its processes, threads and stop grace; the same as Dramatiq's own command:
+    dramatiq <service>_service.main:broker --processes … --threads …
+    """
+    from jobkit.cli.worker import run
+
+    run(service, queues or [])
+
+
+@app.command()
+def scheduler() -> None:
+    """Send the jobs of all schedules that services have announced. Run two for availability."""
+    from jobkit.cli.scheduler import run
+
+    run()
+
+
+@app.command()
+def schedules(as_json: AsJson = False) -> None:
+    """List the schedules with their last and next ticks."""
+    from jobkit.cli.schedules import show
+
+    show(as_json=as_json)
+
+
+@app.command()
+def status(
+    actor: Annotated[str, typer.Argument(help="The actor, for example send_email.")],
+    job_id: Annotated[str, typer.Argument(help="The job's id, as its sender got it back.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show where a job stands.
+
+    Its state, attempt, times, progress, failure and result. Exit status 1 if nothing is known of it.
+    """
+    from jobkit.cli.job import show
+
+    show(actor, job_id, as_json=as_json)
+
+
+@app.command("dead-letters")
+def dead_letters(
+    service: ServiceName,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List a service's dead letters, oldest first.
+
+    They stay where they are.
+    """
+    from jobkit.cli.dead_letters import show
+
+    show(service, limit, as_json=as_json)
+
+
+@app.command()
+def health(
+    folder: Annotated[Path | None, typer.Option(help="Instead of JOBKIT_HEALTH_FOLDER.")] = None,
+) -> None:
+    """Tell whether all worker processes live.
+
+    Exit status 0 if all of this container do, else 1.
+    """
+    from jobkit.cli.health import check
+
+    check(folder)

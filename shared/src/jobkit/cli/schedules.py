@@ -1,0 +1,37 @@
+"""``jobkit schedules``: what runs by the clock."""
+
+from datetime import UTC, datetime
+
+import typer
+
+from jobkit.cli.output import iso, print_blocks, print_json, readable
+from jobkit.cli.platform import one_line_errors, platform
+from jobkit.schedule.registry import RedisSchedules
+
+
+def show(*, as_json: bool) -> None:
+    """Print all schedules, by name."""
+    now = datetime.now(UTC)
+    with one_line_errors():
+        registry = RedisSchedules(platform().store_url)
+        rows = [(one, registry.last_tick(one.name), one.cron.next_after(now)) for one in registry.schedules()]
+    if as_json:
+        print_json(
+            [
+                {"name": s.name, "cron": s.spec, "timezone": s.timezone, "last": iso(last), "next": iso(following)}
+                for s, last, following in rows
+            ]
+        )
+    elif rows:
+        print_blocks(
+            {
+                "schedule": s.name,
+                "cron": s.spec,
+                "time zone": s.timezone,
+                "last": readable(last) or "never",
+                "next": readable(following) or "never",
+            }
+            for s, last, following in rows
+        )
+    else:
+        typer.echo("no schedules: no worker has announced one")

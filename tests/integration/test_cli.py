@@ -1,0 +1,116 @@
+"""What the command shows of jobs that a real worker ran, and of what it could not do."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from amqp import depth
+from probe_service import Probe
+from worker_process import WorkerProcess
+
+from jobkit.producer import Producer
+from jobkit.schedule.cron import cron
+from jobkit.schedule.registry import RedisSchedules, Schedule
+from jobkit.store.base import JobKey, JobState
+from jobkit.store.redis import RedisStore
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def worker(tmp_path: Path, vhost_url: str, redis_url: str) -> WorkerProcess:
+    settings = {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url}
+    return WorkerProcess(tmp_path, settings)
+
+
+@pytest.fixture
+def jobkit(worker: WorkerProcess) -> Command:
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "jobkit.cli", *arguments]
+        return subprocess.run(command, env=worker.environment, capture_output=True, text=True, check=False, timeout=30)
+
+    return run
+
+
+def ended(worker: WorkerProcess, job: Probe, url: str, redis_url: str) -> str:
+    """Send a job to the worker, and return its id when it is done or dead."""
+    store = RedisStore(redis_url)
+    with Producer(url) as producer:
+        key = JobKey("probe", producer.send(job).job_id)
+    over = {JobState.DONE, JobState.DEAD}
+    worker.ledger.wait(lambda _: (found := store.record(key)) is not None and found.state in over, what=key.id)
+    store.close()
+    return key.id
+
+
+def lines(text: str) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in text.splitlines())
+
+
+def test_the_status_of_jobs_that_are_done_and_dead(
+    worker: WorkerProcess, jobkit: Command, vhost_url: str, redis_url: str
+) -> None:
+    with worker:
+        done = ended(worker, Probe(name="n" * 200), vhost_url, redis_url)
+        dead = ended(worker, Probe(then="permanent"), vhost_url, redis_url)
+    shown = lines(jobkit("status", "probe", done).stdout)
+    assert (shown["job"], shown["state"], shown["attempt"]) == (done, "done", "1")
+    assert shown["result"] == json.dumps({"name": "n" * 200, "attempt": 1}, separators=(",", ":"))
+    assert shown["started"] <= shown["finished"]
+    assert shown["finished"].endswith(" UTC")
+    read = json.loads(jobkit("status", "probe", done, "--json").stdout)
+    assert (read["state"], read["result"], read["due_at"]) == ("done", {"name": "n" * 200, "attempt": 1}, None)
+    assert datetime.fromisoformat(read["started_at"]) <= datetime.fromisoformat(read["finished_at"])
+    assert "told to give up" in lines(jobkit("status", "probe", dead).stdout)["failure"]
+    assert json.loads(jobkit("status", "probe", dead, "--json").stdout)["state"] == "dead"
+    # It was foreseen, so one line of the log says it, and the dead letter holds the traceback.
+    assert "told to give up" in worker.output()
+    assert "Traceback" not in worker.output()
+    unknown = jobkit("status", "probe", "nobody", "--json")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+
+
+def test_dead_letters_are_shown_whole_and_stay(
+    worker: WorkerProcess, jobkit: Command, vhost_url: str, redis_url: str
+) -> None:
+    with worker:
+        ended(worker, Probe(), vhost_url, redis_url)
+        assert jobkit("dead-letters", "probe").stdout == "no dead letters\n"
+        assert json.loads(jobkit("dead-letters", "probe", "--json").stdout) == []
+        dead = [ended(worker, Probe(then="permanent"), vhost_url, redis_url) for _ in range(2)]
+    first, second = (lines(text) for text in jobkit("dead-letters", "probe").stdout.split("\n\n"))
+    assert [first["job"], second["job"]] == dead
+    assert (first["actor"], first["queue"], first["reason"], first["attempts"]) == ("probe", "probe", "permanent", "1")
+    assert first["died"].endswith(" UTC")
+    assert first["failure"] == "PermanentError: told to give up"
+    assert first["fingerprint"] == second["fingerprint"]
+    limited = jobkit("dead-letters", "probe", "--json", "--limit", "1")
+    assert "1 of 2" in limited.stderr
+    [read] = json.loads(limited.stdout)
+    assert (read["job_id"], read["message"], read["fingerprint"]) == (dead[0], "told to give up", first["fingerprint"])
+    assert datetime.fromisoformat(read["died_at"]) <= datetime.now(UTC)
+    assert depth(vhost_url, "probe.dlq") == 2
+
+
+def test_a_service_that_has_never_run_is_said_so(jobkit: Command) -> None:
+    done = jobkit("dead-letters", "emial", "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("no service 'emial' has run on this broker")
+    assert done.stderr.count("\n") == 1
+
+
+def test_schedules_are_shown_with_their_ticks(jobkit: Command, redis_url: str) -> None:
+    assert jobkit("schedules").stdout.startswith("no schedules")
+    now = datetime.now(UTC)
+    schedule = Schedule.of("probe", Probe, cron("0 12 * * *", "Europe/Berlin"))
+    RedisSchedules(redis_url).announce("probe", [schedule], now)
+    shown = lines(jobkit("schedules").stdout)
+    assert (shown["schedule"], shown["cron"], shown["time zone"]) == ("probe.probe", "0 12 * * *", "Europe/Berlin")
+    [read] = json.loads(jobkit("schedules", "--json").stdout)
+    following = datetime.fromisoformat(read["next"])
+    assert following > now
+    assert shown["next"] == f"{following:%Y-%m-%d %H:%M:%S} UTC"
