@@ -43,7 +43,7 @@ check: $(READY) ## format, lint, types, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 .PHONY: unit
 unit: $(READY) ## the unit tests: seconds, no services
@@ -51,7 +51,7 @@ unit: $(READY) ## the unit tests: seconds, no services
 
 .PHONY: test
 test: $(READY) ## unit, contract, integration and short chaos tests on private nodes
-	$(BIN)/pytest -q --ignore=tests/load --ignore=tests/browser tests
+	$(BIN)/pytest -q --ignore=tests/load tests
 
 .PHONY: chaos
 chaos: $(READY) ## the long fault suite: jobs accepted, lost, run twice, for each fault
@@ -75,7 +75,15 @@ stack-test: $(READY) ## the smoke test of the containers
 
 .PHONY: setup
 setup: $(READY) ## make .venv from the lock file (every target does it when needed)
-	@printf 'ready: .venv\n'
+	@printf 'ready: .venv, %s\n' "$$($(BIN)/python --version)"
+
+# Asked for another Python than .venv has, it is made anew.
+PYTHON_VERSION := -c 'import sys; print(sys.version_info[:3])' 2>/dev/null
+ifneq ($(and $(PYTHON),$(wildcard $(READY))),)
+ifneq ($(shell $(PYTHON) $(PYTHON_VERSION)),$(shell $(BIN)/python $(PYTHON_VERSION)))
+.PHONY: $(READY)
+endif
+endif
 
 $(READY): requirements.lock $(PACKAGES) deploy/setup.sh
 	@deploy/setup.sh
@@ -88,3 +96,4 @@ lock: $(READY) ## write every requirements.lock anew
 clean: ## stop the backing services, and remove all that was made here
 	@if [ -x $(BIN)/python ] && [ -d $(LOCAL) ]; then $(BIN)/python -m local_stack down; fi
 	rm -rf .venv var build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

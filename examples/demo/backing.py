@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from local_stack import docker, packages
 from local_stack.docker import Compose
 from local_stack.errors import LocalStackError, NodeFailed
-from local_stack.foreground import read_environment
+from local_stack.procfile import read_environment
 from local_stack.rabbitmq import RabbitMQ
 from local_stack.redis import Redis
 
@@ -107,9 +107,7 @@ def _containers(file: Path, run: str) -> Iterator[Backing | None]:
 
 @contextmanager
 def _private_nodes(folder: Path, say: Say) -> Iterator[Backing | None]:
-    if not all(map(packages.server, NODES)):
-        say("RabbitMQ and Redis are installed from the system's packages, if allowed; that takes some minutes")
-    packages.ensure(NODES)
+    packages.ensure(NODES, say=say)
     rabbitmq, redis = RabbitMQ(folder / "rabbitmq"), Redis(folder / "redis")
     try:
         for node in (rabbitmq, redis):

@@ -2,23 +2,17 @@
 
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from jobkit.contracts import Job
 from jobkit.deadletters import Failure
-from jobkit.errors import BrokerUnavailable, SendRefused
 from jobkit.producer import Producer
 from jobkit.receipt import Receipt
 from jobkit.store.base import JobKey, JobRecord, JobState, JobStore
 
 POLL_SECONDS = 0.1  #: Fast enough to see a short job run, slow enough to leave the processors to the workers.
-
-#: Times that a job is sent before the demo gives up; RabbitMQ refuses messages for a queue that it is just making.
-SENDS = 4
-PAUSE_SECONDS = 0.5
 
 
 class Unexpected(Exception):
@@ -107,8 +101,7 @@ class Board:
             key: What the job means; the same key is the same job.
             again: A job of this key is on the board already, so that the second message gets no line of its own.
         """
-        job_id = uuid.uuid4().hex if key is None else None
-        receipt = self._confirmed(job, None if key is None else f"{self._run}/{key}", job_id)
+        receipt = self._producer.send(job, key=None if key is None else f"{self._run}/{key}")
         if again:
             return next(entry for entry in self.entries if entry.receipt.job_id == receipt.job_id)
         return self.follow(title, receipt)
@@ -119,15 +112,6 @@ class Board:
         with self._changed:
             self._entries.append(entry)
         return entry
-
-    def _confirmed(self, job: Job, key: str | None, job_id: str | None) -> Receipt:
-        # As any producer should: what raised may have arrived, so it is repeated under the same key or id.
-        for _ in range(SENDS - 1):
-            try:
-                return self._producer.send(job, key=key, job_id=job_id)
-            except (BrokerUnavailable, SendRefused):
-                time.sleep(PAUSE_SECONDS)
-        return self._producer.send(job, key=key, job_id=job_id)
 
     def done(self, entry: Entry) -> JobRecord:
         """Wait until the job is done, and return its record.

@@ -109,7 +109,9 @@ class Demo:
             if not good:
                 self._show_logs(runtime)
         took = f"{time.monotonic() - began:.1f} s"
-        verdict = f"Everything came out as expected, in {took}." if good else f"Something is missing ({took})."
+        if backing is None:
+            took += ", without RabbitMQ and Redis: broker and store were this process's memory"
+        verdict = f"Everything came out as expected, in {took}." if good else f"Something is missing, after {took}."
         self._screen.verdict(verdict, good=good)
         return 0 if good else 1
 
@@ -192,7 +194,7 @@ class Demo:
             command = f"JOBKIT_BROKER_URL={backing.broker_url} {shown(BIN / 'jobkit')} dead-letters email"
             self._screen.hint("it stays in its queue; list it with", command)
         elif backing is not None:
-            self._screen.hint("it ended with its RabbitMQ; to keep both", "make up demo")
+            self._screen.hint("gone with this private RabbitMQ; to keep it", "make up demo")
 
     def _show_logs(self, runtime: Runtime) -> None:
         for log in runtime.logs:

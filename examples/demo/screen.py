@@ -22,8 +22,10 @@ _STATES = {
     "dead": ("dead letter", "red"),
 }
 
-#: Columns in characters, so that all of it fits into a terminal of 80; the status gets what is left.
-_WIDTHS = {"service": 9, "job": 38, "progress": 8, "time": 6}
+#: Columns in characters; in a terminal of 80, the status gets the 26 that the training's note is long.
+_WIDTHS = {"job": 38, "done": 6, "time": 6}
+_SERVICE = {"service": 9}  #: The first column where there is room to spare.
+_WIDE = 92
 
 
 class Screen:
@@ -119,11 +121,13 @@ class Screen:
 
 def _picture(board: Board, programs: Mapping[str, bool], depths: Mapping[str, int], width: int) -> RenderableType:
     jobs = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", expand=False)
-    status_width = max(12, width - sum(_WIDTHS.values()) - len(_WIDTHS) - 1)
-    for name, fixed in (*_WIDTHS.items(), ("status", status_width)):
+    widths = {**_SERVICE, **_WIDTHS} if width >= _WIDE else _WIDTHS
+    widths = {**widths, "status": max(12, width - sum(widths.values()) - len(widths) - 1)}
+    for name, fixed in widths.items():
         jobs.add_column(name, width=fixed, no_wrap=True, justify="right" if name == "time" else "left")
     for entry in sorted(board.entries, key=lambda entry: NAMES.index(entry.service)):
-        jobs.add_row(entry.service, entry.title, _bar(entry), f"{entry.seconds:.1f} s", _status(entry))
+        cells = (entry.service, entry.title, _bar(entry), f"{entry.seconds:.1f} s", _status(entry))
+        jobs.add_row(*cells[-len(widths) :])
     below = Table.grid(padding=(0, 2, 0, 0))
     below.add_row(Text("programs", "dim"), Text("  ").join(_program(name, up) for name, up in programs.items()))
     waiting = [_queue(queue, count) for queue, count in depths.items() if count]
@@ -137,7 +141,7 @@ def _bar(entry: Entry) -> RenderableType:
     return ProgressBar(
         total=100,
         completed=entry.record.percent,
-        width=_WIDTHS["progress"],
+        width=_WIDTHS["done"],
         complete_style="yellow",
         finished_style="green",
     )

@@ -20,8 +20,8 @@ from jobkit.broker.topology import dead_letter_queue
 from jobkit.deadletters import Failure
 from jobkit.producer import Producer
 from jobkit.store.redis import RedisStore
-from local_stack.foreground import read_procfile
 from local_stack.process import Process
+from local_stack.procfile import read_procfile
 
 STOP_SECONDS = 15.0  #: Nothing runs any more when they are stopped, so that they end within two.
 MOST_LETTERS = 20  #: More than could be read on a screen.

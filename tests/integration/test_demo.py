@@ -65,8 +65,10 @@ def test_a_machine_without_engine_and_packages_is_told_so_and_sees_it_all_the_sa
 
     done = run(folder, environment={**NO_ENGINE, "PATH": str(empty)})
 
-    assert "are not installed" in done.stdout
+    assert "not installed" in done.stdout
+    assert "can take minutes" not in done.stdout
     assert "the demo runs embedded" in done.stdout
+    assert "without RabbitMQ and Redis" in done.stdout.splitlines()[-1]
     assert_everything_came_out(done, folder)
 
 
@@ -103,6 +105,37 @@ def test_an_interrupt_ends_everything_that_was_started(tmp_path: Path) -> None:
     assert demo.returncode == 130, output
     assert "everything that was started has been ended" in output
     assert processes_of(folder) == []
+
+
+PICTURE = """
+import sys
+from types import SimpleNamespace
+from board import Entry
+from rich.console import Console
+from screen import _picture
+from jobkit.receipt import Receipt
+from jobkit.store.base import JobKey, JobRecord, JobState
+key, note = JobKey("train", "1"), {"step": "epoch 12/40", "note": "accuracy 0.951"}
+record = JobRecord(key, JobState.RUNNING, attempt=1, crashes=0, fence=1, percent=50, **note)
+entries = [Entry(title, Receipt("1", "train", "inference"), 0.0, record, 12.3) for title in sys.argv[1:]]
+print = Console(width=80, file=sys.stdout).print
+print(_picture(SimpleNamespace(entries=entries), {}, {}, 80))
+"""
+
+
+def test_the_live_table_cuts_neither_title_nor_note_in_a_terminal_of_80_columns() -> None:
+    title = "china.jpg → 480 wide, WebP, thumbnail"  # the longest
+    done = subprocess.run(
+        [sys.executable, "-c", PICTURE, title],
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "examples/demo"), "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if title in line]
+    assert line.rstrip().endswith("12.3 s epoch 12/40 accuracy 0.951")
 
 
 def test_what_is_not_done_in_time_is_named_and_the_exit_status_is_1(tmp_path: Path) -> None:

@@ -73,6 +73,18 @@ def test_without_permission_the_error_is_the_one_command(monkeypatch: pytest.Mon
     assert machine.commands == ["sudo -n true"]
 
 
+def test_what_takes_minutes_is_announced_where_it_is_done_and_not_where_it_is_refused() -> None:
+    said: list[str] = []
+    machine = Machine()
+    with pytest.raises(MissingPackages, match=r"^redis is not installed; run: "):
+        packages.ensure(
+            ["redis"], installed=machine.installed, run=machine.run, root=False, manager=DNF, say=said.append
+        )
+    assert said == []
+    packages.ensure(["redis"], installed=machine.installed, run=machine.run, root=True, manager=DNF, say=said.append)
+    assert said == ["installing redis with dnf; that can take minutes"]
+
+
 def test_a_sudo_without_password_is_used() -> None:
     machine = Machine(sudo=True)
     ensure(machine, root=False, manager=DNF)
@@ -89,11 +101,13 @@ def test_homebrew_is_never_run_as_root() -> None:
 
 
 def test_an_installation_that_fails_asks_a_person() -> None:
-    with pytest.raises(MissingPackages, match="rabbitmq, redis are not installed; run: "):
+    with pytest.raises(MissingPackages, match=r"^rabbitmq-server and redis are not installed; run: "):
         ensure(Machine(works=False), root=True, manager=DNF)
 
 
 def test_an_unknown_system_is_told_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "MANAGERS", ())
-    with pytest.raises(MissingPackages, match="install them by hand, or Docker"):
+    with pytest.raises(
+        MissingPackages, match=r"^Redis is not installed, and none of .* install by hand, or install Docker"
+    ):
         packages.ensure(["redis"], installed=Machine().installed, run=Machine().run, root=True)

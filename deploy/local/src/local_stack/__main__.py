@@ -8,9 +8,9 @@ from pathlib import Path
 from local_stack import docker, foreground, packages
 from local_stack.docker import Compose
 from local_stack.errors import LocalStackError
+from local_stack.grace import grace_seconds
+from local_stack.procfile import programs_environment, read_procfile
 from local_stack.stack import Stack, write_environment
-
-GRACE_SECONDS = 60.0  #: The services' own default of <SERVICE>_STOP_GRACE_SECONDS.
 
 
 def main() -> int:
@@ -35,9 +35,9 @@ def main() -> int:
 
 def _run(procfile: Path, environment: Path) -> int:
     try:
-        programs = foreground.read_procfile(procfile)
-        variables = foreground.programs_environment(environment)
-        return asyncio.run(foreground.run(programs, variables, say=_say, grace_seconds=GRACE_SECONDS))
+        programs = read_procfile(procfile)
+        variables = programs_environment(environment)
+        return asyncio.run(foreground.run(programs, variables, say=_say, grace_seconds=grace_seconds(variables)))
     except LocalStackError as error:
         _say(f"local_stack run: {error}", error=True)
         return 1
@@ -69,7 +69,7 @@ def _with_nodes(command: str, folder: Path) -> int:
         stack.down()
         return 0
     if command == "up":
-        packages.ensure(["rabbitmq", "redis", "postgres"])
+        packages.ensure(["rabbitmq", "redis", "postgres"], say=_say)
         stack.up()
         _table(stack.environment())
         return 0

@@ -15,3 +15,7 @@ class PortTaken(LocalStackError):
 
 class NodeFailed(LocalStackError):
     """A node ended, or did not answer in time; the message ends with the tail of its log."""
+
+
+class ProgramFailed(LocalStackError):
+    """A program in the foreground is misconfigured, or ends again and again."""

@@ -17,7 +17,11 @@ INSTALL_SECONDS = 900  #: Erlang alone is some 40 packages, and a slow mirror ne
 #: Debian starts a server as soon as it is installed unless this file says no (invoke-rc.d(8), exit status 101).
 POLICY = Path("/usr/sbin/policy-rc.d")
 
+#: For where no package manager says what its packages are called.
+NAMES: Mapping[Service, str] = {"rabbitmq": "RabbitMQ", "redis": "Redis", "postgres": "PostgreSQL"}
+
 Run = Callable[[Sequence[str]], int]  #: Runs a command and returns its exit status. Tests bring their own.
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,15 @@ def missing(services: Collection[Service], manager: PackageManager | None = None
     manager = manager or _manager()
     if manager is None:
         return MissingPackages(
-            f"the servers {', '.join(services)} are not installed, and none of "
-            f"{', '.join(each.program for each in MANAGERS)} is here to install them: install them by hand, or Docker"
+            f"{_are_not_installed([NAMES[service] for service in services])}, and none of "
+            f"{', '.join(each.program for each in MANAGERS)} is here to do it: install by hand, or install Docker"
         )
     sudo = "sudo " if manager.needs_root and os.geteuid() != 0 else ""
     steps = [manager.refresh] if manager.refresh else []
-    steps.append((*manager.install, *(manager.packages[service] for service in services)))
+    names = [manager.packages[service] for service in services]
+    steps.append((*manager.install, *names))
     command = " && ".join(sudo + " ".join(step) for step in steps)
-    return MissingPackages(f"the servers {', '.join(services)} are not installed; run: {command}")
+    return MissingPackages(f"{_are_not_installed(names)}; run: {command}")
 
 
 def ensure(
@@ -85,8 +90,11 @@ def ensure(
     run: Run | None = None,
     root: bool | None = None,
     manager: PackageManager | None = None,
+    say: Say | None = None,
 ) -> None:
     """Install what is missing of ``services``, as root or through a sudo that asks for no password.
+
+    ``say`` is told what is installed, before it is and only if it may be.
 
     Raises:
         MissingPackages: something is missing and may not, or could not, be installed.
@@ -101,9 +109,11 @@ def ensure(
     prefix = _privilege(manager, run, root=os.geteuid() == 0 if root is None else root)
     if prefix is None:
         raise missing(absent, manager)
+    names = [manager.packages[service] for service in absent]
+    if say is not None:
+        say(f"installing {_listed(names)} with {manager.program}; that can take minutes")
     if manager.refresh:
         run([*prefix, *manager.refresh])  # a stale list often still does; if not, the next step says so
-    names = [manager.packages[service] for service in absent]
     if manager.program == "apt-get":
         status = _install_without_starting(prefix, [*manager.install, *names], run)
     else:
@@ -111,6 +121,15 @@ def ensure(
     still = [service for service in absent if installed(service) is None]
     if status != 0 or still:
         raise missing(still or absent, manager)
+
+
+def _are_not_installed(names: Sequence[str]) -> str:
+    return f"{_listed(names)} {'is' if len(names) == 1 else 'are'} not installed"
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _privilege(manager: PackageManager, run: Run, *, root: bool) -> list[str] | None:
