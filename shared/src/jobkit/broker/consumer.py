@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import pika
@@ -177,7 +178,8 @@ class RabbitmqConsumer(Consumer):
                 self._broker.declare_on(connection.channel(), self._queue)
                 self._session = Session(connection, self._queue, self._prefetch)
             except BaseException:
-                connection.close()
+                with suppress(*CONNECTION_LOST):  # what went wrong may have closed it
+                    connection.close()
                 raise
         except TopologyMismatch as error:
             self._broker.give_up(error)
