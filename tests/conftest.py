@@ -59,7 +59,8 @@ def vhost_url(rabbitmq: RabbitMQ, used_vhosts: list[tuple[str, float]]) -> Itera
     """Address of a virtual host that no other test sees.
 
     It is deleted a while after its test. RabbitMQ 3.10 cannot delete a quorum queue in the moment after its
-    declaration: the process that dead-letters for it dies with its supervisor, and from then on the node has no quorum queues.
+    declaration: the process that dead-letters for it dies with its supervisor, and from then on the node has no quorum
+    queues.
     """
     rabbitmq.start()  # the test before may have left it dead
     while used_vhosts and used_vhosts[0][1] < time.monotonic() - 15:
