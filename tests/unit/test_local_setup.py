@@ -1,5 +1,6 @@
 """`make setup` makes .venv with the Python that was asked for, and says what it does."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -37,9 +38,13 @@ class Checkout:
         return str(file)
 
     def setup(self, python: str = "") -> list[str]:
+        # The tests may run under make themselves, which hands its own flags down.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        environment.pop("MFLAGS", None)
         done = subprocess.run(
             ["make", "setup", f"PYTHON={python}"],
             cwd=self.folder,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=30,
