@@ -46,7 +46,7 @@ class Postmaster:
         self.conversation.append(("EHLO", hostname))
         return responses
 
-    async def handle_MAIL(  # noqa: N802
+    async def handle_MAIL(  # noqa: N802  the name that aiosmtpd calls
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         self.conversation.append(("MAIL FROM", address, *sorted(o for o in options if not o.startswith("SIZE"))))
@@ -55,7 +55,7 @@ class Postmaster:
         envelope.mail_from = address
         return "250 OK"
 
-    async def handle_RCPT(  # noqa: N802
+    async def handle_RCPT(  # noqa: N802  the name that aiosmtpd calls
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         self.conversation.append(("RCPT TO", address))
@@ -64,7 +64,7 @@ class Postmaster:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802  the name that aiosmtpd calls
         assert isinstance(envelope.content, bytes)
         self.conversation.append(("DATA",))
         if "DATA" in self.answers:

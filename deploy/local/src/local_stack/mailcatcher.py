@@ -77,7 +77,7 @@ class _Keep:
         folder.mkdir(parents=True, exist_ok=True)
 
     # aiosmtpd looks the method up by this name and passes all three.
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802  the name that aiosmtpd calls
         recipients = "".join(f"Delivered-To: {address}\r\n" for address in envelope.rcpt_tos)
         trace = f"Return-Path: <{envelope.mail_from}>\r\n{recipients}".encode()
         # The order of arrival is the order of names; the process id keeps two catchers on one folder apart.

@@ -152,5 +152,5 @@ def _stat(pid: int) -> list[str]:
 
 
 def _ps(*arguments: str) -> list[str]:
-    done = subprocess.run(["/bin/ps", *arguments], capture_output=True, text=True, check=False, timeout=10)  # noqa: S603
+    done = subprocess.run(["/bin/ps", *arguments], capture_output=True, text=True, check=False, timeout=10)  # noqa: S603  a fixed command
     return done.stdout.splitlines()
