@@ -75,13 +75,15 @@ def probe(job: Probe, context: Context[Resources]) -> dict[str, object]:
         time.sleep(0.01)
     if context.attempt < job.until_attempt:
         _misbehave(job.then)
+    if job.then == "block once" and ledger.counts("start")[job.name] == 1:
+        time.sleep(60)  # as a C library does, which no interrupt reaches
     ledger.write("end", job.name, context.attempt)
     return {"name": job.name, "attempt": context.attempt}
 
 
 def _misbehave(how: str) -> None:
     match how:
-        case "return":
+        case "return" | "block once":
             return
         case "fail":
             raise TransientError("told to fail")

@@ -1,4 +1,4 @@
-"""A worker as production runs it: the stock dramatiq command in a process group of its own."""
+"""A worker as production runs it: the stock dramatiq command, or jobkit's, in a process group of its own."""
 
 import os
 import signal
@@ -14,7 +14,10 @@ from ledger import Ledger
 
 
 class WorkerProcess:
-    """Starts ``dramatiq MODULE:broker`` and ends it, whatever the test does."""
+    """Starts ``dramatiq MODULE:broker`` and ends it, whatever the test does.
+
+    With ``supervised``, it is ``jobkit worker`` for the same service, with a command for each process.
+    """
 
     def __init__(
         self,
@@ -26,21 +29,25 @@ class WorkerProcess:
         threads: int = 4,
         queues: tuple[str, ...] = (),
         name: str = "worker",
+        supervised: bool = False,
     ) -> None:
         self.log = folder / f"{name}.log"
         self.ledger = Ledger(folder / "ledger")
         self._processes = processes
-        self._command = [
+        stock = [
             *(sys.executable, "-m", "dramatiq", f"{module}:broker"),
             *("--processes", str(processes), "--threads", str(threads), "--worker-shutdown-timeout", "15000"),
             *(["--queues", *queues] if queues else []),
         ]
+        self._command = [sys.executable, "-m", "jobkit.cli", "worker", "supervised"] if supervised else stock
         harness = str(Path(__file__).parent)
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("JOBKIT_", "PROBE_"))},
             "PYTHONPATH": harness,
             "PYTHONUNBUFFERED": "1",
             "PROBE_LEDGER": str(self.ledger.path),
+            "PROBE_PROCESSES": str(processes),
+            "PROBE_THREADS": str(threads),
             **environment,
         }
         self._process: subprocess.Popen[bytes] | None = None

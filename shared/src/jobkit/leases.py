@@ -39,9 +39,11 @@ class LeaseKeeper:
         with self._lock:
             self._kept.pop(lease, None)
 
-    def stop(self) -> None:
-        """End the thread."""
+    def stop(self) -> list[Lease]:
+        """End the thread; returns the leases of jobs that still run."""
         self._stopped.set()
+        with self._lock:
+            return list(self._kept)
 
     def _run(self) -> None:
         while not self._stopped.wait(self._ttl.total_seconds() / 3):

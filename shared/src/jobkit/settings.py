@@ -92,6 +92,13 @@ class ServiceSettings(EnvironmentSettings):
     stop_grace_seconds: int = Field(
         60, ge=5, le=7200, description="Seconds from SIGTERM to SIGKILL, as the container's stop grace says."
     )
+    stop_limit_seconds: int | None = Field(
+        None,
+        ge=0,
+        le=7200,
+        description="Seconds from SIGTERM until a job is interrupted, to begin anew elsewhere. Not set: jobs must fit "
+        "into the stop grace.",
+    )
 
 
 class PlatformSettings(EnvironmentSettings):

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import dramatiq.cli
 import pytest
 from typer.testing import CliRunner
 
@@ -92,7 +91,8 @@ def test_a_worker_starts_without_the_signs_of_life_of_those_that_crashed(
     (health / "17").touch()
     os.utime(health / "17", (0, 0))
     monkeypatch.setenv("JOBKIT_HEALTH_FOLDER", str(health))
-    monkeypatch.setattr(dramatiq.cli, "main", lambda _: left.extend(health.iterdir()))
+    monkeypatch.setattr("jobkit.cli.worker.configure_logging", lambda *_: None)
+    monkeypatch.setattr("jobkit.cli.worker.Supervisor.run", lambda _: left.extend(health.iterdir()))
     done = CliRunner().invoke(app, ["worker", "restarted"])
     assert (done.exit_code, left) == (0, [])
     assert not (health / "17").exists()

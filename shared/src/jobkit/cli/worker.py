@@ -1,14 +1,16 @@
-"""``jobkit worker``: Dramatiq's own command, with arguments from the service's settings."""
+"""``jobkit worker``: Dramatiq's own command for each worker process, with arguments from the service's settings."""
 
 import importlib
 import sys
 from collections.abc import Sequence
 
-import dramatiq.cli
 import typer
 
 from jobkit.cli.platform import platform, prepare_health
-from jobkit.middleware.preflight import STOP_MARGIN
+from jobkit.cli.supervisor import Supervisor
+from jobkit.middleware.health import forget_the_gone
+from jobkit.middleware.logs import configure_logging
+from jobkit.middleware.preflight import STOP_MARGIN, stop_limit
 from jobkit.settings import ServiceSettings, exit_if_misconfigured
 
 
@@ -16,17 +18,24 @@ def run(service: str, queues: Sequence[str]) -> None:
     """Run a service's workers until SIGTERM; of all queues if none is named."""
     with exit_if_misconfigured():
         settings = _settings_of(service).load()
-    prepare_health(platform())
-    parser = dramatiq.cli.make_argument_parser()  # type: ignore[no-untyped-call]  # Dramatiq's command has no annotations
-    limit = int(settings.stop_grace_seconds - STOP_MARGIN.total_seconds() / 2) * 1000
-    arguments = [
-        f"{service}_service.main:broker",
-        f"--processes={settings.processes}",
+    common = platform()
+    prepare_health(common)
+    configure_logging(common.log_format, common.log_level)
+    # A little after the jobs were interrupted; what does not hear that is left behind.
+    shutdown_timeout = int((stop_limit(settings) + STOP_MARGIN.total_seconds() / 2) * 1000)
+    command = [
+        *(sys.executable, "-m", "dramatiq", f"{service}_service.main:broker"),
+        "--processes=1",
         f"--threads={settings.threads}",
-        f"--worker-shutdown-timeout={limit}",
+        f"--worker-shutdown-timeout={shutdown_timeout}",
         *(["--queues", *queues] if queues else []),
     ]
-    sys.exit(dramatiq.cli.main(parser.parse_args(arguments)))  # type: ignore[no-untyped-call]  # the same
+
+    def forget_who_died() -> None:
+        if common.health_folder is not None:
+            forget_the_gone(common.health_folder)
+
+    sys.exit(Supervisor(command, settings.processes, before_restart=forget_who_died).run())
 
 
 def _settings_of(service: str) -> type[ServiceSettings]:

@@ -61,8 +61,25 @@ def forget_the_dead(folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
+def forget_the_gone(folder: Path) -> None:
+    """Remove the files of processes that no longer run, when another takes the place of one."""
+    for file in folder.glob("*"):
+        if file.name.isdecimal() and not _runs(int(file.name)):
+            file.unlink(missing_ok=True)
+
+
 def is_healthy(folder: Path, now: float | None = None) -> bool:
     """Whether every worker process that left a file in ``folder`` has touched it lately, and there is one."""
     now = time.time() if now is None else now
     ages = [now - file.stat().st_mtime for file in folder.glob("*")] if folder.is_dir() else []
     return bool(ages) and max(ages) < TOO_OLD
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

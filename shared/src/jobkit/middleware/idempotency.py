@@ -26,6 +26,9 @@ LONGEST_DEFERRAL = timedelta(seconds=60)
 #: How long a job on its last chance waits for another such job to end.
 LAST_CHANCE_DEFERRAL = timedelta(seconds=2)
 
+#: How long a process takes to end after its worker has, with telemetry to flush.
+EXIT_TIME = timedelta(seconds=5)
+
 
 class PoisonFound(Poison, MiddlewareError):
     """Poison, as a kind of error that Dramatiq lets out of a hook."""
@@ -109,7 +112,10 @@ class Idempotency(Middleware):
         self._let_go(execution)
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
-        self._keeper.stop()
+        # Interrupts do not reach code that does not come back to the interpreter. Such a job ends with this process;
+        # it is handed back like the others, to run when that has ended, and not counted as a crash.
+        for lease in self._keeper.stop():
+            self._free(lease, delay=EXIT_TIME)
 
     def _obtain(self, broker: Broker, execution: Execution) -> Lease:
         """The lease; raises ``SkipMessage`` if the job must not run now, or never again."""
@@ -192,9 +198,11 @@ class Idempotency(Middleware):
 
     def _hand_back(self, execution: Execution) -> None:
         execution.verdict = Verdict.HANDED_BACK
-        if execution.lease is None:
-            return
+        if execution.lease is not None:
+            self._free(execution.lease, delay=timedelta())
+
+    def _free(self, lease: Lease, *, delay: timedelta) -> None:
         try:
-            self._store.release(execution.lease, delay=timedelta(), counted=False)
+            self._store.release(lease, delay=delay, counted=False)
         except StoreUnavailable as outage:
             log.warning("the lease of a job that is handed back ends by itself: %s", outage)

@@ -19,6 +19,12 @@ STOP_MARGIN = timedelta(seconds=5)
 log = logging.getLogger(__name__)
 
 
+def stop_limit(settings: ServiceSettings) -> float:
+    """Seconds from SIGTERM until jobs that still run are interrupted and handed back."""
+    longest = settings.stop_grace_seconds - STOP_MARGIN.total_seconds()
+    return longest if settings.stop_limit_seconds is None else min(settings.stop_limit_seconds, longest)
+
+
 class Preflight(Middleware):
     """Ends the worker with one line per problem if an actor that it runs does not fit its settings.
 
@@ -49,10 +55,12 @@ class Preflight(Middleware):
         found = []
         name, limit = actor.actor_name, _seconds(actor.options.get("time_limit", DEFAULT_TIME_LIMIT))
         grace, needed = self._settings.stop_grace_seconds, limit + _seconds(STOP_MARGIN)
-        if needed > grace:
+        if needed > grace and self._settings.stop_limit_seconds is None:
             found.append(
                 f"{self._settings.variable('stop_grace_seconds')}: {grace} s is too short for {name}, which may run "
-                f"for {limit} s: a restart would kill it. Set it and the container's stop grace to {needed} or more"
+                f"for {limit} s: every restart would interrupt it. Set it and the container's stop grace to {needed} "
+                f"or more; or say with {self._settings.variable('stop_limit_seconds')} that a restart may interrupt "
+                "jobs, which begin anew elsewhere"
             )
         policy: RetryPolicy = actor.options.get("retry", DEFAULT_POLICY)
         horizon, ttl = _seconds(policy.horizon) + policy.attempts * limit, self._platform.record_ttl_seconds

@@ -1,0 +1,123 @@
+"""What becomes of jobs when their worker is told to stop, or one of its processes dies."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ledger import Ledger
+from probe_service import Probe
+from worker_process import WorkerProcess
+
+from jobkit.producer import Producer
+from jobkit.settings import EXIT_MISCONFIGURED
+
+#: Seconds: longer than any test waits, so that a job which ended was not one that its lease set free.
+LEASE = "60"
+
+
+@pytest.fixture
+def environment(vhost_url: str, redis_url: str) -> dict[str, str]:
+    return {
+        "JOBKIT_BROKER_URL": vhost_url,
+        "JOBKIT_STORE_URL": redis_url,
+        "JOBKIT_LEASE_SECONDS": LEASE,
+        "PROBE_STOP_GRACE_SECONDS": "40",
+        "PROBE_STOP_LIMIT_SECONDS": "20",
+    }
+
+
+@pytest.fixture
+def producer(vhost_url: str) -> Iterator[Producer]:
+    with Producer(vhost_url) as built:
+        yield built
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger")
+
+
+def test_prefetched_jobs_run_elsewhere_within_a_second_of_sigterm(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
+) -> None:
+    waiting = [f"waiting-{n}" for n in range(6)]
+    with WorkerProcess(tmp_path, environment, threads=4, name="first") as first:
+        producer.send_many(Probe(name=f"running-{n}", seconds=8) for n in range(4))
+        ledger.wait(lambda log: len(log.entries("start")) == 4, what="the start of the long jobs")
+        # Two for each thread may be held, so four of these are taken ahead and two wait at the broker.
+        producer.send_many(Probe(name=name) for name in waiting)
+        with WorkerProcess(tmp_path, environment, threads=4, name="second"):
+            ledger.wait_for("end", *waiting[4:])
+            assert not ledger.counts("start")[waiting[0]], "it is held by the first worker, behind its long jobs"
+            asked = time.time()
+            first.signal(signal.SIGTERM)
+            ledger.wait_for("end", *waiting, limit=10)
+            assert first.wait(20) == 0
+    taken_over = max(entry.at for entry in ledger.entries("start") if entry.name in waiting) - asked
+    assert taken_over < 1
+    assert set(ledger.counts("start").values()) == {1}
+    assert ledger.counts("end") == ledger.counts("start")
+
+
+@pytest.mark.parametrize("job", [{"seconds": 6}, {"then": "block once"}], ids=["interrupted", "out of reach"])
+def test_a_job_that_runs_at_the_stop_limit_is_handed_back_with_its_attempts(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger, job: dict[str, object]
+) -> None:
+    settings = {**environment, "PROBE_STOP_LIMIT_SECONDS": "1"}
+    with WorkerProcess(tmp_path, settings, supervised=True, name="first") as first:
+        producer.send(Probe.model_validate({"name": "long", **job}))
+        ledger.wait_for("start", "long")
+        asked = time.monotonic()
+        assert first.stop() == 0
+        assert time.monotonic() - asked < 10
+        assert not ledger.counts("end")["long"]
+    with WorkerProcess(tmp_path, environment, name="second"):
+        ledger.wait_for("end", "long")
+    assert [entry.attempt for entry in ledger.entries("start")] == [1, 1]
+
+
+def test_a_process_that_dies_is_replaced_while_the_others_go_on(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
+) -> None:
+    with WorkerProcess(tmp_path, environment, processes=2, threads=1, supervised=True) as worker:
+        victim, survivor = (entry.pid for entry in ledger.entries("open"))
+        producer.send(Probe(name="before", seconds=3))
+        ledger.wait_for("start", "before")
+        (busy,) = (entry.pid for entry in ledger.entries("start"))
+        victim = victim if survivor == busy else survivor
+        os.kill(victim, signal.SIGKILL)
+        ledger.wait(lambda log: len(log.entries("open")) == 3, what="the start of another process")
+        producer.send_many(Probe(name=f"after-{n}", seconds=0.2) for n in range(8))
+        ledger.wait_for("end", "before", *(f"after-{n}" for n in range(8)))
+        assert "a worker process has died" in worker.output()
+        assert worker.stop() == 0
+    workers = {entry.pid for entry in ledger.entries("end")}
+    assert len(workers) == 2
+    assert busy in workers
+    assert victim not in workers
+    assert ledger.counts("start")["before"] == 1
+    assert len(ledger.entries("close")) == 2, "both closed their resources"
+
+
+def test_a_worker_that_cannot_run_is_not_started_again(tmp_path: Path, environment: dict[str, str]) -> None:
+    too_long = {**environment, "PROBE_TIME_LIMIT": "600", "PROBE_STOP_GRACE_SECONDS": "60"}
+    del too_long["PROBE_STOP_LIMIT_SECONDS"]
+    worker = WorkerProcess(tmp_path, too_long, processes=2, supervised=True).start(wait=False)
+    assert worker.wait() == EXIT_MISCONFIGURED
+    assert "PROBE_STOP_GRACE_SECONDS: 60 s is too short" in worker.output()
+
+
+def test_a_second_sigterm_ends_all_processes_at_once(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
+) -> None:
+    with WorkerProcess(tmp_path, environment, processes=2, supervised=True) as worker:
+        producer.send_many(Probe(name=f"job-{n}", seconds=15) for n in range(4))
+        ledger.wait(lambda log: len(log.entries("start")) == 4, what="the start of the long jobs")
+        worker.signal(signal.SIGTERM)
+        ledger.wait(lambda _: worker.output().count("Stopping worker process") == 2, what="the workers' word")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(8) != EXIT_MISCONFIGURED
+    assert not ledger.entries("end")

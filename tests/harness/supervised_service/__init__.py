@@ -1,0 +1,1 @@
+"""The probe service in the form that ``jobkit worker`` runs."""

@@ -1,0 +1,7 @@
+"""The probe service's settings, where ``jobkit worker`` looks for them."""
+
+import probe_service
+
+
+class SupervisedSettings(probe_service.ProbeSettings):
+    """The same."""
