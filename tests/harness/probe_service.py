@@ -12,6 +12,7 @@ from dramatiq import set_broker
 from ledger import Ledger
 from pydantic_settings import SettingsConfigDict
 
+from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.context import Context
 from jobkit.contracts import Job
 from jobkit.errors import PermanentError, Retry, TransientError
@@ -30,6 +31,12 @@ class Probe(Job, queue="probe", lanes=("high", "normal")):
     then: str = "return"
     until_attempt: int = 1_000_000
     children: int = 0
+
+
+class Call(Job, queue="probe"):
+    """Use something that is down as long as there is a file called ``outage`` beside the ledger."""
+
+    name: str
 
 
 class ProbeSettings(ServiceSettings):
@@ -79,6 +86,20 @@ def probe(job: Probe, context: Context[Resources]) -> dict[str, object]:
         time.sleep(60)  # as a C library does, which no interrupt reaches
     ledger.write("end", job.name, context.attempt)
     return {"name": job.name, "attempt": context.attempt}
+
+
+@service.actor(
+    Call,
+    retry=fixed(1, attempts=3, jitter=0),
+    breaker=CircuitBreaker("dependency", failures=4, pause=seconds(2), longest=seconds(2)),
+)
+def call(job: Call, context: Context[Resources]) -> None:
+    """Do it, or find it down."""
+    ledger = context.resources.ledger
+    ledger.write("start", job.name, context.attempt)
+    if (ledger.path.parent / "outage").exists():
+        raise TransientError("no answer")
+    ledger.write("end", job.name, context.attempt)
 
 
 def _misbehave(how: str) -> None:

@@ -10,11 +10,13 @@ import dramatiq
 from dramatiq import Broker
 from dramatiq.middleware import Middleware
 
+from jobkit.breaker.switches import Switches
 from jobkit.broker.memory import MemoryBroker
 from jobkit.broker.rabbitmq import JobBroker
 from jobkit.broker.topology import lane_queue
 from jobkit.context import SendsJobs
 from jobkit.interrupts import Interrupts
+from jobkit.middleware.breakers import Breakers
 from jobkit.middleware.health import Health
 from jobkit.middleware.idempotency import Idempotency
 from jobkit.middleware.lifespan import Lifespan
@@ -45,6 +47,7 @@ class Assembly(Generic[R]):
     settings: ServiceSettings
     open_resources: Callable[[], AbstractContextManager[R]]
     store: JobStore
+    switches: Switches
     producer: SendsJobs
 
     def install(self, broker: JobBroker | MemoryBroker, *, process_of_its_own: bool) -> None:
@@ -77,6 +80,7 @@ class Assembly(Generic[R]):
             lifespan,  # closed only after the last job's record is written
             Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes),
             Retries(patience),  # its hook after the job runs before Idempotency's: first published, then recorded
+            Breakers(self.switches, patience, self.name),  # its hook after the job runs before Retries decides
             TimeLimit(interrupts),  # last, next to the job
         ]
 
@@ -109,6 +113,7 @@ class Assembly(Generic[R]):
                 broker=broker,
                 retry=declared.retry,
                 time_limit=declared.time_limit,
+                breaker=declared.breaker,
             )
             declare(runner.bind(declared))
             for lane in declared.contract.lanes:

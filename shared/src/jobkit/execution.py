@@ -65,6 +65,7 @@ class Execution:
         sends: How many jobs it has sent so far; numbers their derived ids.
         revived: Whether it has come back from a dead-letter queue.
         alone: Whether it runs on its last chance, with no other such job beside it.
+        excused_for: Its failure is not its own: it runs again after this, without an attempt used up.
     """
 
     message: Message[Any]
@@ -82,6 +83,7 @@ class Execution:
     settled: bool = False
     revived: bool = False
     alone: bool = False
+    excused_for: timedelta | None = None
 
     @property
     def attempt(self) -> int:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from dramatiq.middleware import MiddlewareError
+
 from jobkit.errors import OUTAGES, JobkitError
 
 T = TypeVar("T")
@@ -13,8 +15,11 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class WorkerStopping(JobkitError):
-    """The worker is told to stop while it waits, so the job goes back to the queue as it is."""
+class WorkerStopping(JobkitError, MiddlewareError):
+    """The worker is told to stop while it waits, so the job goes back to the queue as it is.
+
+    A kind of error that Dramatiq lets out of a hook.
+    """
 
 
 class Patience:

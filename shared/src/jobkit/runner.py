@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.broker.envelope import contract_version
 from jobkit.context import Context, SendsJobs
 from jobkit.contracts.job import Job
@@ -36,6 +37,7 @@ class ActorDeclaration(Generic[R]):
     retry: RetryPolicy
     time_limit: timedelta
     periodic: Cron | None
+    breaker: CircuitBreaker | None = None
 
 
 class Runner(Generic[R]):

@@ -7,6 +7,9 @@ from datetime import timedelta
 from typing import Generic, TypeVar
 
 from jobkit.assembly import Assembly
+from jobkit.breaker.breaker import CircuitBreaker
+from jobkit.breaker.redis import RedisSwitches
+from jobkit.breaker.switches import MemorySwitches, Switches
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.memory import MemoryBroker, MemoryExchange
 from jobkit.broker.rabbitmq import JobBroker
@@ -54,6 +57,7 @@ class Service(Generic[S, R]):
         retry: RetryPolicy = DEFAULT_POLICY,
         time_limit: timedelta = DEFAULT_TIME_LIMIT,
         periodic: Cron | None = None,
+        breaker: CircuitBreaker | None = None,
     ) -> Callable[[Callable[[J, Context[R]], T]], Callable[[J, Context[R]], T]]:
         """Declare the function that runs jobs of ``contract``. The function itself stays as it is.
 
@@ -62,18 +66,22 @@ class Service(Generic[S, R]):
             retry: What happens when the function raises.
             time_limit: After this long the job is interrupted, which counts as a failure.
             periodic: Also run it by this schedule; the contract's fields must all have defaults.
+            breaker: What the jobs depend on, and when they wait for it.
         """
         if service_of(contract.queue) != self.name:
             raise TypeError(f"{contract.__name__} goes to queue {contract.queue!r}, which is not {self.name}'s")
         if contract.actor in self.actors:
             raise TypeError(f"{self.name} has two actors for {contract.__name__}")
+        others = [other.breaker for other in self.actors.values() if other.breaker and other.breaker != breaker]
+        if breaker is not None and breaker.name in {other.name for other in others}:
+            raise TypeError(f"{self.name} has two breakers named {breaker.name!r}, which differ")
         if periodic is not None:
             contract()  # raises here, not at three in the morning, if a field has no default
 
         def declare(function: Callable[[J, Context[R]], T]) -> Callable[[J, Context[R]], T]:
             if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
                 raise TypeError(f"{contract.actor} must be a plain function: calling it would not run it")
-            self.actors[contract.actor] = ActorDeclaration(contract, function, retry, time_limit, periodic)
+            self.actors[contract.actor] = ActorDeclaration(contract, function, retry, time_limit, periodic, breaker)
             return function
 
         return declare
@@ -95,16 +103,21 @@ class Service(Generic[S, R]):
         ttl = timedelta(seconds=platform.record_ttl_seconds)
         store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds)
         broker = JobBroker(connection, sender, prefetch=settings.prefetch)
-        self._assembly(platform, settings, store, Producer.over(sender)).install(broker, process_of_its_own=True)
+        switches = RedisSwitches(platform.store_url, platform.store_timeout_seconds)
+        producer = Producer.over(sender)
+        self._assembly(platform, settings, store, switches, producer).install(broker, process_of_its_own=True)
         return broker
 
     def embed(self, exchange: MemoryExchange, store: JobStore, platform: PlatformSettings, settings: S) -> MemoryBroker:
         """The broker of a worker inside this process, its queues in memory; the same code otherwise."""
         broker = MemoryBroker(exchange)
-        self._assembly(platform, settings, store, Producer.over(exchange)).install(broker, process_of_its_own=False)
+        producer = Producer.over(exchange)
+        self._assembly(platform, settings, store, MemorySwitches(), producer).install(broker, process_of_its_own=False)
         return broker
 
-    def _assembly(self, platform: PlatformSettings, settings: S, store: JobStore, producer: Producer) -> Assembly[R]:
+    def _assembly(
+        self, platform: PlatformSettings, settings: S, store: JobStore, switches: Switches, producer: Producer
+    ) -> Assembly[R]:
         return Assembly(
             name=self.name,
             actors=self.actors,
@@ -112,5 +125,6 @@ class Service(Generic[S, R]):
             settings=settings,
             open_resources=lambda: self._lifespan(settings),
             store=store,
+            switches=switches,
             producer=producer,
         )

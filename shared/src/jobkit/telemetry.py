@@ -7,7 +7,7 @@ Source: https://opentelemetry.io/docs/specs/semconv/messaging/rabbitmq/
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ _meter = metrics.get_meter(_SCOPE)
 _sent = _meter.create_counter("messaging.client.sent.messages", "{message}", "Messages that were to be sent.")
 _send_time = _meter.create_histogram("messaging.client.operation.duration", "s", "Time until the broker's confirm.")
 _consumed = _meter.create_counter("messaging.client.consumed.messages", "{message}", "Messages that were delivered.")
+_breaker_changes = _meter.create_counter("jobkit.breaker.changes", "{change}", "Breakers that were opened or closed.")
 _process_time = _meter.create_histogram("messaging.process.duration", "s", "Time that a job ran.")
 
 
@@ -115,6 +116,21 @@ def processed(
     span.end()
     _consumed.add(1, details)
     _process_time.record(duration, details)
+
+
+def breaker_changed(name: str, to: str) -> None:
+    """Count that a circuit breaker is ``open`` or ``closed`` from now on."""
+    _breaker_changes.add(1, {"jobkit.breaker": name, "jobkit.breaker.state": to})
+
+
+def watch_breakers(look: Callable[[], Iterable[tuple[str, bool]]]) -> None:
+    """Report with each export which breakers are open, as ``look`` says."""
+
+    def observe(_options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
+        for name, is_open in look():
+            yield metrics.Observation(int(is_open), {"jobkit.breaker": name})
+
+    _meter.create_observable_gauge("jobkit.breaker.open", [observe], description="1 while a circuit breaker is open.")
 
 
 def trace_id() -> str:

@@ -2,6 +2,8 @@
 
 from images_service import handlers
 from images_service.adapters import Resources, open_resources
+from images_service.errors import StorageUnavailable
+from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.context import Context
 from jobkit.contracts.images import ProcessedImage, ProcessImage
 from jobkit.errors import TransientError
@@ -15,6 +17,7 @@ service = Service("images", lifespan=open_resources)
 @service.actor(
     ProcessImage,
     retry=exponential(cap=600, attempts=8, retry_on=TransientError),
+    breaker=CircuitBreaker("storage", trips_on=StorageUnavailable),
     time_limit=minutes(2),  # the largest image allowed takes one core some 15 s to write as WebP or AVIF
 )
 def process_image(job: ProcessImage, context: Context[Resources]) -> ProcessedImage:

@@ -4,7 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 from inference_service import handlers
 from inference_service.adapters import Resources, open_resources
+from inference_service.errors import StorageUnavailable
 from inference_service.handlers import Predictions, TrainedModel
+from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.context import Context
 from jobkit.contracts.inference import PredictBatch, TrainModel
 from jobkit.errors import TimeLimitExceeded, TransientError
@@ -17,9 +19,14 @@ service = Service("inference", lifespan=open_resources)
 #: A training that ran into its limit goes on from its last epoch, and a storage that hangs may answer next time.
 _WORTH_ANOTHER_ATTEMPT = (TransientError, TimeLimitExceeded)
 
+STORAGE = CircuitBreaker("storage", trips_on=StorageUnavailable)
+
 
 @service.actor(
-    PredictBatch, retry=exponential(cap=60, attempts=8, retry_on=_WORTH_ANOTHER_ATTEMPT), time_limit=seconds(30)
+    PredictBatch,
+    retry=exponential(cap=60, attempts=8, retry_on=_WORTH_ANOTHER_ATTEMPT),
+    time_limit=seconds(30),
+    breaker=STORAGE,
 )
 def predict_batch(job: PredictBatch, context: Context[Resources]) -> Predictions:
     """Label each row of a batch."""
@@ -28,7 +35,10 @@ def predict_batch(job: PredictBatch, context: Context[Resources]) -> Predictions
 
 
 @service.actor(
-    TrainModel, retry=exponential(cap=600, attempts=8, retry_on=_WORTH_ANOTHER_ATTEMPT), time_limit=minutes(10)
+    TrainModel,
+    retry=exponential(cap=600, attempts=8, retry_on=_WORTH_ANOTHER_ATTEMPT),
+    time_limit=minutes(10),
+    breaker=STORAGE,
 )
 def train_model(job: TrainModel, context: Context[Resources]) -> TrainedModel:
     """Train a classifier and publish it."""

@@ -84,7 +84,7 @@ class Retries(Middleware):
     def _decide(self, broker: Broker, execution: Execution, error: BaseException | None) -> Verdict:
         if error is None:
             return Verdict.COMPLETED
-        if isinstance(error, LeaseLost | Shutdown | SkipMessage):
+        if isinstance(error, LeaseLost | Shutdown | SkipMessage | WorkerStopping):
             return Verdict.HANDED_BACK
         if isinstance(error, Retry):
             execution.delay = error.after
@@ -97,6 +97,9 @@ class Retries(Middleware):
             if isinstance(error, kind):
                 execution.reason = reason
                 return Verdict.DIED
+        if execution.excused_for is not None and policy.attempts > 1 and policy.retries(error):
+            execution.delay = execution.excused_for
+            return Verdict.SNOOZED
         if not policy.retries(error):
             execution.reason = Reason.NOT_RETRIED
         elif execution.attempt >= policy.attempts:
