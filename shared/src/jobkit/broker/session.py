@@ -80,7 +80,11 @@ class Session:
         """Exchange data with the broker until something arrives or ``timeout`` seconds have passed."""
         self._flush()
         self.connection.process_data_events(min(timeout, _LONGEST_SILENCE))
-        if self._cancelled or not self.channel.is_open:
+        if not self.channel.is_open:
+            # Pika keeps the broker's words to itself: such as that an ack was overdue (consumer_timeout).
+            reason = getattr(self.channel, "_closing_reason", None)
+            raise pika.exceptions.AMQPChannelError(f"the broker has closed the channel: {reason}")
+        if self._cancelled:
             raise pika.exceptions.AMQPChannelError("the broker has cancelled the consumer")
 
     def stop_taking(self) -> None:
