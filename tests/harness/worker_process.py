@@ -1,6 +1,7 @@
 """A worker as production runs it: the stock dramatiq command, or jobkit's, in a process group of its own."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +40,10 @@ class WorkerProcess:
             *("--processes", str(processes), "--threads", str(threads), "--worker-shutdown-timeout", "15000"),
             *(["--queues", *queues] if queues else []),
         ]
-        self._command = [sys.executable, "-m", "jobkit.cli", "worker", "supervised"] if supervised else stock
+        own = [sys.executable, "-m", "jobkit.cli", "worker", "supervised"]
+        # Told to stop by the kernel, should the tests themselves be killed.
+        setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+        self._command = [*([setpriv, "--pdeathsig", "TERM"] if setpriv else []), *(own if supervised else stock)]
         harness = str(Path(__file__).parent)
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("JOBKIT_", "PROBE_"))},
