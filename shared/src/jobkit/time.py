@@ -20,4 +20,4 @@ def hours(number: float) -> timedelta:
 
 def milliseconds(duration: timedelta) -> int:
     """The whole milliseconds of a duration, the unit in which Dramatiq and Redis count."""
-    return int(duration.total_seconds() * 1000)
+    return duration // timedelta(milliseconds=1)  # a float would turn 1.001 s into 1000 ms
