@@ -38,6 +38,7 @@ class Lease:
         attempt: Which run this is, from 1. Snoozes and interrupts do not count.
         crashes: Runs that ended without a word, because their worker died.
         first_failed_at: When the first attempt failed, in milliseconds since the epoch; 0 if none has.
+        sent_at: The timestamp of the message that it was given to.
     """
 
     job: JobKey
@@ -46,6 +47,7 @@ class Lease:
     attempt: int
     crashes: int = 0
     first_failed_at: int = 0
+    sent_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,15 @@ class JobStore(Protocol):
     the same arguments, and raises ``StoreUnavailable`` when the store does not answer. Methods that take a lease
     return False, and change nothing, once another owner has been given a higher fence.
 
-    Implemented by ``jobkit.store.redis`` and ``jobkit.store.memory``; ``tests/contract/test_job_store.py`` is what any
+    The clock may jump. Back: a lease or a wait is over when it has lasted its whole length, counted from the first
+    delivery that asks after the jump, so each jump costs at most that. Forward: leases that were not renewed after the
+    jump are over before their time, and whoever asks then gets the job beside an owner that lives.
+
+    The store may lose what it was told last, or everything: a record that is gone, or whose fence is lower than the
+    lease's, is written anew by ``renew``, ``release``, ``complete`` and ``bury``, unless it says that the job is done.
+    Fences rise over such a loss too, once the clock is past the highest: at once, unless it went back.
+
+    Implemented by ``jobkit.store.redis`` and ``jobkit.store.memory``; ``tests/contract/test_job_store*.py`` is what any
     further one has to pass.
     """
 
@@ -117,7 +127,7 @@ class JobStore(Protocol):
 
         Args:
             job: Which job.
-            owner: Who asks. The same owner gets the same lease again.
+            owner: Who asks. The same owner gets the same lease again, and for the whole of ``ttl``.
             ttl: For how long, unless it is renewed.
             sent_at: The message's timestamp. It tells a redelivery of a dead message from the same job sent anew.
             attempts_before: What the message itself says of attempts made, should the record have been lost.
@@ -130,7 +140,7 @@ class JobStore(Protocol):
         """Extend leases, all in one round trip; False where another owner holds a higher fence."""
 
     def complete(self, lease: Lease, result: bytes) -> bool:
-        """Record that the job is done, with its result; also when the record itself has been lost meanwhile."""
+        """Record that the job is done, with its result."""
 
     def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "") -> bool:
         """Free the job to run again after ``delay``; ``counted`` tells whether this run used up an attempt."""
@@ -139,7 +149,7 @@ class JobStore(Protocol):
         """Record that the job was dead-lettered."""
 
     def report(self, lease: Lease, *, percent: float, step: str, note: str) -> bool:
-        """Record how far the running job is."""
+        """Record how far the running job is; False also if its record was lost, until the next renewal."""
 
     def record(self, job: JobKey) -> JobRecord | None:
         """What is known of a job; None once its record has expired or if there never was one."""

@@ -14,10 +14,14 @@ from jobkit.time import milliseconds
 class _Row:
     record: JobRecord
     owner: str = ""
-    lease_until: int = 0
+    until: int = 0  # it is leased, or waits
+    span: int = 0  # for how long it was leased, or made to wait
     sent_at: int = 0
     first_failed_at: int = 0
     expires_at: int = 0
+
+    def is_of(self, lease: Lease) -> bool:
+        return (self.record.fence, self.owner) == (lease.fence, lease.owner)
 
 
 class MemoryStore:
@@ -48,11 +52,14 @@ class MemoryStore:
     ) -> Lease | Held | Suspect | Finished:
         with self._lock:
             now = self._now()
-            row = self._row(job, now) or _Row(JobRecord(job, JobState.WAITING, 0, 0, 0))
+            row = self._row(job) or _Row(JobRecord(job, JobState.WAITING, 0, 0, 0))
             record = row.record
-            answer = self._refusal(row, owner, now, sent_at=sent_at, revived=revived)
-            if answer is not None:
-                return answer
+            if record.state is JobState.RUNNING and row.owner == owner:
+                self._lend(row, ttl, now)  # it hears of its lease only now
+                return self._lease(row)
+            refusal = self._refusal(row, now, sent_at=sent_at, revived=revived)
+            if refusal is not None:
+                return refusal
             anew = record.state is JobState.DEAD
             crashes = 0 if anew else record.crashes + (record.state is JobState.RUNNING)
             if alone_at and crashes == alone_at and not alone:
@@ -63,8 +70,8 @@ class MemoryStore:
             first_failed_at = 0 if anew else row.first_failed_at
             failure = record.failure if first_failed_at else ""
             started = JobRecord(job, JobState.RUNNING, before + 1, crashes, fence, started_at=now, failure=failure)
-            until = now + milliseconds(ttl)
-            self._rows[job] = row = _Row(started, owner, until, sent_at, first_failed_at, until + self._ttl)
+            self._rows[job] = row = _Row(started, owner, sent_at=sent_at, first_failed_at=first_failed_at)
+            self._lend(row, ttl, now)
             return self._lease(row)
 
     def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
@@ -72,11 +79,11 @@ class MemoryStore:
             now = self._now()
             held = []
             for lease in leases:
-                row = self._held(lease, or_lost=True)
-                if row is not None:
-                    row.lease_until = now + milliseconds(ttl)
-                    row.expires_at = row.lease_until + self._ttl
-                held.append(row is not None)
+                row = self._row_of(lease)
+                runs = row is not None and row.record.state is JobState.RUNNING
+                if row and runs:
+                    self._lend(row, ttl, now)
+                held.append(runs)
             return held
 
     def complete(self, lease: Lease, result: bytes) -> bool:
@@ -87,96 +94,99 @@ class MemoryStore:
 
     def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "") -> bool:
         with self._lock:
-            row = self._last(lease)
-            if row is None:
-                return False
-            now = self._now()
-            if row.record.state is JobState.RUNNING:
+            row = self._row_of(lease)
+            if row and row.record.state is JobState.RUNNING:
+                now = self._now()
                 if failure and not row.first_failed_at:
                     row.first_failed_at = now
                 row.record = replace(
                     row.record,
                     state=JobState.WAITING,
                     attempt=row.record.attempt if counted else row.record.attempt - 1,
-                    due_at=now + milliseconds(delay),
                     failure=failure or row.record.failure,
                 )
-                row.lease_until = 0
-                row.expires_at = row.record.due_at + self._ttl
-            return True
+                row.span = milliseconds(delay)
+                row.until = now + row.span
+                row.expires_at = row.until + self._ttl
+            return row is not None
 
     def report(self, lease: Lease, *, percent: float, step: str, note: str) -> bool:
         with self._lock:
-            row = self._held(lease)
-            if row is not None:
-                row.record = replace(row.record, percent=percent, step=step, note=note)
-            return row is not None
+            row = self._row(lease.job)
+            if row is None or not row.is_of(lease) or row.record.state is not JobState.RUNNING:
+                return False
+            row.record = replace(row.record, percent=percent, step=step, note=note)
+            return True
 
     def record(self, job: JobKey) -> JobRecord | None:
         with self._lock:
-            row = self._row(job, self._now())
-            return replace(row.record, lease_until=row.lease_until) if row else None
+            row = self._row(job)
+            if row is None:
+                return None
+            state = row.record.state
+            return replace(
+                row.record,
+                lease_until=row.until if state is JobState.RUNNING else 0,
+                due_at=row.until if state is JobState.WAITING else 0,
+            )
 
     def ping(self) -> None: ...
 
     def close(self) -> None: ...
 
     def _now(self) -> int:
-        return int(self._clock() * 1000)
+        return round(self._clock() * 1000)
 
-    def _row(self, job: JobKey, now: int) -> _Row | None:
+    def _row(self, job: JobKey) -> _Row | None:
         row = self._rows.get(job)
-        if row is not None and row.expires_at <= now:
+        if row is not None and row.expires_at <= self._now():
             del self._rows[job]
             return None
         return row
 
-    def _refusal(
-        self, row: _Row, owner: str, now: int, *, sent_at: int, revived: bool
-    ) -> Lease | Held | Finished | None:
+    def _row_of(self, lease: Lease) -> _Row | None:
+        """The record, if it is this lease's. One that was lost, or is from before the lease, is written anew."""
+        row = self._row(lease.job)
+        if row is None or (row.record.fence < lease.fence and row.record.state is not JobState.DONE):
+            record = JobRecord(lease.job, JobState.RUNNING, lease.attempt, lease.crashes, lease.fence)
+            row = _Row(record, lease.owner, sent_at=lease.sent_at, first_failed_at=lease.first_failed_at)
+            self._rows[lease.job] = row
+        return row if row.is_of(lease) else None
+
+    def _lend(self, row: _Row, ttl: timedelta, now: int) -> None:
+        row.span = milliseconds(ttl)
+        row.until = now + row.span
+        row.expires_at = row.until + self._ttl
+
+    def _refusal(self, row: _Row, now: int, *, sent_at: int, revived: bool) -> Held | Finished | None:
         """Why the job is not given out anew; None if it may be."""
         record = row.record
         if record.state is JobState.DONE or (record.state is JobState.DEAD and row.sent_at == sent_at and not revived):
             return Finished(record.state)
-        if record.state is JobState.RUNNING and row.owner == owner:
-            return self._lease(row)
-        if record.state is JobState.RUNNING and row.lease_until > now:
-            return Held(timedelta(milliseconds=row.lease_until - now), JobState.RUNNING)
-        if record.state is JobState.WAITING and record.due_at > now + milliseconds(DUE_SLACK):
-            return Held(timedelta(milliseconds=record.due_at - now), JobState.WAITING)
+        if record.state is JobState.DEAD:
+            return None
+        # More than there was at first means that the clock went back: nobody knows how much has passed, so it begins
+        # again, and is over when that much has passed from now.
+        row.until = min(row.until, now + row.span)
+        slack = milliseconds(DUE_SLACK) if record.state is JobState.WAITING else 0
+        if row.until > now + slack:
+            return Held(timedelta(milliseconds=row.until - now), record.state)
         return None
-
-    def _last(self, lease: Lease) -> _Row | None:
-        """The record, if nobody was given a lease after this one."""
-        row = self._rows.get(lease.job)
-        return row if row is not None and (row.record.fence, row.owner) == (lease.fence, lease.owner) else None
-
-    def _held(self, lease: Lease, *, or_lost: bool = False) -> _Row | None:
-        """The record, if the job still runs under this lease; one that was lost can be written anew."""
-        if or_lost and self._row(lease.job, self._now()) is None:
-            self._rows[lease.job] = self._written_anew(lease)
-        row = self._last(lease)
-        return row if row is not None and row.record.state is JobState.RUNNING else None
-
-    def _written_anew(self, lease: Lease) -> _Row:
-        record = JobRecord(lease.job, JobState.RUNNING, lease.attempt, lease.crashes, lease.fence)
-        return _Row(record, lease.owner, expires_at=self._now() + self._ttl)
 
     def _lease(self, row: _Row) -> Lease:
         record = row.record
-        return Lease(record.job, row.owner, record.fence, record.attempt, record.crashes, row.first_failed_at)
+        return Lease(
+            record.job, row.owner, record.fence, record.attempt, record.crashes, row.first_failed_at, row.sent_at
+        )
 
     def _finish(self, lease: Lease, state: JobState, *, result: bytes = b"", failure: str = "") -> bool:
         with self._lock:
-            self._rows.setdefault(lease.job, self._written_anew(lease))
-            row = self._last(lease)
-            if row is None:
-                return False
-            if row.record.state is JobState.RUNNING:
+            row = self._row_of(lease)
+            if row and row.record.state is JobState.RUNNING:
                 now = self._now()
                 percent = 100.0 if state is JobState.DONE else row.record.percent
                 row.record = replace(
                     row.record, state=state, finished_at=now, percent=percent, result=result, failure=failure
                 )
-                row.lease_until, row.expires_at = 0, now + self._ttl
-            return row.record.state is state
+                row.expires_at = now + self._ttl
+            return row is not None and row.record.state is state

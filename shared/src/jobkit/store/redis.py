@@ -17,6 +17,8 @@ from jobkit.time import milliseconds
 
 T = TypeVar("T")
 
+Argument = str | bytes | int | float
+
 _KEY = "jobkit:job:{actor}:{id}"
 
 
@@ -41,6 +43,11 @@ def describe(error: RedisError, url: str) -> str:
     return f"Redis at {where} (JOBKIT_STORE_URL) does not take commands: {error}"
 
 
+def _told(lease: Lease) -> list[Argument]:
+    """What the scripts are told of a lease: enough to write its record anew."""
+    return [lease.fence, lease.owner, lease.attempt, lease.crashes, lease.first_failed_at, lease.sent_at]
+
+
 class RedisStore:
     """Keeps the promises of ``JobStore`` across processes and machines.
 
@@ -56,9 +63,8 @@ class RedisStore:
         self._url = url
         self._ttl = milliseconds(record_ttl)
         self._client = connect(url, timeout)
-        lua = files("jobkit.store") / "lua"
         self._acquire, self._renew, self._finish, self._release, self._report = (
-            self._client.register_script((lua / f"{name}.lua").read_text("utf-8"))
+            self._client.register_script(self._script(name))
             for name in ("acquire", "renew", "finish", "release", "report")
         )
 
@@ -74,15 +80,14 @@ class RedisStore:
         alone_at: int = 0,
         alone: bool = False,
     ) -> Lease | Held | Suspect | Finished:
-        arguments: list[str | bytes | int | float] = [
+        arguments: list[Argument] = [
             *(owner, milliseconds(ttl), self._ttl, sent_at, attempts_before, int(revived), milliseconds(DUE_SLACK)),
             *(alone_at, int(alone)),
         ]
         verdict, *details = self._call(lambda: self._acquire(keys=[self._key(job)], args=arguments))
         match verdict.decode():
             case "leased":
-                fence, attempt, crashes, first_failed_at = (int(number) for number in details)
-                return Lease(job, owner, fence, attempt, crashes, first_failed_at)
+                return Lease(job, owner, *(int(number) for number in details))
             case "suspect":
                 return Suspect(int(details[0]))
             case "held":
@@ -93,27 +98,25 @@ class RedisStore:
     def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
         if not leases:
             return []
-        owners = [value for lease in leases for value in (lease.fence, lease.owner, lease.attempt, lease.crashes)]
         keys = [self._key(lease.job) for lease in leases]
-        held = self._call(lambda: self._renew(keys=keys, args=[milliseconds(ttl), self._ttl, *owners]))
+        told = [value for lease in leases for value in _told(lease)]
+        held = self._call(lambda: self._renew(keys=keys, args=[milliseconds(ttl), self._ttl, *told]))
         return [bool(answer) for answer in held]
 
     def complete(self, lease: Lease, result: bytes) -> bool:
-        arguments: list[str | bytes | int | float] = [lease.fence, lease.owner, JobState.DONE, self._ttl, result, ""]
+        arguments = [*_told(lease), JobState.DONE, self._ttl, result, ""]
         return bool(self._call(lambda: self._finish(keys=[self._key(lease.job)], args=arguments)))
 
     def bury(self, lease: Lease, *, failure: str) -> bool:
-        arguments: list[str | bytes | int | float] = [lease.fence, lease.owner, JobState.DEAD, self._ttl, b"", failure]
+        arguments = [*_told(lease), JobState.DEAD, self._ttl, b"", failure]
         return bool(self._call(lambda: self._finish(keys=[self._key(lease.job)], args=arguments)))
 
     def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "") -> bool:
-        arguments: list[str | bytes | int | float] = [
-            *(lease.fence, lease.owner, milliseconds(delay), int(counted), self._ttl, failure),
-        ]
+        arguments = [*_told(lease), milliseconds(delay), int(counted), self._ttl, failure]
         return bool(self._call(lambda: self._release(keys=[self._key(lease.job)], args=arguments)))
 
     def report(self, lease: Lease, *, percent: float, step: str, note: str) -> bool:
-        arguments: list[str | bytes | int | float] = [lease.fence, lease.owner, percent, step, note]
+        arguments: list[Argument] = [lease.fence, lease.owner, percent, step, note]
         return bool(self._call(lambda: self._report(keys=[self._key(lease.job)], args=arguments)))
 
     def record(self, job: JobKey) -> JobRecord | None:
@@ -150,6 +153,10 @@ class RedisStore:
 
     def close(self) -> None:
         self._client.close()
+
+    def _script(self, name: str) -> str:
+        lua = files("jobkit.store") / "lua"
+        return "".join((lua / f"{part}.lua").read_text("utf-8") for part in ("prelude", name))
 
     @staticmethod
     def _key(job: JobKey) -> str:

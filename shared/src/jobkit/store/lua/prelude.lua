@@ -1,0 +1,26 @@
+-- Stands before each script: the store's clock, and whose record it is.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function lend(key, ttl, record_ttl)
+  redis.call('HSET', key, 'lease_until', now + ttl, 'span', ttl)
+  redis.call('PEXPIRE', key, ttl + record_ttl)
+end
+
+-- The job's state, if its record is this lease's; else nil. A lower fence than the lease's is from before it: Redis has
+-- lost what it was told last. So the record is written anew, unless it says that the job is done. The caller says how
+-- long it lasts.
+local function state_under(key, fence, owner, attempt, crashes, first_failed_at, sent_at)
+  local row = redis.call('HMGET', key, 'fence', 'owner', 'state')
+  if row[1] == fence and row[2] == owner then
+    return row[3]
+  end
+  if row[1] and (tonumber(row[1]) >= tonumber(fence) or row[3] == 'done') then
+    return nil
+  end
+  redis.call('DEL', key)
+  redis.call('HSET', key, 'state', 'running', 'fence', fence, 'owner', owner, 'attempt', attempt, 'crashes', crashes,
+    'first_failed_at', first_failed_at, 'sent_at', sent_at)
+  return 'running'
+end
+
