@@ -1,0 +1,197 @@
+"""What a job store has to answer, in plain Python: the promises of ``JobStore`` for one job.
+
+The model does not reckon as the stores do. They go by a clock that may jump; it knows the time that really passes, and
+between which two moments of it the job has to become free.
+"""
+
+from dataclasses import dataclass, replace
+
+from jobkit.store.base import DUE_SLACK, Finished, Held, JobState, Lease, Suspect
+from jobkit.time import milliseconds
+
+SLACK = milliseconds(DUE_SLACK)
+
+Answer = Lease | Held | Suspect | Finished
+
+
+@dataclass
+class Known:
+    """What the store has to know of the job. Moments are milliseconds of the time that really passes."""
+
+    lease: Lease  # the last one under which it was changed
+    attempt: int
+    crashes: int
+    first_failed_at: int
+    state: JobState = JobState.RUNNING
+    result: bytes = b""
+    failure: str = ""
+    span: int = 0  # for how long it was leased, or made to wait
+    earliest: int = 0  # until then nobody else gets it
+    latest: int = 0  # from then on whoever asks gets it
+
+    @classmethod
+    def of(cls, lease: Lease, failure: str = "") -> "Known":
+        return cls(lease, lease.attempt, lease.crashes, lease.first_failed_at, failure=failure)
+
+    def hold(self, now: int, span: int) -> None:
+        self.span, self.earliest, self.latest = span, now + span, now + span
+
+
+def name(lease: Lease) -> tuple[int, str]:
+    return lease.fence, lease.owner
+
+
+class JobModel:
+    """One job, from its first delivery on.
+
+    Attributes:
+        elapsed: The time that has really passed, in milliseconds.
+        clock: What the store's clock shows.
+        known: What the store knows of the job; None if it has lost it.
+        told: Until when each owner may believe that the job is its own.
+        highest: The highest fence that was ever given out.
+        lossy: Whether the store has ever lost something.
+    """
+
+    def __init__(self, clock: int) -> None:
+        self.elapsed, self.clock = 0, clock
+        self.known: Known | None = None
+        self.replica: Known | None = None
+        self.told: dict[tuple[int, str], int] = {}
+        self.highest, self.lossy = 0, False
+
+    # ---- what deliveries are answered
+
+    def check(
+        self,
+        answer: Answer,
+        owner: str,
+        ttl: int,
+        *,
+        sent_at: int = 1,
+        attempts_before: int = 0,
+        revived: bool = False,
+        alone_at: int = 0,
+        alone: bool = False,
+    ) -> None:
+        """Fail unless this may be answered to the delivery."""
+        known = self.known
+        if known and known.state is JobState.DONE:
+            assert answer == Finished(JobState.DONE)
+            return
+        if known and known.state is JobState.DEAD and known.lease.sent_at == sent_at and not revived:
+            assert answer == Finished(JobState.DEAD)
+            return
+        if known and known.state is JobState.RUNNING and known.lease.owner == owner:
+            assert answer == known.lease
+            self._lend(known, ttl)
+            return
+        if known and known.state is not JobState.DEAD and self._is_held(known, answer):
+            return
+
+        attempt, crashes, first_failed_at, failure = 0, 0, 0, ""
+        if known and known.state is not JobState.DEAD:
+            attempt, first_failed_at = known.attempt, known.first_failed_at
+            crashes = known.crashes + (known.state is JobState.RUNNING)
+            failure = known.failure if first_failed_at else ""
+        if crashes and crashes == alone_at and not alone:
+            assert answer == Suspect(crashes)
+            return
+
+        assert isinstance(answer, Lease), answer
+        attempt = max(attempt, 0 if revived else attempts_before) + 1
+        self._check_fence(answer.fence)
+        assert answer == Lease(answer.job, owner, answer.fence, attempt, crashes, first_failed_at, sent_at)
+        self.known = Known.of(answer, failure)
+        self._lend(self.known, ttl)
+
+    def _is_held(self, known: Known, answer: Answer) -> bool:
+        slack = SLACK if known.state is JobState.WAITING else 0
+        # After the clock went back, nobody knows how much of the time is left; but never more than there was at first.
+        known.latest = min(known.latest, self.elapsed + known.span)
+        if not isinstance(answer, Held):
+            assert self.elapsed >= known.earliest, "two owners"
+            return False
+        free_at = self.elapsed + milliseconds(answer.wait) - slack
+        assert answer.state is known.state
+        assert max(known.earliest, self.elapsed + 1) <= free_at <= known.latest, "stuck"
+        known.latest = free_at
+        return True
+
+    def _check_fence(self, fence: int) -> None:
+        assert fence >= self.clock
+        assert not self.known or fence > self.known.lease.fence
+        # What the store has lost, it can exceed only by its clock.
+        assert fence > self.highest or (self.lossy and self.clock <= self.highest)
+        self.highest = max(fence, self.highest)
+
+    def _lend(self, known: Known, ttl: int) -> None:
+        known.hold(self.elapsed, ttl)
+        self.told[name(known.lease)] = self.elapsed + ttl
+
+    # ---- what owners are answered, in time, late, or again
+
+    def renew(self, lease: Lease, ttl: int) -> bool:
+        known = self._record_of(lease)
+        if known is None or known.state is not JobState.RUNNING:
+            return False
+        self._lend(known, ttl)
+        return True
+
+    def finish(self, lease: Lease, state: JobState, *, result: bytes = b"", failure: str = "") -> bool:
+        known = self._record_of(lease)
+        self.told.pop(name(lease), None)
+        if known and known.state is JobState.RUNNING:
+            known.state, known.result, known.failure = state, result, failure
+        return known is not None and known.state is state
+
+    def release(self, lease: Lease, *, delay: int, counted: bool, failure: str) -> bool:
+        known = self._record_of(lease)
+        self.told.pop(name(lease), None)
+        if known and known.state is JobState.RUNNING:
+            known.state = JobState.WAITING
+            known.attempt -= not counted
+            known.failure = failure or known.failure
+            known.first_failed_at = known.first_failed_at or (self.clock if failure else 0)
+            known.hold(self.elapsed, delay - SLACK)
+        return known is not None
+
+    def report(self, lease: Lease) -> bool:
+        known = self.known
+        return known is not None and known.state is JobState.RUNNING and name(known.lease) == name(lease)
+
+    def _record_of(self, lease: Lease) -> Known | None:
+        """The record, if it is this lease's: the highest fence has it, also if the store has lost it."""
+        known = self.known
+        if known is None or (known.lease.fence < lease.fence and known.state is not JobState.DONE):
+            assert self.lossy, "only a loss leaves no record, or a lower fence"
+            self.known = known = Known.of(lease)
+            self.told = {}  # whoever was given the job below that fence, by a store that had lost it, loses it
+        if name(known.lease) == name(lease):
+            return known
+        self.told.pop(name(lease), None)
+        return None
+
+    # ---- time, clocks, and losses
+
+    def time_passes(self, by: int) -> None:
+        self.elapsed += by
+        self.clock += by
+
+    def clock_jumps(self, by: int) -> None:
+        self.clock += by
+        for known in filter(None, (self.known, self.replica)):
+            known.latest -= by
+            known.earliest -= max(by, 0)
+        if by > 0:  # for the store, that time has passed: nobody can rely on the lease that it was told of
+            self.told = {owner: until - by for owner, until in self.told.items()}
+
+    def replicate(self) -> None:
+        self.replica = self.known and replace(self.known)
+
+    def fall_back(self) -> None:
+        self.lose()
+        self.known = self.replica and replace(self.replica)
+
+    def lose(self) -> None:
+        self.known, self.told, self.lossy = None, {}, True
