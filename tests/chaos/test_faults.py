@@ -139,6 +139,29 @@ def test_a_store_that_goes_away_under_a_running_job_does_not_make_it_run_twice(
     assert set(ledger.counts("start").values()) == {1}
 
 
+def test_a_store_that_is_away_for_longer_than_a_lease_lets_no_duplicate_in(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger, redis_server: Redis
+) -> None:
+    names = [f"job-{n}" for n in range(4)]
+    no_more_than_it_runs = {**environment, "PROBE_PREFETCH": "4"}
+    with (
+        WorkerProcess(tmp_path, no_more_than_it_runs, threads=4, name="one"),
+        WorkerProcess(tmp_path, no_more_than_it_runs, threads=4, name="two") as two,
+    ):
+        for name in names:
+            producer.send(Probe(name=name, seconds=12), key=name)
+        ledger.wait(lambda log: len(log.entries("start")) == 4, what="the start of the jobs")
+        redis_server.kill()
+        for name in names:
+            producer.send(Probe(name=name, seconds=12), key=name)
+        ledger.wait(lambda _: "jobs wait for it" in two.output(), what="the duplicates' word that the store is away")
+        time.sleep(4)  # longer than a lease: all of them have run out when the store is back
+        redis_server.start()
+        ledger.wait_for("end", *names)
+        wait_until_empty(environment["JOBKIT_BROKER_URL"], "probe")
+    assert set(ledger.counts("start").values()) == {1}
+
+
 def test_a_job_that_kills_its_workers_is_quarantined_and_the_others_finish(
     tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
 ) -> None:

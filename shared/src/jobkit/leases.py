@@ -8,11 +8,14 @@ from jobkit.errors import LeaseLost, StoreUnavailable
 from jobkit.interrupts import Interrupts
 from jobkit.store.base import JobStore, Lease
 
+#: Seconds until a renewal that failed is tried again: once the store is back, it should come before anybody's claim.
+RETRY_RENEWAL = 0.5
+
 log = logging.getLogger(__name__)
 
 
 class LeaseKeeper:
-    """Renews all leases of this process in one call, three times in a lease's life.
+    """Renews all leases of this process in one call, three times in a lease's life, and during an outage more often.
 
     A job whose lease has gone to another worker is interrupted: its result would not be recorded.
     """
@@ -46,20 +49,27 @@ class LeaseKeeper:
             return list(self._kept)
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._ttl.total_seconds() / 3):
-            with self._lock:
-                kept = dict(self._kept)
-            try:
-                answers = self._store.renew(list(kept), self._ttl)
-            except StoreUnavailable as outage:
+        steady, answered = self._ttl.total_seconds() / 3, True
+        while not self._stopped.wait(steady if answered else min(RETRY_RENEWAL, steady)):
+            answered = self._renew(say_so=answered)
+
+    def _renew(self, *, say_so: bool) -> bool:
+        """Whether the store has answered; ``say_so`` in the log if it does not."""
+        with self._lock:
+            kept = dict(self._kept)
+        try:
+            answers = self._store.renew(list(kept), self._ttl)
+        except StoreUnavailable as outage:
+            if say_so:
                 log.warning("leases cannot be renewed now: %s", outage)
-                continue
-            except Exception:  # the leases of all jobs depend on this thread
-                log.exception("leases cannot be renewed now")
-                continue
-            for (lease, thread), held in zip(kept.items(), answers, strict=True):
-                if not held:
-                    self._lose(lease, thread)
+            return False
+        except Exception:  # the leases of all jobs depend on this thread
+            log.exception("leases cannot be renewed now")
+            return False
+        for (lease, thread), held in zip(kept.items(), answers, strict=True):
+            if not held:
+                self._lose(lease, thread)
+        return True
 
     def _lose(self, lease: Lease, thread: int) -> None:
         with self._lock:  # so that the job cannot be forgotten, and the next one begin, before it is interrupted

@@ -13,7 +13,7 @@ from dramatiq.middleware import Middleware, MiddlewareError, SkipMessage
 from jobkit.errors import Poison, StoreUnavailable, text_of
 from jobkit.execution import ATTEMPTS_OPTION, DEFERRED_OPTION, Execution, Verdict, begin, execution_of
 from jobkit.interrupts import Interrupts
-from jobkit.leases import LeaseKeeper
+from jobkit.leases import RETRY_RENEWAL, LeaseKeeper
 from jobkit.patience import Patience, WorkerStopping
 from jobkit.store.base import Finished, Held, JobStore, Lease, Suspect
 from jobkit.time import milliseconds
@@ -25,6 +25,9 @@ LONGEST_DEFERRAL = timedelta(seconds=60)
 
 #: How long a job on its last chance waits for another such job to end.
 LAST_CHANCE_DEFERRAL = timedelta(seconds=2)
+
+#: Seconds. After an outage of the store, the owners of running jobs renew their leases before anybody asks for one.
+HEAD_START = 3 * RETRY_RENEWAL
 
 #: How long a process takes to end after its worker has, with telemetry to flush.
 EXIT_TIME = timedelta(seconds=5)
@@ -120,7 +123,7 @@ class Idempotency(Middleware):
     def _obtain(self, broker: Broker, execution: Execution) -> Lease:
         """The lease; raises ``SkipMessage`` if the job must not run now, or never again."""
         self._patience.refuse_when_stopping()
-        answer = self._patience.wait_out(lambda: self._acquire(execution))
+        answer = self._ask(execution)
         if isinstance(answer, Finished):
             execution.settle(Verdict.ANSWERED)
             raise SkipMessage(f"{execution.job.actor} {execution.job.id} is {answer.state} already")
@@ -144,6 +147,16 @@ class Idempotency(Middleware):
                 return answer
         self._defer(broker, execution, LAST_CHANCE_DEFERRAL)
         raise SkipMessage(f"{execution.job.actor} {execution.job.id} waits for another suspect to end")
+
+    def _ask(self, execution: Execution) -> Lease | Held | Suspect | Finished:
+        try:
+            return self._acquire(execution)
+        except StoreUnavailable:
+            # Leases may have run out meanwhile, with their owners at work and nobody to tell it to.
+            self._patience.wait_out(self._store.ping)
+            self._patience.pause(HEAD_START)
+            self._patience.refuse_when_stopping()
+            return self._patience.wait_out(lambda: self._acquire(execution))
 
     def _acquire(self, execution: Execution) -> Lease | Held | Suspect | Finished:
         attempts = execution.message.options.get(ATTEMPTS_OPTION, 0)
