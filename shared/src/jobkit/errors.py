@@ -72,6 +72,13 @@ class Poison(PermanentError):
     """The job's worker died too often while it ran."""
 
 
+# What keeps a database effect from happening exactly once -------------------------------------------------------
+
+
+class NotOneTransaction(PermanentError):
+    """Mark and effect are not in one transaction, so they cannot commit together."""
+
+
 # Sending ---------------------------------------------------------------------------------------------------------
 
 
