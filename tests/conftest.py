@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import psycopg
 import pytest
 
 from local_stack import packages
@@ -88,10 +89,20 @@ def redis_url(redis_server: Redis) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a PostgreSQL database; a test makes schemas of its own in it."""
+    """Address of a PostgreSQL database; ``postgres_schema`` is a room of a test's own in it."""
     _require("postgres")
     with _running(Postgres(tmp_path_factory.mktemp("postgres"))) as node:
         yield node.url
+
+
+@pytest.fixture
+def postgres_schema(postgres_url: str) -> Iterator[str]:
+    """Address of the database with a schema in front that no other test sees."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+        yield f"{postgres_url}?options=-csearch_path%3D{name}"
+        connection.execute(f"DROP SCHEMA {name} CASCADE")
 
 
 @pytest.fixture(scope="session")

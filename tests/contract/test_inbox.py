@@ -1,14 +1,11 @@
 """What the inbox promises through every client; each of them runs the whole suite."""
 
-import uuid
-from collections.abc import Iterator
 from copy import copy
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from bank import POSTGRESQL_KINDS, SQLITE_KINDS, Bank, postgresql_bank, sqlite_bank
 
@@ -19,16 +16,6 @@ INBOX = Inbox()
 
 
 class Stopped(BaseException): ...
-
-
-@pytest.fixture
-def postgres_schema(postgres_url: str) -> Iterator[str]:
-    """The database, with a schema of the test's own in front."""
-    name = f"inbox_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {name}")
-        yield f"{postgres_url}?options=-csearch_path%3D{name}"
-        connection.execute(f"DROP SCHEMA {name} CASCADE")
 
 
 @pytest.fixture(params=[*SQLITE_KINDS, *POSTGRESQL_KINDS])

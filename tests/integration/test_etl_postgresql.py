@@ -1,5 +1,4 @@
 import threading
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
@@ -47,24 +46,14 @@ def row(number: int, name: str | None = "x") -> tuple[object, ...]:
 
 
 @pytest.fixture
-def url(postgres_url: str) -> Iterator[str]:
-    """A schema of the test's own, found through the URL's search path."""
-    schema_name = f"etl_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {schema_name}")
-        yield f"{postgres_url}{'&' if '?' in postgres_url else '?'}options=-csearch_path%3D{schema_name}"
-        connection.execute(f"DROP SCHEMA {schema_name} CASCADE")
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(url, autocommit=True) as connection:
+def database(postgres_schema: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(postgres_schema, autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture
-def warehouse(url: str) -> PostgresqlWarehouse:
-    return PostgresqlWarehouse(url, timeout=10)
+def warehouse(postgres_schema: str) -> PostgresqlWarehouse:
+    return PostgresqlWarehouse(postgres_schema, timeout=10)
 
 
 def test_every_type_arrives_as_it_was_sent(
@@ -165,11 +154,11 @@ def test_an_existing_table_without_the_columns_is_permanent_in_postgresql(
 
 
 def test_a_table_locked_for_too_long_is_transient(
-    url: str, warehouse: PostgresqlWarehouse, database: psycopg.Connection, tmp_path: Path
+    postgres_schema: str, warehouse: PostgresqlWarehouse, database: psycopg.Connection, tmp_path: Path
 ) -> None:
     rows = rows_file(tmp_path, row(1))
     warehouse.load("m1", job(), rows, progress=ignore)
-    hasty = PostgresqlWarehouse(url, timeout=0.1)
+    hasty = PostgresqlWarehouse(postgres_schema, timeout=0.1)
     with database.transaction():
         database.execute("LOCK TABLE people")
         with pytest.raises(DatabaseUnavailable, match="lock timeout"):
