@@ -128,9 +128,10 @@ class Tables:
     def _loads(self) -> list[str]:
         try:
             with closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True, timeout=2)) as database:
-                return [str(row[0]) for row in database.execute(f"SELECT job_id FROM {INBOX_TABLE}")]  # noqa: S608  a constant of ours
+                marks = database.execute(f"SELECT key FROM {INBOX_TABLE}").fetchall()  # noqa: S608  a constant of ours
         except sqlite3.OperationalError:  # no database yet, or no table in it
             return []
+        return [str(mark).removeprefix(f"{LoadTable.actor}/") for (mark,) in marks]
 
     def _rejects(self) -> Path:
         return self._folder / str(self._loaded["rejects"])

@@ -79,7 +79,7 @@ def test_two_loads_with_one_mark_at_a_time_load_once_in_postgresql(
     assert sorted(outcome.already_loaded for outcome in outcomes) == [False, True, True, True]
     assert {outcome.rows_loaded for outcome in outcomes} == {5000}
     assert database.execute("SELECT count(*) FROM people").fetchone() == (5000,)
-    assert database.execute("SELECT job_id, rows_loaded FROM job_inbox").fetchall() == [("m", 5000)]
+    assert database.execute("SELECT key FROM jobkit_inbox").fetchall() == [("m",)]
 
 
 def test_different_loads_into_a_new_table_at_a_time_all_arrive(
@@ -108,7 +108,7 @@ def test_a_load_that_stops_half_way_leaves_neither_rows_nor_mark_in_postgresql(
     rows = rows_file(tmp_path, row(1))
     with pytest.raises(Stopped):
         warehouse.load("m", job(), rows, progress=stop)
-    assert database.execute("SELECT to_regclass('people'), to_regclass('job_inbox')").fetchone() == (None, None)
+    assert database.execute("SELECT to_regclass('people'), to_regclass('jobkit_inbox')").fetchone() == (None, None)
     assert warehouse.load("m", job(), rows, progress=ignore) == Outcome(1, 0)
 
 

@@ -41,7 +41,7 @@ def test_keys_and_urls_are_sources(source: str) -> None:
     assert RunPipeline.model_validate(GOOD | {"source": source}).source == source
 
 
-@pytest.mark.parametrize("table", ["job_inbox", "sqlite_master", "pg_class", 'a"b', "a;b", "A", "_a", "", "a" * 64])
+@pytest.mark.parametrize("table", ["jobkit_inbox", "sqlite_master", "pg_class", 'a"b', "a;b", "A", "_a", "", "a" * 64])
 def test_a_table_name_that_is_not_ours_to_write_is_refused(table: str) -> None:
     with pytest.raises(ValidationError, match="table"):
         RunPipeline.model_validate(GOOD | {"table": table})

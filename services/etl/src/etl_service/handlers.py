@@ -96,16 +96,17 @@ def transform_table(job: TransformTable, files: Files, *, send: Send, progress: 
 
 
 def load_table(job: LoadTable, job_id: str, files: Files, warehouse: Warehouse, *, progress: Progress) -> Loaded:
-    """Load the typed rows under the mark ``job_id``; a second call with the same one changes nothing.
+    """Load the typed rows, marked with actor and ``job_id``; a second call with the same id changes nothing.
 
     Raises what ``Files`` and ``Warehouse`` raise.
     """
-    outcome = warehouse.outcome(job_id)  # before the download, as the rows may be cleaned away after a load
+    mark = f"{job.actor}/{job_id}"  # ids are unique per actor, and the table of marks is not this service's alone
+    outcome = warehouse.outcome(mark)  # before the download, as the rows may be cleaned away after a load
     if outcome is None:
         with scratch() as folder:
             rows = folder / "rows.parquet"
             files.download(job.rows, rows)
-            outcome = warehouse.load(job_id, job, rows, progress=progress)
+            outcome = warehouse.load(mark, job, rows, progress=progress)
     return Loaded(
         run_id=job.run_id,
         table=job.table,

@@ -15,7 +15,7 @@ ColumnType = Literal["text", "integer", "number", "boolean", "date", "timestamp"
 Mode = Literal["append", "replace"]
 
 #: The service keeps its marks of finished loads there, in the same database.
-INBOX_TABLE = "job_inbox"
+INBOX_TABLE = "jobkit_inbox"
 
 
 def _source(value: str) -> str:

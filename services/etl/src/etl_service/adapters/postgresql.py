@@ -12,6 +12,7 @@ from etl_service.adapters.warehouse import AdbcWarehouse
 from etl_service.errors import DatabaseUnavailable, TableMismatch
 from jobkit.contracts.etl import ColumnType
 from jobkit.errors import JobkitError
+from jobkit.inbox import POSTGRESQL
 
 #: Classes of SQLSTATE that say that rows and table do not fit: bad data, broken constraint, bad reference
 #: (https://www.postgresql.org/docs/current/errcodes-appendix.html).
@@ -33,10 +34,7 @@ class PostgresqlWarehouse(AdbcWarehouse):
         "date": "date",
         "timestamp": "timestamp with time zone",
     }
-    inbox_columns = (
-        "job_id text PRIMARY KEY, table_name text NOT NULL, rows_loaded bigint NOT NULL DEFAULT 0, "
-        "rows_superseded bigint NOT NULL DEFAULT 0, done_at timestamp with time zone NOT NULL DEFAULT now()"
-    )
+    dialect = POSTGRESQL
     columns_query = (
         "SELECT attname::text FROM pg_attribute "
         "WHERE attrelid = to_regclass(quote_ident($1)) AND attnum > 0 AND NOT attisdropped"

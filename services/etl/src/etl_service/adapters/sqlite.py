@@ -12,6 +12,7 @@ from etl_service.adapters.warehouse import AdbcWarehouse
 from etl_service.errors import DatabaseUnavailable, TableMismatch
 from jobkit.contracts.etl import ColumnType
 from jobkit.errors import JobkitError, SettingsError
+from jobkit.inbox import SQLITE
 
 
 class SqliteWarehouse(AdbcWarehouse):
@@ -30,11 +31,7 @@ class SqliteWarehouse(AdbcWarehouse):
         "date": "TEXT",
         "timestamp": "TEXT",
     }
-    inbox_columns = (
-        "job_id TEXT PRIMARY KEY, table_name TEXT NOT NULL, rows_loaded INTEGER NOT NULL DEFAULT 0, "
-        "rows_superseded INTEGER NOT NULL DEFAULT 0, "
-        "done_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))"
-    )
+    dialect = SQLITE
     columns_query = "SELECT name FROM pragma_table_info($1)"
 
     def __init__(self, path: Path, *, timeout: float) -> None:

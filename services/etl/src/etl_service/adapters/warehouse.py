@@ -3,17 +3,23 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # ships no types
 from adbc_driver_manager import Error
 from adbc_driver_manager.dbapi import Connection, Cursor
+from pydantic import TypeAdapter
 
-from etl_service.errors import DatabaseUnavailable, TableMismatch
+from etl_service.adapters.transaction import AdbcTransaction
+from etl_service.errors import TableMismatch
 from jobkit.contracts.etl import INBOX_TABLE, ColumnType, TableJob
 from jobkit.errors import JobkitError
+from jobkit.inbox import Dialect, Inbox
+
+#: Marks of finished loads, in the database that they went to.
+INBOX = Inbox(INBOX_TABLE)
 
 #: Rows per ingest, between which progress is reported and a time limit can take hold.
 BATCH_ROWS = 50_000
@@ -29,6 +35,10 @@ class Outcome:
     rows_loaded: int
     rows_superseded: int
     already_loaded: bool = False
+
+
+#: An outcome as the inbox keeps it.
+_KEPT = TypeAdapter(Outcome)
 
 
 class Warehouse(Protocol):
@@ -52,7 +62,7 @@ class AdbcWarehouse(ABC):
     """The steps of a load that all databases share; a subclass knows one dialect."""
 
     types: ClassVar[Mapping[ColumnType, str]]
-    inbox_columns: ClassVar[str]
+    dialect: ClassVar[Dialect]
     columns_query: ClassVar[str]  # table $1 → the names of its columns, none if there is no such table
     staging_suffix: ClassVar[str] = ""
 
@@ -89,48 +99,29 @@ class AdbcWarehouse(ABC):
     def outcome(self, mark: str) -> Outcome | None:
         """See ``Warehouse``."""
         with self._transaction() as cursor:
-            return self._recorded(cursor, mark) if self._columns(cursor, INBOX_TABLE) else None
+            if not self._columns(cursor, INBOX_TABLE):
+                return None
+            found = INBOX.find(AdbcTransaction(cursor, self.dialect), mark)
+        return replace(_KEPT.validate_python(found.result), already_loaded=True) if found else None
 
     def load(self, mark: str, table: TableJob, rows: Path, *, progress: Callable[[float], object]) -> Outcome:
         """See ``Warehouse``."""
         with self._transaction() as cursor:
-            # The mark comes first: a second load with the same one waits here, not after hours of copying.
-            self._make_inbox(cursor)
-            if not self._claim(cursor, mark, table.table):
-                recorded = self._recorded(cursor, mark)
-                if recorded is None:
-                    raise DatabaseUnavailable(f"the mark of load {mark} was removed while another load waited for it")
-                return recorded
-            self._make_table(cursor, table)
-            staged = self._stage(cursor, table, rows, progress)
-            loaded = self._move(cursor, table)
-            cursor.execute(
-                f"UPDATE {INBOX_TABLE} SET rows_loaded = $1, rows_superseded = $2 WHERE job_id = $3",  # noqa: S608  Identifiers of the contract
-                (loaded, staged - loaded, mark),
-            )
-            return Outcome(loaded, staged - loaded)
+
+            def load() -> dict[str, int]:
+                self._make_table(cursor, table)
+                staged = self._stage(cursor, table, rows, progress)
+                loaded = self._move(cursor, table)
+                return {"rows_loaded": loaded, "rows_superseded": staged - loaded}
+
+            transaction = AdbcTransaction(cursor, self.dialect)
+            INBOX.create(transaction)
+            done = INBOX.once(transaction, mark, load)
+        return replace(_KEPT.validate_python(done.result), already_loaded=done.repeated)
 
     def _columns(self, cursor: Cursor, table: str) -> set[str]:
         cursor.execute(self.columns_query, (table,))
         return {row[0] for row in cursor.fetchall()}
-
-    def _make_inbox(self, cursor: Cursor) -> None:
-        if not self._columns(cursor, INBOX_TABLE):
-            self.lock_schema(cursor)
-            cursor.execute(f"CREATE TABLE IF NOT EXISTS {INBOX_TABLE} ({self.inbox_columns})")
-
-    def _claim(self, cursor: Cursor, mark: str, table: str) -> bool:
-        cursor.execute(
-            f"INSERT INTO {INBOX_TABLE} (job_id, table_name) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING job_id",  # noqa: S608  Identifiers of the contract
-            (mark, table),
-        )
-        return bool(cursor.fetchall())
-
-    @staticmethod
-    def _recorded(cursor: Cursor, mark: str) -> Outcome | None:
-        cursor.execute(f"SELECT rows_loaded, rows_superseded FROM {INBOX_TABLE} WHERE job_id = $1", (mark,))  # noqa: S608  Identifiers of the contract
-        found = cursor.fetchone()
-        return Outcome(found[0], found[1], already_loaded=True) if found else None
 
     def _definitions(self, table: TableJob) -> list[str]:
         needed = {*table.key, *(column.name for column in table.columns if column.required)}
