@@ -13,7 +13,7 @@ import sqlalchemy
 from bank import SQLITE_KINDS, Bank, sqlite_bank
 
 from jobkit.errors import NotOneTransaction
-from jobkit.inbox import SQLITE, Inbox, Outcome
+from jobkit.inbox import POSTGRESQL, SQLITE, Dialect, Inbox, Outcome
 
 INBOX = Inbox()
 
@@ -167,6 +167,13 @@ def test_a_result_that_a_repeat_could_not_give_back_is_refused_and_nothing_happe
 def test_an_empty_key_is_refused(database: sqlite3.Connection) -> None:
     with pytest.raises(ValueError, match="empty key"):
         INBOX.once(database, "", lambda: add(database))
+
+
+@pytest.mark.parametrize("dialect", [POSTGRESQL, SQLITE], ids=lambda dialect: dialect.name)
+def test_the_table_of_the_documentation_is_the_one_that_create_makes(dialect: Dialect) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/how-to/idempotent-effects.md").read_text()
+    assert f"-- {dialect.name}\n{INBOX.definition(dialect)}\n```" in page
+    assert dialect.create.replace(" IF NOT EXISTS", "").find(dialect.definition) >= 0
 
 
 @pytest.mark.parametrize("table", ["", "Jobs", "a.b.c", 'a"b', "1a", "a" * 64])
