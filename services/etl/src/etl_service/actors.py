@@ -2,6 +2,8 @@
 
 from etl_service import handlers
 from etl_service.adapters.resources import Resources, open_resources
+from etl_service.errors import DatabaseUnavailable, StorageUnavailable
+from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.context import Context
 from jobkit.contracts.etl import LoadTable, RunPipeline, TransformTable
 from jobkit.retry import exponential
@@ -14,8 +16,11 @@ service = Service("etl", lifespan=open_resources)
 #: permanent is worth another try.
 RETRY = exponential(first=5, cap=600, attempts=10)
 
+STORAGE = CircuitBreaker("storage", trips_on=StorageUnavailable)
+WAREHOUSE = CircuitBreaker("warehouse", trips_on=DatabaseUnavailable)
 
-@service.actor(RunPipeline, retry=RETRY, time_limit=minutes(5))
+
+@service.actor(RunPipeline, retry=RETRY, time_limit=minutes(5), breaker=STORAGE)
 def run_pipeline(job: RunPipeline, context: Context[Resources]) -> handlers.Extracted:
     """Copy the source to storage and send the next step."""
     own = context.resources
@@ -24,13 +29,13 @@ def run_pipeline(job: RunPipeline, context: Context[Resources]) -> handlers.Extr
     )
 
 
-@service.actor(TransformTable, retry=RETRY, time_limit=minutes(5))
+@service.actor(TransformTable, retry=RETRY, time_limit=minutes(5), breaker=STORAGE)
 def transform_table(job: TransformTable, context: Context[Resources]) -> handlers.Transformed:
     """Split the copy into typed rows and rejects, and send the next step."""
     return handlers.transform_table(job, context.resources.files, send=context.send, progress=context.progress)
 
 
-@service.actor(LoadTable, retry=RETRY, time_limit=minutes(5))
+@service.actor(LoadTable, retry=RETRY, time_limit=minutes(5), breaker=WAREHOUSE)
 def load_table(job: LoadTable, context: Context[Resources]) -> handlers.Loaded:
     """Load the typed rows, once."""
     own = context.resources
