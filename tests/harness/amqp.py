@@ -24,6 +24,24 @@ def message_body(**fields: object) -> bytes:
     return json.dumps({**message, **fields}).encode()
 
 
+def publish(url: str, queue: str, *bodies: bytes, limit: float = 10) -> None:
+    """Publish to the queue, which somebody makes in time; return when all are confirmed."""
+    wait_for_queue(url, queue)
+    deadline = time.monotonic() + limit
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        waiting = list(bodies)
+        while waiting:
+            try:
+                channel.basic_publish("", queue, waiting[0], pika.BasicProperties(delivery_mode=2), mandatory=True)
+            except pika.exceptions.NackError:  # a new quorum queue refuses until it has a leader
+                assert time.monotonic() < deadline, f"{queue} took no message within {limit:g} s"
+                time.sleep(0.05)
+            else:
+                del waiting[0]
+
+
 def wait_for_queue(url: str, queue: str, limit: float = 30) -> None:
     """Return once somebody has made the queue: a client that only publishes loses what it sends before that."""
     deadline = time.monotonic() + limit

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,8 +116,16 @@ def _misbehave(how: str) -> None:
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
-            while True:
-                time.sleep(0.01)
+            hang()
+        case "hang in a pool":
+            with ThreadPoolExecutor() as pool:
+                pool.submit(hang).result()
+
+
+def hang() -> None:
+    """Never return."""
+    while True:
+        time.sleep(0.01)
 
 
 def broker() -> None:
