@@ -50,7 +50,7 @@ unit: $(READY) ## the unit tests: seconds, no services
 	$(BIN)/pytest -q -n 2 tests/unit
 
 .PHONY: test
-test: $(READY) ## unit, contract, integration and short chaos tests on private nodes
+test: $(READY) ## unit, contract, integration, trap and short chaos tests on private nodes
 	$(BIN)/pytest -q --ignore=tests/load tests
 
 .PHONY: chaos

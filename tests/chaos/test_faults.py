@@ -1,6 +1,5 @@
 """Short faults on real parts: nothing lost, nothing done twice. The long suite is ``make chaos``."""
 
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +7,13 @@ from urllib.parse import quote
 
 import pika
 import pytest
-from amqp import wait_for_dead_letter, wait_until_empty
+from amqp import wait_until_empty
 from ledger import Ledger
 from probe_service import Probe
 from worker_process import WorkerProcess
 
 from jobkit.producer import Producer
 from local_stack.rabbitmq import RabbitMQ
-from local_stack.redis import Redis
 
 LEASE = 3
 
@@ -107,38 +105,6 @@ def test_a_retry_that_is_due_while_the_broker_is_down_is_not_lost(
     assert set(ledger.counts("start").values()) == {2}
 
 
-def test_with_the_store_down_no_job_runs_and_none_is_lost(
-    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger, redis_server: Redis
-) -> None:
-    with WorkerProcess(tmp_path, environment) as worker:
-        producer.send(Probe(name="before"))
-        ledger.wait_for("end", "before")
-        redis_server.stop()
-        names = [f"job-{n}" for n in range(20)]
-        producer.send_many(Probe(name=name) for name in names)
-        ledger.wait(lambda _: "jobs wait for it" in worker.output(), what="the worker's word that the store is away")
-        assert set(ledger.counts("start")) == {"before"}
-        redis_server.start()
-        ledger.wait_for("end", *names)
-    assert set(ledger.counts("start").values()) == {1}
-
-
-def test_a_store_that_goes_away_under_a_running_job_does_not_make_it_run_twice(
-    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger, redis_server: Redis
-) -> None:
-    with WorkerProcess(tmp_path, environment):
-        names = [f"job-{n}" for n in range(4)]
-        producer.send_many(Probe(name=name, seconds=1.5) for name in names)
-        ledger.wait(lambda log: len(log.entries("start")) == 4, what="the start of the jobs")
-        redis_server.kill()
-        ledger.wait_for("end", *names)
-        redis_server.start()
-        producer.send(Probe(name="after"))
-        ledger.wait_for("end", "after")
-        wait_until_empty(environment["JOBKIT_BROKER_URL"], "probe")
-    assert set(ledger.counts("start").values()) == {1}
-
-
 def test_a_store_that_is_away_for_longer_than_a_lease_lets_no_duplicate_in(
     tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger, redis_server: Redis
 ) -> None:
@@ -160,61 +126,6 @@ def test_a_store_that_is_away_for_longer_than_a_lease_lets_no_duplicate_in(
         ledger.wait_for("end", *names)
         wait_until_empty(environment["JOBKIT_BROKER_URL"], "probe")
     assert set(ledger.counts("start").values()) == {1}
-
-
-def test_a_job_that_kills_its_workers_is_quarantined_and_the_others_finish(
-    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
-) -> None:
-    names = [f"good-{n}" for n in range(20)]
-    producer.send(Probe(name="poison", then="die"))
-    producer.send_many(Probe(name=name, seconds=0.05) for name in names)
-    deadline = time.monotonic() + 60
-    while ledger.counts("start")["poison"] < 3:
-        assert time.monotonic() < deadline
-        with WorkerProcess(tmp_path, environment) as worker:
-            ledger.wait(lambda log: log.counts("start")["poison"] >= 3 or not worker.alive, limit=30)
-    with WorkerProcess(tmp_path, environment):
-        _, failure, _ = wait_for_dead_letter(environment["JOBKIT_BROKER_URL"], "probe")
-        ledger.wait_for("end", *names)
-    assert failure.reason == "poison"
-    assert ledger.counts("start")["poison"] == 3
-
-
-def test_sigterm_hands_prefetched_jobs_back_at_once_and_lets_running_ones_finish(
-    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
-) -> None:
-    with WorkerProcess(tmp_path, environment, threads=2, name="first") as first:
-        producer.send_many(Probe(name=f"job-{n}", seconds=4) for n in range(2))
-        ledger.wait(lambda log: len(log.entries("start")) == 2, what="the start of the long jobs")
-        producer.send_many(Probe(name=f"waiting-{n}") for n in range(2))
-        wait_until_empty(environment["JOBKIT_BROKER_URL"], "probe")  # the first worker has prefetched them
-        with WorkerProcess(tmp_path, environment, name="second"):
-            asked = time.time()
-            first.signal(signal.SIGTERM)
-            ledger.wait_for("end", "waiting-0", "waiting-1", limit=5)
-            assert first.wait(15) == 0
-    taken_over = max(entry.at for entry in ledger.entries("end") if entry.name.startswith("waiting"))
-    assert taken_over - asked < 3
-    assert ledger.counts("start") == {"job-0": 1, "job-1": 1, "waiting-0": 1, "waiting-1": 1}
-    assert ledger.counts("end") == ledger.counts("start")
-    assert len(ledger.entries("close")) >= 1, "the worker closed its resources"
-
-
-def test_a_second_sigterm_ends_the_worker_at_once_and_still_loses_nothing(
-    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
-) -> None:
-    with WorkerProcess(tmp_path, environment, threads=2, name="first") as first:
-        producer.send_many(Probe(name=f"job-{n}", seconds=12) for n in range(2))
-        ledger.wait(lambda log: len(log.entries("start")) == 2, what="the start of the long jobs")
-        first.signal(signal.SIGTERM)
-        ledger.wait(lambda _: "Stopping worker process" in first.output(), what="the worker's word")
-        asked = time.monotonic()
-        first.signal(signal.SIGTERM)
-        first.wait(10)
-        assert time.monotonic() - asked < 5
-    with WorkerProcess(tmp_path, environment, name="second"):
-        ledger.wait_for("end", "job-0", "job-1", limit=40)
-    assert ledger.counts("end") == {"job-0": 1, "job-1": 1}
 
 
 def test_connections_closed_under_running_jobs_lose_nothing_and_repeat_nothing(

@@ -82,16 +82,6 @@ def test_a_record_that_would_expire_before_the_last_retry_is_refused(
     assert "JOBKIT_RECORD_TTL_SECONDS: 60 s is shorter" in output
 
 
-def test_a_queue_with_other_arguments_ends_the_worker_with_its_name(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
-    with pika.BlockingConnection(pika.URLParameters(environment["JOBKIT_BROKER_URL"])) as connection:
-        connection.channel().queue_declare("probe", durable=True)
-    output = refused(tmp_path, environment)
-    assert "queue 'probe'" in output
-    assert "drain and delete it" in output
-
-
 def test_a_worker_that_starts_before_its_broker_waits_for_it(
     tmp_path: Path, environment: dict[str, str], rabbitmq: RabbitMQ, ledger: Ledger
 ) -> None:

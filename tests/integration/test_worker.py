@@ -3,7 +3,6 @@
 import json
 import socket
 import time
-import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import pairwise
@@ -19,8 +18,6 @@ from worker_process import WorkerProcess
 from jobkit.producer import Producer
 from jobkit.store.base import JobKey, JobState
 from jobkit.store.redis import RedisStore
-from local_stack.rabbitmq import RabbitMQ
-from local_stack.redis import Redis
 
 
 @pytest.fixture
@@ -48,26 +45,6 @@ def worker(tmp_path: Path, environment: dict[str, str]) -> Iterator[WorkerProces
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path / "ledger")
-
-
-@pytest.fixture(scope="module")
-def shared_url(rabbitmq: RabbitMQ) -> Iterator[str]:
-    """A virtual host for the tests that need no clean one."""
-    rabbitmq.start()
-    name = f"shared-{uuid.uuid4().hex[:8]}"
-    yield rabbitmq.create_vhost(name)
-    rabbitmq.delete_vhost(name)
-
-
-@pytest.fixture(scope="module")
-def shared_worker(
-    shared_url: str, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[WorkerProcess]:
-    redis_server.start()
-    settings = {"JOBKIT_BROKER_URL": shared_url, "JOBKIT_STORE_URL": redis_server.url}
-    with WorkerProcess(tmp_path_factory.mktemp("shared"), settings) as started:
-        wait_for_queue(shared_url, "probe")
-        yield started
 
 
 def test_a_sent_job_runs_once_and_its_result_is_recorded(
@@ -177,40 +154,6 @@ def test_a_job_over_its_time_limit_is_interrupted_and_the_thread_lives(
 def test_each_lane_is_served(worker: WorkerProcess, producer: Producer, ledger: Ledger) -> None:
     assert producer.send(Probe(name="urgent"), lane="high").queue == "probe.high"
     ledger.wait_for("end", "urgent")
-
-
-@pytest.mark.parametrize(
-    ("body", "reason", "says"),
-    [
-        (b"\xff\x00 not json", "undecodable", "not JSON"),
-        (b"[" * 100_000, "undecodable", "not JSON"),
-        (b"[]", "undecodable", "not an object"),
-        (b"{}", "undecodable", "missing"),
-        (message_body(actor_name="nobody"), "unknown_actor", "'nobody'"),
-        (message_body(message_id="x" * 201), "undecodable", "message_id"),
-        (message_body(message_id=7), "undecodable", "message_id"),
-        (message_body(kwargs={"name": "x", "surprise": 1}), "bad_payload", "surprise"),
-        (message_body(kwargs={"seconds": "soon"}), "bad_payload", "seconds"),
-        (message_body(kwargs={"self": 1}), "undecodable", "self"),
-        (message_body(args=[1]), "bad_payload", "args"),
-        (message_body(options={"contract_version": 2}), "newer_contract", "version 2"),
-        (message_body(options={"contract_version": "x"}), "newer_contract", "version x"),
-        (message_body(queue_name="elsewhere", actor_name="nobody"), "unknown_actor", "'nobody'"),
-    ],
-)
-def test_a_bad_message_is_a_dead_letter_with_its_reason_and_good_jobs_go_on(
-    shared_worker: WorkerProcess, shared_url: str, body: bytes, reason: str, says: str
-) -> None:
-    with pika.BlockingConnection(pika.URLParameters(shared_url)) as connection:
-        connection.channel().basic_publish("", "probe", body)
-    _, failure, kept = wait_for_dead_letter(shared_url, "probe")
-    assert failure.reason == reason
-    assert says in failure.message
-    assert kept == body or json.loads(kept)["kwargs"] == json.loads(body)["kwargs"]
-    name = f"good-{uuid.uuid4().hex}"
-    with Producer(shared_url) as producer:
-        producer.send(Probe(name=name))
-    shared_worker.ledger.wait_for("end", name)
 
 
 def test_a_plain_amqp_client_sends_a_job(worker: WorkerProcess, vhost_url: str, ledger: Ledger) -> None:

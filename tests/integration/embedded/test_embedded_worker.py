@@ -543,19 +543,6 @@ def test_resources_are_open_while_jobs_run_and_closed_after_the_last() -> None:
     assert not stage.desk.is_open
 
 
-@pytest.mark.parametrize("kind", ["async", "generator"])
-def test_a_function_that_would_not_run_when_called_cannot_be_an_actor(kind: str) -> None:
-    service: Service[ServiceSettings, None] = Service("work", lifespan=lambda _settings: contextlib.nullcontext())
-
-    async def in_a_loop(_job: Work, _context: Context[None]) -> None: ...
-
-    def bit_by_bit(_job: Work, _context: Context[None]) -> Iterator[int]:
-        yield 1
-
-    with pytest.raises(TypeError, match="work must be a plain function"):
-        service.actor(Work)(in_a_loop if kind == "async" else bit_by_bit)
-
-
 def test_a_declaration_that_cannot_work_is_refused_where_it_is_written() -> None:
     service: Service[ServiceSettings, None] = Service("work", lifespan=lambda _settings: contextlib.nullcontext())
     with pytest.raises(TypeError, match="goes to queue 'next'"):

@@ -1,0 +1,117 @@
+"""Trap 10: a message comes that is no message, or for an actor that is not there."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pika
+import pytest
+from amqp import depth, message_body, publish, wait_for_dead_letter, wait_for_queue
+from dramatiq import Broker
+from dramatiq.middleware import Middleware
+from in_process import Stock, until
+from probe_service import Probe
+from worker_process import WorkerProcess
+
+from jobkit.producer import Producer
+from local_stack.rabbitmq import RabbitMQ
+from local_stack.redis import Redis
+
+
+class Onlooker(Middleware):
+    """Writes down which hooks are told of a message."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    # Any: a proxy for a message.
+    def before_process_message(self, broker: Broker, message: Any) -> None:
+        self.told.append("before_process_message")
+
+    def before_nack(self, broker: Broker, message: Any) -> None:
+        self.told.append("before_nack")
+
+    def after_nack(self, broker: Broker, message: Any) -> None:
+        self.told.append("after_nack")
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        pytest.param(b"\xff\x00 not json", [], id="undecodable"),
+        pytest.param(message_body(queue_name="work", actor_name="nobody"), ["before_nack", "after_nack"], id="unknown"),
+    ],
+)
+def test_stock_dead_letters_it_without_a_reason_and_hardly_tells_anybody(
+    stock: Stock, vhost_url: str, body: bytes, told: list[str]
+) -> None:
+    onlooker = Onlooker()
+    stock.broker.add_middleware(onlooker)
+    with stock.working():
+        publish(vhost_url, "work", body)
+        until(lambda: depth(vhost_url, "work.XQ") == 1, "it is in the dead-letter queue")
+    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
+        _, properties, kept = connection.channel().basic_get("work.XQ")
+    assert (onlooker.told, kept) == (told, body)
+    assert set(properties.headers) == {
+        "x-death",
+        "x-first-death-exchange",
+        "x-first-death-queue",
+        "x-first-death-reason",
+    }
+    assert properties.headers["x-first-death-reason"] == "rejected"
+
+
+@pytest.fixture(scope="module")
+def shared_url(rabbitmq: RabbitMQ) -> Iterator[str]:
+    """A virtual host for the tests that need no clean one."""
+    rabbitmq.start()
+    name = f"shared-{uuid.uuid4().hex[:8]}"
+    yield rabbitmq.create_vhost(name)
+    rabbitmq.delete_vhost(name)
+
+
+@pytest.fixture(scope="module")
+def shared_worker(
+    shared_url: str, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkerProcess]:
+    redis_server.start()
+    settings = {"JOBKIT_BROKER_URL": shared_url, "JOBKIT_STORE_URL": redis_server.url}
+    with WorkerProcess(tmp_path_factory.mktemp("shared"), settings) as started:
+        wait_for_queue(shared_url, "probe")
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "says"),
+    [
+        (b"\xff\x00 not json", "undecodable", "not JSON"),
+        (b"[" * 100_000, "undecodable", "not JSON"),
+        (b"[]", "undecodable", "not an object"),
+        (b"{}", "undecodable", "missing"),
+        (message_body(actor_name="nobody"), "unknown_actor", "'nobody'"),
+        (message_body(message_id="x" * 201), "undecodable", "message_id"),
+        (message_body(message_id=7), "undecodable", "message_id"),
+        (message_body(kwargs={"name": "x", "surprise": 1}), "bad_payload", "surprise"),
+        (message_body(kwargs={"seconds": "soon"}), "bad_payload", "seconds"),
+        (message_body(kwargs={"self": 1}), "undecodable", "self"),
+        (message_body(args=[1]), "bad_payload", "args"),
+        (message_body(options={"contract_version": 2}), "newer_contract", "version 2"),
+        (message_body(options={"contract_version": "x"}), "newer_contract", "version x"),
+        (message_body(queue_name="elsewhere", actor_name="nobody"), "unknown_actor", "'nobody'"),
+    ],
+)
+def test_a_bad_message_is_a_dead_letter_with_its_reason_and_good_jobs_go_on(
+    shared_worker: WorkerProcess, shared_url: str, body: bytes, reason: str, says: str
+) -> None:
+    with pika.BlockingConnection(pika.URLParameters(shared_url)) as connection:
+        connection.channel().basic_publish("", "probe", body)
+    _, failure, kept = wait_for_dead_letter(shared_url, "probe")
+    assert failure.reason == reason
+    assert says in failure.message
+    assert kept == body or json.loads(kept)["kwargs"] == json.loads(body)["kwargs"]
+    name = f"good-{uuid.uuid4().hex}"
+    with Producer(shared_url) as producer:
+        producer.send(Probe(name=name))
+    shared_worker.ledger.wait_for("end", name)
