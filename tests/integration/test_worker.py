@@ -109,16 +109,6 @@ def test_the_same_key_runs_once(worker: WorkerProcess, producer: Producer, ledge
     assert ledger.counts("start")["invoice"] == 1
 
 
-def test_a_duplicate_that_comes_while_the_first_copy_runs_waits(
-    worker: WorkerProcess, producer: Producer, ledger: Ledger, vhost_url: str
-) -> None:
-    for _ in range(3):
-        producer.send(Probe(name="slow", seconds=1.5), key="slow")
-    ledger.wait_for("end", "slow")
-    wait_until_empty(vhost_url, "probe")
-    assert ledger.counts("start")["slow"] == 1
-
-
 def test_a_delayed_job_waits_in_the_broker(worker: WorkerProcess, producer: Producer, ledger: Ledger) -> None:
     sent = time.time()
     producer.send(Probe(name="delayed"), delay=timedelta(seconds=3))
