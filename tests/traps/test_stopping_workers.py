@@ -77,7 +77,7 @@ def test_stock_hangs_after_a_second_sigterm_while_a_job_waits_for_threads_of_its
     with start("stock_probe", "first") as first:
         stop_twice(first, vhost_url, {"name": "stuck", "then": "hang in a pool"})
         with pytest.raises(subprocess.TimeoutExpired):
-            first.wait(AT_ONCE)
+            first.wait(AT_ONCE / 2)
 
 
 # The interpreter waits for threads that are no daemons before it ends, and jobkit leaves the end to the interpreter.

@@ -34,18 +34,19 @@ def test_stock_does_not_count_a_crash(tmp_path: Path, worker_settings: dict[str,
 def test_a_job_that_kills_its_workers_is_quarantined_and_the_others_finish(
     tmp_path: Path, worker_settings: dict[str, str], vhost_url: str
 ) -> None:
+    brief = {**worker_settings, "JOBKIT_LEASE_SECONDS": "2", "JOBKIT_STORE_TIMEOUT_SECONDS": "0.3"}
     ledger = Ledger(tmp_path / "ledger")
     names = [f"good-{n}" for n in range(20)]
     deadline = time.monotonic() + 60
-    with WorkerProcess(tmp_path, worker_settings) as worker:
+    with WorkerProcess(tmp_path, brief) as worker:
         publish(vhost_url, "probe", message_body(kwargs={"name": "poison", "then": "die"}))
         publish(vhost_url, "probe", *(message_body(kwargs={"name": name, "seconds": 0.05}) for name in names))
         ledger.wait(lambda log: log.counts("start")["poison"] >= 1 and not worker.alive)
     while ledger.counts("start")["poison"] < 3:
         assert time.monotonic() < deadline
-        with WorkerProcess(tmp_path, worker_settings) as worker:
+        with WorkerProcess(tmp_path, brief) as worker:
             ledger.wait(lambda log: log.counts("start")["poison"] >= 3 or not worker.alive, limit=30)
-    with WorkerProcess(tmp_path, worker_settings):
+    with WorkerProcess(tmp_path, brief):
         _, failure, _ = wait_for_dead_letter(vhost_url, "probe")
         ledger.wait_for("end", *names)
     assert failure.reason == "poison"
