@@ -14,6 +14,7 @@ from worker_process import WorkerProcess
 
 from jobkit.producer import Producer
 from local_stack.rabbitmq import RabbitMQ
+from local_stack.redis import Redis
 
 LEASE = 3
 

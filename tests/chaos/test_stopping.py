@@ -62,7 +62,11 @@ def test_prefetched_jobs_run_elsewhere_within_a_second_of_sigterm(
     assert ledger.counts("end") == ledger.counts("start")
 
 
-@pytest.mark.parametrize("job", [{"seconds": 6}, {"then": "block once"}], ids=["interrupted", "out of reach"])
+@pytest.mark.parametrize(
+    "job",
+    [{"seconds": 6}, {"then": "block", "once": True}, {"then": "hang in a pool", "once": True}],
+    ids=["interrupted", "out of reach", "with threads of its own"],
+)
 def test_a_job_that_runs_at_the_stop_limit_is_handed_back_with_its_attempts(
     tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger, job: dict[str, object]
 ) -> None:

@@ -3,7 +3,6 @@
 Both twins take the same jobs, which do what the test says, so that one scenario can be played to both.
 """
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -60,10 +59,8 @@ class Twin:
     @contextmanager
     def working(self, threads: int = 1) -> Iterator[dramatiq.Worker]:
         """Run worker threads meanwhile."""
-        on_term = signal.getsignal(signal.SIGTERM)  # a worker takes it, and here it is the test runner's
         worker = dramatiq.Worker(self.broker, worker_threads=threads, worker_timeout=50)
         worker.start()
-        signal.signal(signal.SIGTERM, on_term)
         try:
             yield worker
         finally:

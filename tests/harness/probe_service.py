@@ -31,6 +31,7 @@ class Probe(Job, queue="probe", lanes=("high", "normal")):
     seconds: float = 0
     then: str = "return"
     until_attempt: int = 1_000_000
+    once: bool = False  # misbehave when it is run first, whichever attempt that is counted as
     children: int = 0
 
 
@@ -81,10 +82,8 @@ def probe(job: Probe, context: Context[Resources]) -> dict[str, object]:
     deadline = time.monotonic() + job.seconds
     while time.monotonic() < deadline:
         time.sleep(0.01)
-    if context.attempt < job.until_attempt:
+    if context.attempt < job.until_attempt and not (job.once and ledger.counts("start")[job.name] > 1):
         _misbehave(job.then)
-    if job.then == "block once" and ledger.counts("start")[job.name] == 1:
-        time.sleep(60)  # as a C library does, which no interrupt reaches
     ledger.write("end", job.name, context.attempt)
     return {"name": job.name, "attempt": context.attempt}
 
@@ -105,8 +104,10 @@ def call(job: Call, context: Context[Resources]) -> None:
 
 def _misbehave(how: str) -> None:
     match how:
-        case "return" | "block once":
+        case "return":
             return
+        case "block":
+            time.sleep(60)  # as a C library does, which no interrupt reaches
         case "fail":
             raise TransientError("told to fail")
         case "permanent":

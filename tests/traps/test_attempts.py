@@ -26,12 +26,13 @@ def test_stock_uses_up_an_attempt_for_each_wait_and_the_job_dies() -> None:
     assert (len(stock.runs), stock.ends) == (3, [])
 
 
-def test_a_wait_uses_up_no_attempt() -> None:
+@pytest.mark.parametrize("wait", [Retry(0.01), RateLimitExceeded("no slot is free")], ids=["retry", "rate limit"])
+def test_a_wait_uses_up_no_attempt(wait: Exception) -> None:
     ours = Ours(retry=fixed(0.01, attempts=2, jitter=0))
 
     def wait_for_a_slot(_name: str) -> None:
         if len(ours.runs) <= WAITS:
-            raise Retry(0.01)
+            raise wait
         if len(ours.runs) == WAITS + 1:
             raise TransientError("the first real failure, of two that are allowed")
 

@@ -21,9 +21,9 @@ from jobkit.middleware.health import Health
 from jobkit.middleware.idempotency import Idempotency
 from jobkit.middleware.lifespan import Lifespan
 from jobkit.middleware.logs import LogFormat, Logs
-from jobkit.middleware.preflight import Preflight, stop_limit
+from jobkit.middleware.preflight import Preflight
 from jobkit.middleware.retries import Retries
-from jobkit.middleware.shutdown import Shutdown
+from jobkit.middleware.shutdown import Shutdown, stop_limit
 from jobkit.middleware.time_limit import TimeLimit
 from jobkit.middleware.tracing import TelemetryExport, Tracing
 from jobkit.patience import Patience
@@ -53,7 +53,7 @@ class Assembly(Generic[R]):
     def install(self, broker: JobBroker | MemoryBroker, *, process_of_its_own: bool) -> None:
         """Give ``broker`` the middleware and declare the actors and their lanes on it."""
         lifespan, interrupts = Lifespan(self.open_resources), Interrupts()
-        middleware = self._guarantees(broker, lifespan, interrupts, process_of_its_own=process_of_its_own)
+        middleware = self._guarantees(broker, lifespan, interrupts)
         if process_of_its_own:
             middleware = [*self._operations(), *middleware]
         for one in middleware:
@@ -61,12 +61,7 @@ class Assembly(Generic[R]):
         self._declare(broker, Runner(self.store, self.producer, lifespan, interrupts))
 
     def _guarantees(
-        self,
-        broker: JobBroker | MemoryBroker,
-        lifespan: Lifespan[R],
-        interrupts: Interrupts,
-        *,
-        process_of_its_own: bool,
+        self, broker: JobBroker | MemoryBroker, lifespan: Lifespan[R], interrupts: Interrupts
     ) -> list[Middleware]:
         """What surrounds every job. ``before_*`` hooks run downward, ``after_*`` hooks upward."""
         patience = Patience(broker.stopping)
@@ -76,7 +71,7 @@ class Assembly(Generic[R]):
             Tracing(),  # first, so that every later step is inside the span
             Logs(),  # says how the job ended, once that is certain
             *self._error_reports(),  # the same
-            Shutdown(broker.stopping, interrupts, limit, own_process=process_of_its_own),
+            Shutdown(broker.stopping, interrupts, limit),
             lifespan,  # closed only after the last job's record is written
             Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes),
             Retries(patience),  # its hook after the job runs before Idempotency's: first published, then recorded

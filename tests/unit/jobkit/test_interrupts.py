@@ -250,15 +250,17 @@ def test_an_interrupt_of_a_job_that_logs_leaves_no_lock_behind(eager_switching: 
 
 def test_an_interrupt_waits_for_the_end_of_a_shielded_call() -> None:
     interrupts = Interrupts()
-    go_on, steps = threading.Event(), []
+    begun, go_on, steps = threading.Event(), threading.Event(), []
 
     def send() -> None:
-        steps.append("begun")
+        begun.set()
         assert go_on.wait(5)
         steps.append("ended")
 
     runner = Runner(interrupts, lambda: interrupts.shielded(send))
-    assert interrupts.interrupt(runner.begin(), Shutdown)
+    thread = runner.begin()
+    assert begun.wait(5)
+    assert interrupts.interrupt(thread, Shutdown)
     go_on.set()
     assert isinstance(runner.end(), Shutdown)
-    assert steps == ["begun", "ended"]
+    assert steps == ["ended"]

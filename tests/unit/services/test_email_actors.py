@@ -12,7 +12,7 @@ from email_service.settings import EmailSettings
 from jobkit.context import Context
 from jobkit.contracts.email import Refusal, SendEmail
 from jobkit.errors import BrokerUnavailable
-from jobkit.middleware.preflight import STOP_MARGIN
+from jobkit.middleware.shutdown import STOP_MARGIN
 
 
 class Busy:

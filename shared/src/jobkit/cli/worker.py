@@ -10,7 +10,7 @@ from jobkit.cli.platform import platform, prepare_health
 from jobkit.cli.supervisor import Supervisor
 from jobkit.middleware.health import forget_the_gone
 from jobkit.middleware.logs import configure_logging
-from jobkit.middleware.preflight import STOP_MARGIN, stop_limit
+from jobkit.middleware.shutdown import STOP_MARGIN, stop_limit
 from jobkit.settings import ServiceSettings, exit_if_misconfigured
 
 
@@ -28,6 +28,7 @@ def run(service: str, queues: Sequence[str]) -> None:
         "--processes=1",
         f"--threads={settings.threads}",
         f"--worker-shutdown-timeout={shutdown_timeout}",
+        "--worker-fork-timeout=1000",  # it waits for what dies while it starts, and then for what there is none of
         *(["--queues", *queues] if queues else []),
     ]
 

@@ -9,20 +9,12 @@ from dramatiq import Actor, Broker, Worker
 from dramatiq.middleware import Middleware
 
 from jobkit.middleware.retries import DEFAULT_POLICY
+from jobkit.middleware.shutdown import STOP_MARGIN
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
 from jobkit.retry import RetryPolicy
 from jobkit.settings import EXIT_MISCONFIGURED, PlatformSettings, ServiceSettings
 
-#: Between the end of the last job and the kill: to hand back, record and flush.
-STOP_MARGIN = timedelta(seconds=5)
-
 log = logging.getLogger(__name__)
-
-
-def stop_limit(settings: ServiceSettings) -> float:
-    """Seconds from SIGTERM until jobs that still run are interrupted and handed back."""
-    longest = settings.stop_grace_seconds - STOP_MARGIN.total_seconds()
-    return longest if settings.stop_limit_seconds is None else min(settings.stop_limit_seconds, longest)
 
 
 class Preflight(Middleware):

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from dramatiq import Broker, Message
 from dramatiq.broker import MessageProxy
+from dramatiq.errors import RateLimitExceeded
 from dramatiq.middleware import Middleware, Shutdown, SkipMessage
 
 from jobkit import telemetry
@@ -86,28 +87,31 @@ class Retries(Middleware):
             return Verdict.COMPLETED
         if isinstance(error, LeaseLost | Shutdown | SkipMessage | WorkerStopping):
             return Verdict.HANDED_BACK
-        if isinstance(error, Retry):
-            execution.delay = error.after
-            return Verdict.SNOOZED
-        if isinstance(error, OUTAGES):  # not the job's doing: it burns no attempt
-            execution.delay = OUTAGE_DELAY
-            return Verdict.SNOOZED
         policy: RetryPolicy = broker.get_actor(execution.job.actor).options.get("retry", self._policy)
-        for kind, reason in _REASONS:
-            if isinstance(error, kind):
-                execution.reason = reason
-                return Verdict.DIED
-        if execution.excused_for is not None and policy.attempts > 1 and policy.retries(error):
-            execution.delay = execution.excused_for
+        wait = self._postponement(execution, error, policy)
+        if wait is not None:
+            execution.delay = wait
             return Verdict.SNOOZED
-        if not policy.retries(error):
+        execution.reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)
+        if execution.reason is None and not policy.retries(error):
             execution.reason = Reason.NOT_RETRIED
-        elif execution.attempt >= policy.attempts:
+        elif execution.reason is None and execution.attempt >= policy.attempts:
             execution.reason = Reason.EXHAUSTED
-        else:
-            execution.delay = policy.delay(execution.attempt)
-            return Verdict.RETRIED
-        return Verdict.DIED
+        if execution.reason is not None:
+            return Verdict.DIED
+        execution.delay = policy.delay(execution.attempt)
+        return Verdict.RETRIED
+
+    @staticmethod
+    def _postponement(execution: Execution, error: BaseException, policy: RetryPolicy) -> timedelta | None:
+        """After what time the job runs again without an attempt used up; None if it is the job that failed."""
+        if isinstance(error, Retry):
+            return error.after
+        if isinstance(error, OUTAGES):
+            return OUTAGE_DELAY
+        if isinstance(error, RateLimitExceeded):  # by one of Dramatiq's own limiters
+            return policy.delay(execution.attempt)
+        return execution.excused_for if policy.attempts > 1 and policy.retries(error) else None
 
     def _follow(self, broker: Broker, message: MessageProxy, execution: Execution, verdict: Verdict) -> None:
         if verdict is Verdict.RETRIED or verdict is Verdict.SNOOZED:
