@@ -94,6 +94,7 @@ class ConfirmedPublisher:
         self._ioloop: IOLoop | None = None
         self._connection: SelectConnection | None = None
         self._channel: Channel | None = None
+        self._distrusted = False
         self._closing = False
         self._stop_pausing = threading.Event()
         self._trouble = ""
@@ -155,6 +156,7 @@ class ConfirmedPublisher:
 
     def _on_channel_open(self, channel: Channel) -> None:
         self._next_tag = 1
+        self._distrusted = False
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_return_callback(self._on_returned)
         channel.confirm_delivery(self._on_confirm, callback=lambda _frame: self._start_publishing(channel))
@@ -169,6 +171,9 @@ class ConfirmedPublisher:
     def _pump(self) -> None:
         channel = self._channel
         if channel is None or not channel.is_open:
+            return
+        if self._distrusted:
+            self._renew(channel)
             return
         while self._waiting and len(self._in_flight) < WINDOW:
             if self._in_flight and (self._waiting[0].alone or next(iter(self._in_flight.values())).alone):
@@ -192,8 +197,18 @@ class ConfirmedPublisher:
             if entry is not None:
                 where = entry.outgoing.routing_key
                 entry.settle(SendRefused(f"RabbitMQ refused the message for {where!r}") if refused else None)
-        if self._waiting:
+        self._distrusted = self._distrusted or refused
+        if self._waiting or self._distrusted:
             self._pump()
+
+    def _renew(self, channel: Channel) -> None:
+        """Go on over another channel, once nobody waits for a confirm over this one.
+
+        A channel of RabbitMQ 3.10 that meets a quorum queue between two leaders remembers the one that died, and
+        refuses everything for that queue until the dead node is back. A new channel asks who leads it now.
+        """
+        if all(entry.batch.abandoned for entry in self._in_flight.values()):
+            channel.close()
 
     def _on_returned(self, _channel: Channel, method: Any, properties: pika.BasicProperties, _body: bytes) -> None:
         # A return comes before the confirm of the same message, in order of publishing.
