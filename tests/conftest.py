@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import psycopg
 import pytest
+from cluster import Cluster
 
 from local_stack import packages
 from local_stack.errors import MissingPackages
@@ -69,6 +70,14 @@ def vhost_url(rabbitmq: RabbitMQ, used_vhosts: list[tuple[str, float]]) -> Itera
     name = f"test-{uuid.uuid4().hex[:12]}"
     yield rabbitmq.create_vhost(name)
     used_vhosts.append((name, time.monotonic()))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three RabbitMQ nodes; a test may kill one, and start the cluster again."""
+    _require("rabbitmq")
+    with Cluster(tmp_path_factory.mktemp("cluster")) as three:
+        yield three
 
 
 @pytest.fixture(scope="session")

@@ -34,8 +34,12 @@ class RabbitMQ(Node):
         management: also serve the management API and pages, on a port of their own; makes the start a second longer.
         management_port: a free one by default.
         config: further lines of ``rabbitmq.conf``.
+        advanced: all of ``advanced.config``, in Erlang's terms, for what the other file has no words for.
         plugins: further plugins to enable.
         detached: outlive this process.
+        cookie: the Erlang cookie; the nodes of a cluster share one. Erlang draws one by default.
+        epmd_port: where an epmd listens that the nodes of a cluster share, and that is not this node's to start and
+            end. By default the node has one of its own.
     """
 
     title = "RabbitMQ"
@@ -49,13 +53,19 @@ class RabbitMQ(Node):
         management: bool = False,
         management_port: int | None = None,
         config: Sequence[str] = (),
+        advanced: str = "[].",
         plugins: Sequence[str] = (),
         detached: bool = False,
+        cookie: str = "",
+        epmd_port: int | None = None,
     ) -> None:
-        ports = {"AMQP": port, "management": management_port, "Erlang distribution": None, "epmd": None}
-        super().__init__(data, ports, detached=detached)
+        ports = {"AMQP": port, "management": management_port, "Erlang distribution": None}
+        super().__init__(data, ports if epmd_port else {**ports, "epmd": None}, detached=detached)
+        self._cookie = cookie
+        self._shared_epmd_port = epmd_port
         self.management = management
         self.config = tuple(config)
+        self.advanced = advanced
         self.plugins = tuple(plugins)
 
     @property
@@ -78,18 +88,14 @@ class RabbitMQ(Node):
         return f"local-stack-{self.ports['AMQP']}@localhost"
 
     def _spawn(self) -> tuple[Process, ...]:
-        script, epmd = packages.server("rabbitmq"), shutil.which("epmd")
-        if script is None or epmd is None:
+        script = packages.server("rabbitmq")
+        if script is None:
             raise packages.missing(["rabbitmq"])
         self._write_files()
         environment = self._environment()
-        # A foreground epmd of our own: the one that Erlang starts by itself outlives every node.
-        names = Process.spawn(
-            [epmd, "-port", str(self.ports["epmd"]), "-address", LOOPBACK],
-            log=self.log,
-            environment=environment,
-            detached=self.detached,
-        )
+        names: tuple[Process, ...] = ()
+        if self._shared_epmd_port is None:
+            names = (start_epmd(self.ports["epmd"], self.log, detached=self.detached),)
         server = Process.spawn(
             [str(script)],
             log=self.log,
@@ -97,7 +103,7 @@ class RabbitMQ(Node):
             folder=self.data,
             detached=self.detached,
         )
-        return server, names
+        return server, *names
 
     def answers(self) -> bool:
         """Tell whether the AMQP handshake begins, and the management API answers if there is one."""
@@ -183,9 +189,13 @@ class RabbitMQ(Node):
 
     def _write_files(self) -> None:
         (self.data / "conf.d").mkdir(exist_ok=True)
+        cookie = self.data / ".erlang.cookie"
+        if self._cookie and not cookie.exists():
+            cookie.touch(mode=0o600)
+            cookie.write_text(self._cookie)
         plugins = [*(["rabbitmq_management"] if self.management else []), *self.plugins]
         (self.data / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
-        (self.data / "advanced.config").write_text("[].\n")
+        (self.data / "advanced.config").write_text(self.advanced + "\n")
         http = [f"management.tcp.ip = {LOOPBACK}", f"management.tcp.port = {self.ports['management']}"]
         lines = [
             f"listeners.tcp.1 = {LOOPBACK}:{self.ports['AMQP']}",
@@ -201,7 +211,7 @@ class RabbitMQ(Node):
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         return ours | {
             "HOME": str(self.data),  # where Erlang keeps its cookie
-            "ERL_EPMD_PORT": str(self.ports["epmd"]),
+            "ERL_EPMD_PORT": str(self._shared_epmd_port or self.ports["epmd"]),
             "ERL_EPMD_ADDRESS": LOOPBACK,
             "ERL_CRASH_DUMP_SECONDS": "0",  # no dump: the log holds the reason
             "RABBITMQ_NODENAME": self.nodename,
@@ -218,3 +228,15 @@ class RabbitMQ(Node):
             # The script then becomes the Erlang machine instead of its parent, so that signals reach the right one.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
+
+
+def start_epmd(port: int, log: Path, *, detached: bool = False) -> Process:
+    """Start the name server of Erlang's nodes in the foreground: the one that Erlang starts by itself outlives them.
+
+    Raises:
+        MissingPackages: it is not installed.
+    """
+    epmd = shutil.which("epmd")
+    if epmd is None:
+        raise packages.missing(["rabbitmq"])
+    return Process.spawn([epmd, "-port", str(port), "-address", LOOPBACK], log=log, detached=detached)
