@@ -14,7 +14,9 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -22,13 +24,16 @@ from typing import TypeVar
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "suite"), str(HERE.parent / "harness")]
 
-from faults import FAULTS, Fault  # noqa: E402  the tests are files, not packages
+from clock import Clock  # noqa: E402  the tests are files, not packages
+from cluster import Cluster  # noqa: E402
+from faults import FAULTS, Fault  # noqa: E402
 from report import Row, line, page, show  # noqa: E402
 from rich.console import Console  # noqa: E402
-from rich.progress import Progress  # noqa: E402
 from run import Nodes, Run  # noqa: E402
 from systems import SYSTEMS, System  # noqa: E402
 
+from local_stack import packages  # noqa: E402
+from local_stack.errors import MissingPackages  # noqa: E402
 from local_stack.rabbitmq import RabbitMQ  # noqa: E402
 from local_stack.redis import Redis  # noqa: E402
 
@@ -36,7 +41,24 @@ JOBS = int(os.environ.get("CHAOS_JOBS", "2000"))
 PAGE = HERE.parents[1] / "docs/reference/faults.md"
 KEPT = HERE.parents[1] / "var/chaos"  #: What was written in runs that failed.
 
+STATISTICS = ["collect_statistics_interval = 1000"]  #: Milliseconds; the figures decide when a run is over.
+
 Named = TypeVar("Named", Fault, System)
+
+
+@contextmanager
+def nodes_for(fault: Fault, everyday: Nodes, folder: Path) -> Iterator[Nodes]:
+    """The backing services that a fault asks for; raises ``MissingPackages``."""
+    with ExitStack() as stack:
+        nodes = everyday
+        if fault.clustered:
+            nodes = replace(nodes, cluster=stack.enter_context(Cluster(folder / "cluster", STATISTICS)))
+        if fault.clocked:
+            packages.ensure(["faketime"])
+            clock = stack.enter_context(Clock(folder / "clock"))
+            redis = stack.enter_context(Redis(folder / "clocked-redis", environment=clock.environment))
+            nodes = replace(nodes, redis=redis, clock=clock)
+        yield nodes
 
 
 def chosen(variable: str, everything: Sequence[Named]) -> list[Named]:
@@ -49,32 +71,45 @@ def chosen(variable: str, everything: Sequence[Named]) -> list[Named]:
     return [one for one in everything if not names or one.name in names]
 
 
+def measured(faults: Sequence[Fault], systems: Sequence[System], folder: Path, console: Console) -> Iterator[Row]:
+    """Each fault over each system that it concerns."""
+    with (
+        RabbitMQ(folder / "rabbitmq", management=True, config=STATISTICS) as rabbitmq,
+        Redis(folder / "redis") as redis,
+    ):
+        for fault in faults:
+            try:
+                with nodes_for(fault, Nodes(rabbitmq, redis), folder) as nodes:
+                    for system in systems:
+                        if fault.only in (None, system.name):
+                            yield measure(fault, system, nodes, folder / f"{system.name}-{fault.name}")
+            except MissingPackages as missing:
+                console.print(f"{fault.title}: not run, {missing}", style="yellow")
+
+
+def measure(fault: Fault, system: System, nodes: Nodes, folder: Path) -> Row:
+    """One run; what it wrote is kept if it shows what must not be."""
+    row = Row(fault, system, Run(system, fault, JOBS, nodes, folder).measure())
+    if row.breaks_the_promise:
+        shutil.copytree(folder, KEPT / fault.name, dirs_exist_ok=True)
+    return row
+
+
 def main() -> int:
     """Run all, print the table, and return the exit status."""
     faults, systems = chosen("CHAOS_FAULTS", FAULTS), chosen("CHAOS_SYSTEMS", SYSTEMS)
-    pairs = [(fault, system) for fault in faults for system in systems if fault.only in (None, system.name)]
     console = Console(width=None if sys.stdout.isatty() else 160)
     rows: list[Row] = []
-    with (
-        tempfile.TemporaryDirectory() as text,
-        RabbitMQ(Path(text) / "rabbitmq", management=True, config=["collect_statistics_interval = 1000"]) as rabbitmq,
-        Redis(Path(text) / "redis") as redis,
-        Progress(console=console, transient=True) as progress,
-    ):
-        task = progress.add_task("starting", total=len(pairs))
-        for fault, system in pairs:
-            progress.update(task, description=f"{system.name}: {fault.title}")
-            folder = Path(text) / f"{system.name}-{fault.name}"
-            rows.append(Row(fault, system, Run(system, fault, JOBS, Nodes(rabbitmq, redis), folder).measure()))
-            progress.advance(task)
-            if system.name == "jobkit" and not rows[-1].account.holds:
-                shutil.copytree(folder, KEPT / fault.name, dirs_exist_ok=True)
-            console.print(line(rows[-1]), highlight=False)
+    with tempfile.TemporaryDirectory() as folder, console.status("starting") as status:
+        for row in measured(faults, systems, Path(folder), console):
+            rows.append(row)
+            console.print(line(row), highlight=False)
+            status.update(f"{len(rows)} runs done")
     show(console, rows)
     if os.environ.get("CHAOS_WRITE") == "1":
         versions = ", ".join(f"{name} {version(name)}" for name in ("dramatiq", "celery"))
         PAGE.write_text(page(rows, JOBS, versions))
-    broken = [row for row in rows if row.system.name == "jobkit" and not row.account.holds]
+    broken = [row for row in rows if row.breaks_the_promise]
     for row in broken:
         console.print(f"jobkit does not keep its word: {row.fault.title}; see {KEPT / row.fault.name}", style="red")
     return 1 if broken else 0

@@ -18,10 +18,6 @@ LIMIT = 60.0
 LOOK = 0.1
 BOOTED = b"Server startup complete"  #: The last line that RabbitMQ logs while it starts.
 
-#: A delayed message that falls to a level without a leader is refused, and tried again after so many milliseconds. By
-#: default that is after three minutes: docs/how-to/production.md asks for the same.
-ADVANCED = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}]."
-
 
 class Cluster:
     """A cluster whose nodes a test may kill, one at a time, and start again.
@@ -38,13 +34,7 @@ class Cluster:
         self._epmd_port = free_port()
         self._epmd: Process | None = None
         self.nodes = [
-            RabbitMQ(
-                data / f"node-{n}",
-                management=True,
-                advanced=ADVANCED,
-                cookie="CLUSTER",
-                epmd_port=self._epmd_port,
-            )
+            RabbitMQ(data / f"node-{n}", management=True, cookie="CLUSTER", epmd_port=self._epmd_port)
             for n in range(SIZE)
         ]
         members = [f"cluster_formation.classic_config.nodes.{n} = {m.nodename}" for n, m in enumerate(self.nodes, 1)]

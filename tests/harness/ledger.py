@@ -20,14 +20,15 @@ class Entry:
 
 
 class Ledger:
-    """An append-only file that many processes write."""
+    """An append-only file that many processes write, by the time of ``clock``: the same one, if it is given."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self.path = path
+        self._clock = clock
 
     def write(self, event: str, name: str, attempt: int = 0) -> None:
         """Append a line."""
-        line = f"{event}\t{name}\t{attempt}\t{os.getpid()}\t{time.time()}\n"
+        line = f"{event}\t{name}\t{attempt}\t{os.getpid()}\t{self._clock()}\n"
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(file, line.encode())

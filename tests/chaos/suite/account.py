@@ -47,10 +47,11 @@ class Account:
 
 
 def settle(
-    ledger: Ledger, sent: Ledger, kills: Sequence[Kill], fault_end: float, url: str, *, runs: int, finished: bool
+    ledger: Ledger, sent: Ledger, kills: Sequence[Kill], fault_end: float, url: str, *, finished: bool
 ) -> Account:
-    """Add up; ``runs`` is how often each job should start, ``url`` where dead letters are."""
+    """Add up; ``url`` is where dead letters are."""
     accepted, ends, starts = sent.counts("accepted"), ledger.counts("end"), ledger.counts("start")
+    failed = ledger.counts("fail")
     entries, dead = ledger.entries(), dead_letters(url)
     repeated = {name for name, count in ends.items() if count > 1}
     excused = {name for name in repeated if _is_excused([e for e in entries if e.name == name], kills)}
@@ -61,7 +62,7 @@ def settle(
         lost=len(set(accepted) - set(ends) - dead),
         twice=len(repeated - excused),
         excused=len(excused),
-        again=sum(count > runs for count in starts.values()),
+        again=sum(count > 1 + failed[name] for name, count in starts.items()),
         dead=len(dead),
         recovery=min(later) - fault_end if later else None,
         finished=finished,

@@ -5,11 +5,14 @@ import os
 from celery import Celery  # type: ignore[import-untyped]  # it has no annotations
 from effect import ToldToFail, work
 
-app = Celery("chaos", broker=os.environ["JOBKIT_BROKER_URL"])
+URL = os.environ["JOBKIT_BROKER_URL"]
+
+app = Celery("chaos", broker=URL.replace(",", ";"))
 app.conf.update(
     broker_transport_options={"confirm_publish": True},
     task_acks_late=True,
     task_default_queue="chaos",
+    task_default_queue_type="quorum" if "," in URL else "classic",  # a cluster's classic queues live on one node
     task_ignore_result=True,
     task_reject_on_worker_lost=True,
     broker_connection_retry_on_startup=True,

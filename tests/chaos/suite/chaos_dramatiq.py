@@ -6,7 +6,17 @@ import dramatiq
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from effect import work
 
-broker = RabbitmqBroker(url=os.environ["JOBKIT_BROKER_URL"], confirm_delivery=True)
+URLS = os.environ["JOBKIT_BROKER_URL"].split(",")
+
+
+class QuorumBroker(RabbitmqBroker):
+    """With quorum queues, as a virtual host makes that is told to; a cluster's classic queues live on one node."""
+
+    def _build_queue_arguments(self, queue_name: str) -> dict[str, object]:
+        return {**super()._build_queue_arguments(queue_name), "x-queue-type": "quorum"}
+
+
+broker = (QuorumBroker if len(URLS) > 1 else RabbitmqBroker)(url=URLS, confirm_delivery=True)
 dramatiq.set_broker(broker)
 
 

@@ -25,6 +25,7 @@ class Proxy:
         self._listener.settimeout(POLL)
         self._flowing = threading.Event()
         self._flowing.set()
+        self._refusing = threading.Event()
         self._ended = threading.Event()
         self._links: set[_Link] = set()
         self._lock = threading.Lock()
@@ -33,6 +34,14 @@ class Proxy:
     def port(self) -> int:
         """Where to connect to."""
         return int(self._listener.getsockname()[1])
+
+    def refuse(self) -> None:
+        """Reset every new connection; those that there are stay."""
+        self._refusing.set()
+
+    def accept(self) -> None:
+        """Forward new connections again."""
+        self._refusing.clear()
 
     def freeze(self) -> None:
         """Forward nothing more. Connections stay open, and new ones are accepted and hear nothing."""
@@ -55,8 +64,11 @@ class Proxy:
             except OSError:
                 return
             try:
+                if self._refusing.is_set():
+                    raise ConnectionRefusedError
                 server = socket.create_connection(self._target, timeout=5)
             except OSError:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 client.close()
                 continue
             link = _Link(client, server, self._flowing)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from account import Account
-from faults import OUTAGE, Fault
+from faults import Fault
 from rich.console import Console
 from rich.table import Table
 from run import BUSY, LEASE, LIMIT, OVER, WORKERS, job_seconds
 from sender import LONGEST, SHORTEST
+from strikes import OUTAGE
 from systems import THREADS, System
 
 
@@ -19,6 +20,11 @@ class Row:
     fault: Fault
     system: System
     account: Account
+
+    @property
+    def breaks_the_promise(self) -> bool:
+        """Whether it shows jobkit losing a job, or doing one twice."""
+        return self.system.name == "jobkit" and not self.account.holds
 
 
 def _recovery(account: Account) -> str:
@@ -57,7 +63,7 @@ def show(console: Console, rows: Sequence[Row]) -> None:
         if before not in (None, row.fault):
             table.add_section()
         title = "" if row.fault is before else row.fault.title
-        style = "bold red" if row.system.name == "jobkit" and not row.account.holds else None
+        style = "bold red" if row.breaks_the_promise else None
         table.add_row(title, row.system.name, *(form(row.account) for _, form in COLUMNS), style=style)
         before = row.fault
     console.print(table)

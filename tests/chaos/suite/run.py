@@ -14,9 +14,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from account import Account, settle
-from faults import Fault, Scene
+from clock import Clock
+from cluster import Cluster
+from faults import Fault
 from ledger import Ledger
 from proxy import Proxy
+from strikes import Scene
 from systems import THREADS, System
 from workers import Workers
 
@@ -47,10 +50,17 @@ def job_seconds(jobs: int) -> float:
 
 @dataclass(frozen=True)
 class Nodes:
-    """The backing services, which outlive every run."""
+    """The backing services, which outlive every run. Where there is a cluster, it is the broker."""
 
     rabbitmq: RabbitMQ
     redis: Redis
+    cluster: Cluster | None = None
+    clock: Clock | None = None
+
+    @property
+    def broker(self) -> RabbitMQ | Cluster:
+        """Where the jobs are sent."""
+        return self.cluster or self.rabbitmq
 
 
 class Run:
@@ -67,16 +77,19 @@ class Run:
         (self._folder / "failed").mkdir(parents=True)
         (self._folder / "modules").mkdir()
         (self._folder / "modules/ledger.py").symlink_to(HARNESS / "ledger.py")
-        self._nodes.rabbitmq.start()
+        if self._nodes.clock is not None:
+            (self._folder / "modules/sitecustomize.py").symlink_to(HERE / "sleep_by_select.py")
+        self._nodes.broker.start()
         self._nodes.redis.start()
         self._nodes.redis.flush()
-        url = self._nodes.rabbitmq.create_vhost(self._vhost)
+        url = self._nodes.broker.create_vhost(self._vhost)
         with ExitStack() as stack:
             stack.callback(self._clear)
             proxy = stack.enter_context(Proxy(self._nodes.rabbitmq.ports["AMQP"])) if self._fault.proxied else None
             environment = self._environment(url, proxy)
             commands = [self._system.command(number) for number in range(WORKERS)]
-            workers = stack.enter_context(Workers(commands, environment, self._folder))
+            clock = self._nodes.clock.environment if self._nodes.clock else {}
+            workers = stack.enter_context(Workers(commands, {**environment, **clock}, self._folder))
             sender = stack.enter_context(self._sending(environment))
             return self._strike(url, workers, sender, proxy)
 
@@ -84,13 +97,14 @@ class Run:
         begun = self._until(lambda: len(self._ledger.entries("end")) >= self._jobs // 8)
         if not begun:
             raise SystemExit(f"{self._system.name} does not work even without a fault:\n{self._tail()}")
-        scene = Scene(self._nodes.rabbitmq, self._nodes.redis, workers, self._vhost, proxy)
+        nodes, trouble = self._nodes, self._folder / "trouble"
+        scene = Scene(
+            nodes.rabbitmq, nodes.redis, workers, self._vhost, trouble, proxy, cluster=nodes.cluster, clock=nodes.clock
+        )
         self._fault.strike(scene)
         end = time.time()
         finished = self._until(lambda: sender.poll() is not None and self._is_over(end)) and sender.returncode == 0
-        return settle(
-            self._ledger, self._sent, workers.kills, end, url, runs=1 + self._fault.plan.fail_once, finished=finished
-        )
+        return settle(self._ledger, self._sent, workers.kills, end, url.partition(",")[0], finished=finished)
 
     def _is_over(self, fault_end: float) -> bool:
         """Nothing is in any queue, and nobody works."""
@@ -101,7 +115,7 @@ class Run:
             return False
 
     def _waiting(self) -> float:
-        answer = self._nodes.rabbitmq.call("GET", f"/api/queues/{quote(self._vhost, safe='')}")
+        answer = self._nodes.broker.call("GET", f"/api/queues/{quote(self._vhost, safe='')}")
         queues = answer if isinstance(answer, list) else []
         # A queue that the counters do not know yet, since its broker has just started, may hold anything.
         return float(sum(q.get("messages", math.inf) for q in queues if not q["name"].endswith((".dlq", ".XQ"))))
@@ -135,6 +149,7 @@ class Run:
             "PYTHONPATH": f"{HERE}{os.pathsep}{self._folder / 'modules'}",
             "PYTHONUNBUFFERED": "1",
             "SUITE_FOLDER": str(self._folder),
+            "SUITE_EPOCH": str(time.time() - time.monotonic()),
             "JOBKIT_BROKER_URL": url,
             "JOBKIT_STORE_URL": self._nodes.redis.url,
             "JOBKIT_LEASE_SECONDS": str(LEASE),
@@ -142,8 +157,8 @@ class Run:
         }
 
     def _clear(self) -> None:
-        self._nodes.rabbitmq.start()
-        self._nodes.rabbitmq.delete_vhost(self._vhost)
+        self._nodes.broker.start()
+        self._nodes.broker.delete_vhost(self._vhost)
 
     def _tail(self) -> str:
         logs = [self._folder / "sender.log", self._folder / "worker.log"]

@@ -10,7 +10,7 @@ from typing import Literal
 
 from local_stack.errors import MissingPackages
 
-Service = Literal["rabbitmq", "redis", "postgres"]
+Service = Literal["rabbitmq", "redis", "postgres", "faketime"]  #: The last one serves tests alone.
 
 INSTALL_SECONDS = 900  #: Erlang alone is some 40 packages, and a slow mirror needs minutes.
 
@@ -18,7 +18,14 @@ INSTALL_SECONDS = 900  #: Erlang alone is some 40 packages, and a slow mirror ne
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 #: For where no package manager says what its packages are called.
-NAMES: Mapping[Service, str] = {"rabbitmq": "RabbitMQ", "redis": "Redis", "postgres": "PostgreSQL"}
+NAMES: Mapping[Service, str] = {
+    "rabbitmq": "RabbitMQ",
+    "redis": "Redis",
+    "postgres": "PostgreSQL",
+    "faketime": "libfaketime",
+}
+
+_FAKETIME = "libfaketimeMT.so.1"  # MT: for programs with threads
 
 Run = Callable[[Sequence[str]], int]  #: Runs a command and returns its exit status. Tests bring their own.
 Say = Callable[[str], object]
@@ -39,31 +46,36 @@ MANAGERS = (
     PackageManager(
         "apt-get",
         ("apt-get", "install", "-y", "-qq", "--no-install-recommends"),
-        {"rabbitmq": "rabbitmq-server", "redis": "redis-server", "postgres": "postgresql"},
+        {"rabbitmq": "rabbitmq-server", "redis": "redis-server", "postgres": "postgresql", "faketime": "faketime"},
         refresh=("apt-get", "update", "-qq"),
     ),
     PackageManager(
         "dnf",
         ("dnf", "install", "-y"),
-        {"rabbitmq": "rabbitmq-server", "redis": "redis", "postgres": "postgresql-server"},
+        {"rabbitmq": "rabbitmq-server", "redis": "redis", "postgres": "postgresql-server", "faketime": "libfaketime"},
     ),
     PackageManager(
         "apk",
         ("apk", "add"),
-        {"rabbitmq": "rabbitmq-server", "redis": "redis", "postgres": "postgresql"},
+        {"rabbitmq": "rabbitmq-server", "redis": "redis", "postgres": "postgresql", "faketime": "libfaketime"},
     ),
     PackageManager(
         "brew",
         ("brew", "install"),
-        {"rabbitmq": "rabbitmq", "redis": "redis", "postgres": "postgresql@17"},
+        {"rabbitmq": "rabbitmq", "redis": "redis", "postgres": "postgresql@17", "faketime": "libfaketime"},
         needs_root=False,
     ),
 )
 
 
 def server(service: Service) -> Path | None:
-    """Return the program that is the server, or None if it is not installed."""
-    find = {"rabbitmq": _rabbitmq, "redis": lambda: _on_path("redis-server"), "postgres": _postgres}
+    """Return the program that is the server, or the library that is preloaded; None if it is not installed."""
+    find: Mapping[Service, Callable[[], Path | None]] = {
+        "rabbitmq": _rabbitmq,
+        "redis": lambda: _on_path("redis-server"),
+        "postgres": _postgres,
+        "faketime": _faketime,
+    }
     return find[service]()
 
 
@@ -190,3 +202,9 @@ def _postgres() -> Path | None:
         if (folder / "postgres").is_file():
             return folder / "postgres"
     return _on_path("postgres")
+
+
+def _faketime() -> Path | None:
+    """Return the library, which distributions keep in different folders."""
+    folders = [*Path("/usr/lib").glob("*/faketime"), Path("/usr/lib/faketime"), Path("/usr/lib64/faketime")]
+    return next((folder / _FAKETIME for folder in folders if (folder / _FAKETIME).is_file()), None)

@@ -20,6 +20,10 @@ from local_stack.process import Process
 USER = "guest"
 PASSWORD = "guest"  # noqa: S105  RabbitMQ's own default, which it accepts from the loopback interface alone
 
+#: A delayed message that its next queue refuses is tried again after so many milliseconds: see
+#: deploy/rabbitmq/advanced.config, of which this is all.
+_ADVANCED = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}]."
+
 _PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"  # AMQP 0-9-1, 4.2.2; the server's Connection.Start follows
 _METHOD_FRAME = b"\x01"
 _CTL_SECONDS = 30
@@ -34,7 +38,6 @@ class RabbitMQ(Node):
         management: also serve the management API and pages, on a port of their own; makes the start a second longer.
         management_port: a free one by default.
         config: further lines of ``rabbitmq.conf``.
-        advanced: all of ``advanced.config``, in Erlang's terms, for what the other file has no words for.
         plugins: further plugins to enable.
         detached: outlive this process.
         cookie: the Erlang cookie; the nodes of a cluster share one. Erlang draws one by default.
@@ -53,7 +56,6 @@ class RabbitMQ(Node):
         management: bool = False,
         management_port: int | None = None,
         config: Sequence[str] = (),
-        advanced: str = "[].",
         plugins: Sequence[str] = (),
         detached: bool = False,
         cookie: str = "",
@@ -65,7 +67,6 @@ class RabbitMQ(Node):
         self._shared_epmd_port = epmd_port
         self.management = management
         self.config = tuple(config)
-        self.advanced = advanced
         self.plugins = tuple(plugins)
 
     @property
@@ -195,7 +196,7 @@ class RabbitMQ(Node):
             cookie.write_text(self._cookie)
         plugins = [*(["rabbitmq_management"] if self.management else []), *self.plugins]
         (self.data / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
-        (self.data / "advanced.config").write_text(self.advanced + "\n")
+        (self.data / "advanced.config").write_text(_ADVANCED + "\n")
         http = [f"management.tcp.ip = {LOOPBACK}", f"management.tcp.port = {self.ports['management']}"]
         lines = [
             f"listeners.tcp.1 = {LOOPBACK}:{self.ports['AMQP']}",

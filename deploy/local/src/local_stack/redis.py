@@ -1,6 +1,8 @@
 """A private Redis node."""
 
+import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +22,7 @@ class Redis(Node):
         fsync: ``always`` loses nothing that was answered; ``everysec`` loses up to a second of it with the machine
             (not with the process). See redis.io, "Redis persistence".
         detached: outlive this process.
+        environment: further variables of the server's process.
     """
 
     title = "Redis"
@@ -32,10 +35,12 @@ class Redis(Node):
         appendonly: bool = True,
         fsync: Literal["always", "everysec"] = "everysec",
         detached: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(data, {"clients": port}, detached=detached)
         self.appendonly = appendonly
         self.fsync = fsync
+        self.environment = dict(environment or {})
 
     @property
     def url(self) -> str:
@@ -57,7 +62,14 @@ class Redis(Node):
             "save": "",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        return (Process.spawn([str(server), *arguments], log=self.log, folder=self.data, detached=self.detached),)
+        process = Process.spawn(
+            [str(server), *arguments],
+            log=self.log,
+            environment={**os.environ, **self.environment},
+            folder=self.data,
+            detached=self.detached,
+        )
+        return (process,)
 
     def answers(self) -> bool:
         """Tell whether Redis answers a ping, and is done loading its file."""
