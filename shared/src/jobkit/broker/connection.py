@@ -82,6 +82,8 @@ def _connect(nodes: Sequence[pika.URLParameters]) -> pika.BlockingConnection:
         return pika.BlockingConnection(nodes)
     except AMQPConnectorException as error:  # a time-out; pika lets it out without the type that it promises
         raise pika.exceptions.AMQPConnectionError(f"no answer in time ({type(error).__name__})") from error
+    except ValueError as error:  # what pika makes of a peer that hangs up at once, as a proxy without a backend does
+        raise pika.exceptions.AMQPConnectionError(f"the connection was closed at once ({error})") from error
 
 
 def _resolves(node: pika.URLParameters) -> bool:
