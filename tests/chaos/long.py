@@ -1,12 +1,14 @@
 """This project beside bare Dramatiq and Celery under faults: the same jobs, the same broker, the same blows.
 
-    make chaos                                            every fault and system, 2,000 jobs each; about half an hour
+    make chaos                                            every fault and system, 2,000 jobs each; some 40 minutes
     CHAOS_FAULTS=kill,restart CHAOS_SYSTEMS=jobkit make chaos
     CHAOS_JOBS=200 make chaos                             a quick look
     CHAOS_WRITE=1 make chaos                              also writes docs/reference/faults.md
 
+The clock's fault needs libfaketime, which is installed if that is allowed; otherwise the fault is left out, and named.
+
 The parts are in ``suite``: the systems, the faults, a run, and how its jobs are counted. The exit status is 1 if jobkit
-lost a job or did one twice, except where a SIGKILL fell between a job's effect and its record.
+lost a job, gave one up or did one twice, except where a SIGKILL fell between a job's effect and its record.
 """
 
 import os

@@ -42,8 +42,8 @@ class Account:
 
     @property
     def holds(self) -> bool:
-        """Nothing lost, nothing done twice, and an end."""
-        return self.finished and self.accepted > 0 and self.lost == 0 and self.twice == 0
+        """Nothing lost, nothing done twice, nothing given up, as all jobs can be done, and an end."""
+        return self.finished and self.accepted > 0 and self.lost == self.twice == self.dead == 0
 
 
 def settle(

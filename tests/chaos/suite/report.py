@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from run import BUSY, LEASE, LIMIT, OVER, WORKERS, job_seconds
 from sender import LONGEST, SHORTEST
-from strikes import OUTAGE
+from strikes import JUMP, OUTAGE
 from systems import THREADS, System
 
 
@@ -23,7 +23,7 @@ class Row:
 
     @property
     def breaks_the_promise(self) -> bool:
-        """Whether it shows jobkit losing a job, or doing one twice."""
+        """Whether it shows jobkit losing a job, giving one up, or doing one twice."""
         return self.system.name == "jobkit" and not self.account.holds
 
 
@@ -91,6 +91,7 @@ def page(rows: Sequence[Row], jobs: int, versions: str) -> str:
         over=OVER,
         threads=THREADS,
         outage=OUTAGE,
+        jump=JUMP,
         lease=LEASE,
         limit=LIMIT,
     )
@@ -104,11 +105,12 @@ differs from run to run, and times differ from machine to machine.
 {table}
 
 - **accepted**: jobs whose send was confirmed. **Sends raised** were repeated under the same id until one was confirmed.
-- **lost**: accepted, never ended, and no dead letter either.
+- **lost**: accepted, and neither ended nor dead-lettered when the run was over. Where there was no recovery within
+  {limit:.0f} s, some of them may only be late.
 - **done twice**: ended more than once. **In the window**: the same, but a SIGKILL fell between the job's effect and its
   record, which only the effect's own transaction can close; see [Guarantees](../explanation/guarantees.md).
 - **started again**: started more often than asked. A job that a killed worker had not ended has to be.
-- **recovery**: seconds from the fault's end to the next job that ended.
+- **recovery**: seconds from the fault's end to the next job that ended; nothing where none was left by then.
 
 ## How it was measured
 
@@ -117,9 +119,11 @@ that has an append-only file. {jobs} jobs of {shortest:.0f} to {longest:.0f} ms 
 over {over:.0f} s, to {workers} worker processes that do {threads} jobs at a time each, which keeps them busy for
 {busy:.0f} s. A supervisor starts a worker again when it ends. A job appends a line to a file when it starts and another
 when it ends, the sender one when a send is confirmed or raises; the figures are taken from those lines, and from the
-dead-letter queues. The fault strikes when an eighth of the jobs has ended. What is stopped, killed or frozen stays away
-for {outage:.0f} s. A run is over when no queue holds a message and nothing happens any more, {limit:.0f} s after the
-fault at the latest.
+dead-letter queues. The fault strikes when an eighth of the jobs has ended. What is stopped, killed, frozen, full or
+wrong stays so for {outage:.0f} s, in which, where a fault is about retries, every job fails that ends its first run. In
+the cluster of three nodes all systems have quorum queues. The clock that moves by {jump:.0f} s is that of the workers
+and of Redis, by libfaketime; the broker's stays right. A run is over when no queue holds a message and nothing happens
+any more, {limit:.0f} s after the fault at the latest.
 
 - **jobkit** with its defaults, but a lease of {lease} s.
 - **dramatiq** with `confirm_delivery=True`, default middleware and seven retries.
