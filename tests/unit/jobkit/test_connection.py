@@ -60,7 +60,7 @@ def test_a_node_whose_name_is_unknown_does_not_keep_the_others_from_being_asked(
 ) -> None:
     asked: list[list[str]] = []
 
-    def connect(nodes: Sequence[pika.URLParameters]) -> str:
+    def connect(nodes: Sequence[pika.URLParameters], **_: object) -> str:
         asked.append([node.host for node in nodes])
         if "gone.invalid" in asked[-1]:  # as pika does
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

@@ -9,6 +9,8 @@ import pika
 import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
+from jobkit.broker.lenient import LenientConnection
+
 #: A header frame may not be larger (RabbitMQ's ``frame_max``); record headers are capped well below.
 FRAME_MAX = 131_072
 
@@ -79,7 +81,8 @@ class ConnectionSettings:
 
 def _connect(nodes: Sequence[pika.URLParameters]) -> pika.BlockingConnection:
     try:
-        return pika.BlockingConnection(nodes)
+        # Its signature names the class that it may be given, where it means an instance; pika itself never sets it.
+        return pika.BlockingConnection(nodes, _impl_class=LenientConnection)  # type: ignore[arg-type]
     except AMQPConnectorException as error:  # a time-out; pika lets it out without the type that it promises
         raise pika.exceptions.AMQPConnectionError(f"no answer in time ({type(error).__name__})") from error
     except ValueError as error:  # what pika makes of a peer that hangs up at once, as a proxy without a backend does

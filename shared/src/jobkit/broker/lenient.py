@@ -1,0 +1,54 @@
+"""A connection that outlives headers which its client library cannot read.
+
+AMQP allows a time beyond the year 9999 and arrays ten thousand deep; pika fails on them where it reads the frame, and
+the connection with it. The broker would deliver the message again at once, a hundred times, and each time take back
+with it the good jobs that were prefetched, until they too had been delivered too often.
+"""
+
+import struct
+from typing import Any
+
+from pika import frame, spec
+from pika.adapters.select_connection import SelectConnection
+from pika.exceptions import InvalidFrameError
+
+_PROPERTIES = spec.BasicProperties
+
+#: Bytes in the payload of a header frame before the properties: class, weight and body size (AMQP 0-9-1, 4.2.6.1).
+_BEFORE_PROPERTIES = 12
+
+
+class LenientConnection(SelectConnection):
+    """Delivers a message whose headers cannot be read without them. No job needs its headers to run."""
+
+    # Any: pika hands on whichever frame it was.
+    def _read_frame(self) -> tuple[int, Any]:
+        try:
+            return super()._read_frame()
+        except Exception:  # of as many types as there are fields; what is wrong with other frames is raised again
+            return _without_headers(self._frame_buffer)
+
+
+def _without_headers(buffer: bytes) -> tuple[int, frame.Header]:
+    """The header frame at the start of ``buffer``, and its length."""
+    kind, channel, size = struct.unpack_from(">BHI", buffer)
+    if kind != spec.FRAME_HEADER:
+        raise InvalidFrameError(f"a frame of type {kind} cannot be read")
+    payload = buffer[spec.FRAME_HEADER_SIZE : spec.FRAME_HEADER_SIZE + size]
+    (body_size,) = struct.unpack_from(">Q", payload, 4)
+    properties = _PROPERTIES()
+    properties.decode(_cut_out(payload[_BEFORE_PROPERTIES:]))
+    return spec.FRAME_HEADER_SIZE + size + spec.FRAME_END_SIZE, frame.Header(channel, body_size, properties)
+
+
+def _cut_out(encoded: bytes) -> bytes:
+    """A property list without its headers, which stand third, behind two short strings."""
+    (flags,) = struct.unpack_from(">H", encoded)
+    start = 2
+    for flag in (_PROPERTIES.FLAG_CONTENT_TYPE, _PROPERTIES.FLAG_CONTENT_ENCODING):
+        if flags & flag:
+            start += 1 + encoded[start]
+    if not flags & _PROPERTIES.FLAG_HEADERS:
+        return encoded
+    (length,) = struct.unpack_from(">I", encoded, start)
+    return struct.pack(">H", flags & ~_PROPERTIES.FLAG_HEADERS) + encoded[2:start] + encoded[start + 4 + length :]
