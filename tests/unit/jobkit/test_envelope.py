@@ -110,6 +110,8 @@ def test_whatever_decodes_can_be_published_again(fields: dict[str, object], head
         (body(message_timestamp=-1), "message_timestamp"),
         (body(message_timestamp=2**64), "message_timestamp"),
         (body(kwargs={"self": 1}), "'self'"),
+        (body(kwargs={"a": json.loads("[" * 99 + "]" * 99)}), "more than 100 deep"),
+        (body()[:-1] + b', "x": ' + b'{"a":[' * 470 + b"]}" * 470 + b"}", "more than 100 deep"),
     ],
 )
 def test_an_undecodable_body_says_what_is_wrong(written: bytes, says: str) -> None:
@@ -125,6 +127,22 @@ def test_the_queue_is_the_one_that_it_came_from() -> None:
 def test_a_sender_cannot_make_the_worker_hold_the_message_or_name_expected_exceptions() -> None:
     message = read(body(options={"eta": 99_999_999_999_999, "throws": "ValueError", "attempts": 2}))
     assert message.options == {"attempts": 2}
+
+
+@pytest.mark.parametrize("attempts", [True, -1, 10_000, 10**400, "2", 2.0, None, [], {}])
+def test_a_sender_cannot_give_a_number_of_attempts_that_the_store_does_not_take(attempts: object) -> None:
+    assert read(body(options={"attempts": attempts})).options == {}
+
+
+def test_a_payload_may_be_nested_as_deep_as_is_promised() -> None:
+    assert read(body(kwargs={"a": json.loads("[" * 98 + "]" * 98)})).kwargs["a"]
+
+
+def test_a_trace_or_baggage_that_is_too_long_is_left_out() -> None:
+    long = "x" * 130_000
+    message = read(body(options={"traceparent": long, "baggage": long, "tracestate": "a=1"}), {"tracestate": long})
+    assert message.options == {"tracestate": "a=1"}
+    assert read(body(options={"baggage": "a=1"})).options == {"baggage": "a=1"}
 
 
 def test_a_plain_client_may_leave_out_all_but_actor_and_id() -> None:

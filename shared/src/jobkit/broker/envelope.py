@@ -1,13 +1,15 @@
 """An ordinary Dramatiq message as AMQP carries it: the body, and the properties that other systems look at."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeGuard
 
 import pika
 from dramatiq import Message
 
 from jobkit.contracts.job import CONTRACT_VERSION_OPTION
 from jobkit.errors import Undecodable
+from jobkit.execution import ATTEMPTS_OPTION
 
 #: W3C trace context: in the AMQP headers on the wire, in the message's options inside a process.
 TRACE_HEADERS = ("traceparent", "tracestate")
@@ -21,6 +23,10 @@ ID_RULE = f"printable text of 1 to {MAX_ID_LENGTH} bytes"
 #: Bytes. The W3C asks for 512 at least; more would not fit beside the rest in a header frame.
 _MAX_TRACE_HEADER = 512
 
+#: Arrays and objects in each other. A payload is a form, not a tree; what is read here has to be written again by a
+#: thread whose stack is deeper, and Python gives up some hundred levels earlier there.
+MAX_DEPTH = 100
+
 #: The last millisecond of the year 9999. AMQP and the store's numbers end later, dates end here.
 _LAST_TIMESTAMP = 253_402_300_799_999
 
@@ -28,20 +34,34 @@ _LAST_TIMESTAMP = 253_402_300_799_999
 #: which exceptions to expect (a name there, where it looks for a class, ends the worker's thread).
 _NOT_THE_SENDERS = ("eta", "throws")
 
+#: W3C baggage, which a sender's telemetry adds. Its reader logs what is longer than it takes, in full.
+_BAGGAGE, _MAX_BAGGAGE = "baggage", 8192
+
+#: Taken over one by one, each if it is what it should be.
+_CHECKED_OPTIONS = {*_NOT_THE_SENDERS, *TRACE_HEADERS, ATTEMPTS_OPTION, _BAGGAGE}
+
+#: More attempts than any policy makes.
+_MOST_ATTEMPTS = 10_000
+
 
 def properties_of(message: Message[Any], app_id: str, headers: dict[str, object] | None = None) -> pika.BasicProperties:
     """The AMQP properties of a message that is about to be published."""
-    trace = {name: message.options[name] for name in TRACE_HEADERS if _is_trace_header(message.options.get(name))}
     return pika.BasicProperties(
         app_id=app_id,
         content_encoding="utf-8",
         content_type="application/json",
         delivery_mode=pika.DeliveryMode.Persistent.value,
-        headers={**trace, **(headers or {})},
+        headers={**trace_of(message.options), **(headers or {})},
         message_id=message.message_id,
         timestamp=message.message_timestamp // 1000,
         type=message.actor_name,
     )
+
+
+def trace_of(carrier: Mapping[str, object] | None) -> dict[str, str]:
+    """The trace context in a message's headers or options, without what is none."""
+    found = {name: (carrier or {}).get(name) for name in TRACE_HEADERS}
+    return {name: value for name, value in found.items() if _is_trace_header(value)}
 
 
 def decode(body: bytes, properties: pika.BasicProperties, queue: str) -> Message[Any]:
@@ -58,24 +78,20 @@ def decode(body: bytes, properties: pika.BasicProperties, queue: str) -> Message
         raise Undecodable(f"the body is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise Undecodable(f"the body is a JSON {type(fields).__name__}, not an object")
-    options = _field(fields, "options", dict, {})
-    for name in TRACE_HEADERS:
-        if name in (properties.headers or {}):
-            options[name] = str(properties.headers[name])
+    if _is_deeper(fields, MAX_DEPTH):
+        raise Undecodable(f"the body nests arrays and objects more than {MAX_DEPTH} deep")
     kwargs = _field(fields, "kwargs", dict, {})
     if "self" in kwargs:
         raise Undecodable("kwargs names an argument 'self', which no actor can take")
     timestamp = _field(fields, "message_timestamp", int, 0)
     if not 0 <= timestamp <= _LAST_TIMESTAMP:
         raise Undecodable("message_timestamp is no time in milliseconds since 1970")
-    for name in _NOT_THE_SENDERS:
-        options.pop(name, None)
     return Message(
         queue_name=queue,
         actor_name=_field(fields, "actor_name", str),
         args=tuple(_field(fields, "args", list, [])),
         kwargs=kwargs,
-        options=options,
+        options=_options(_field(fields, "options", dict, {}), properties.headers),
         message_id=_identifier(fields),
         message_timestamp=timestamp,
     )
@@ -98,7 +114,33 @@ def _identifier(fields: dict[str, Any]) -> str:
     return identifier
 
 
-def _is_trace_header(value: object) -> bool:
+def _options(sent: dict[str, Any], headers: Mapping[str, object] | None) -> dict[str, Any]:
+    """The options that a worker heeds, in the types that it relies on; others are left as they are."""
+    kept = {name: v for name, v in sent.items() if name not in _CHECKED_OPTIONS}
+    baggage, attempts = sent.get(_BAGGAGE), sent.get(ATTEMPTS_OPTION)
+    if isinstance(baggage, str) and len(baggage) <= _MAX_BAGGAGE:
+        kept[_BAGGAGE] = baggage
+    if type(attempts) is int and 0 <= attempts < _MOST_ATTEMPTS:  # a bool is no number to the store
+        kept[ATTEMPTS_OPTION] = attempts
+    return {**kept, **trace_of(sent), **trace_of(headers)}
+
+
+def _is_deeper(value: object, limit: int) -> bool:
+    """Whether containers are nested more than ``limit`` deep; without recursion, as it guards against that."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)  # type: ignore[attr-defined]  # a list
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _is_trace_header(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and len(value) <= _MAX_TRACE_HEADER and value.isascii()
 
 

@@ -12,7 +12,7 @@ from pika.exceptions import AMQPError
 from jobkit import telemetry
 from jobkit.broker import ladder, topology
 from jobkit.broker.connection import ConnectionSettings
-from jobkit.broker.envelope import TRACE_HEADERS, properties_of
+from jobkit.broker.envelope import properties_of, trace_of
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publisher import ConfirmedPublisher
 from jobkit.deadletters import Failure
@@ -69,7 +69,7 @@ class Sender:
             app_id=properties.app_id,
             content_type=properties.content_type,
             delivery_mode=pika.DeliveryMode.Persistent.value,
-            headers={**_trace_of(properties), **failure.headers()},
+            headers={**trace_of(properties.headers), **failure.headers()},
             message_id=properties.message_id,
             timestamp=properties.timestamp,
             type=properties.type,
@@ -132,8 +132,3 @@ class Sender:
         except AMQPError as error:
             text = self._connection.describe(error)
             raise BrokerUnavailable(f"cannot make {', '.join(sorted(queues))}: {text}") from error
-
-
-def _trace_of(properties: pika.BasicProperties) -> dict[str, object]:
-    headers = properties.headers or {}
-    return {name: headers[name] for name in TRACE_HEADERS if isinstance(headers.get(name), str)}
