@@ -18,6 +18,15 @@ from jobkit.errors import text_of
 #: Prefix of the headers. A message that bears them has been dead before.
 HEADER = "failure-"
 
+#: What begins the names of the queues that hold delayed messages.
+DELAY_QUEUES = "jobkit.delay."
+
+#: The fields of a record that are no text.
+_NUMBERS = frozenset({"attempts", "sent_at", "first_failed_at", "died_at"})
+
+#: RabbitMQ's own reasons for dead-lettering a message.
+_BROKER_REASONS = frozenset({"delivery_limit", "rejected", "maxlen", "expired"})
+
 #: Characters. A header frame must stay below 128 KiB whatever an exception carries.
 _MAX_MESSAGE, _MAX_TRACEBACK = 2_000, 16_000
 
@@ -111,9 +120,8 @@ class Failure:
         if HEADER + "reason" not in headers:
             return cls._by_broker(headers, queue)
         values = {f.name: headers.get(HEADER + f.name.replace("_", "-")) for f in fields(cls)}
-        numbers = ("attempts", "sent_at", "first_failed_at", "died_at")
-        known: dict[str, object] = {n: v if v is not None else (0 if n in numbers else "") for n, v in values.items()}
-        return cls(**known)  # type: ignore[arg-type]  # the headers of a message that we wrote hold these types
+        known = {name: _number(v) if name in _NUMBERS else _text(v) for name, v in values.items()}
+        return cls(**known)  # type: ignore[arg-type]  # each field by its name
 
     @classmethod
     def _by_broker(cls, headers: Mapping[str, object], queue: str) -> Self:
@@ -129,12 +137,25 @@ def has_been_dead(headers: Mapping[str, object] | None) -> bool:
 
 
 def _broker_death(headers: Mapping[str, object]) -> Mapping[str, object] | None:
-    # Falling through the delay ladder leaves its mark in x-death too, with the reason "expired".
     deaths = headers.get("x-death")
     for death in deaths if isinstance(deaths, list) else []:
-        if isinstance(death, dict) and death.get("reason") in {"delivery_limit", "rejected", "maxlen"}:
+        if isinstance(death, dict) and death.get("reason") in _BROKER_REASONS and not _is_of_the_ladder(death):
             return death
     return None
+
+
+def _is_of_the_ladder(death: Mapping[str, object]) -> bool:
+    # Whatever was delayed has expired in the queues of the ladder.
+    return str(death.get("queue")).startswith(DELAY_QUEUES)
+
+
+# Anybody may write headers: of whatever type they are, a record's reader gets those that it expects.
+def _number(value: object) -> int:
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def _fingerprint(actor: str, name: str, error: BaseException) -> str:

@@ -122,7 +122,7 @@ def test_a_message_that_fell_through_the_ladder_was_not_dead() -> None:
     assert not has_been_dead({"x-death": ["nonsense", {}]})
 
 
-@pytest.mark.parametrize("reason", ["delivery_limit", "rejected", "maxlen"])
+@pytest.mark.parametrize("reason", ["delivery_limit", "rejected", "maxlen", "expired"])
 def test_what_the_broker_itself_has_dead_lettered_was_dead(reason: str) -> None:
     headers = {"x-death": [LADDER, {"reason": reason, "queue": "email", "count": 1}]}
     assert has_been_dead(headers)
@@ -146,3 +146,9 @@ def test_headers_that_say_nothing_give_a_record_that_says_so() -> None:
 def test_a_record_with_missing_headers_has_empty_values() -> None:
     failure = Failure.from_headers({"failure-reason": "permanent", "failure-attempts": None})
     assert (failure.reason, failure.message, failure.attempts, failure.died_at) == ("permanent", "", 0, 0)
+
+
+def test_a_record_that_somebody_has_forged_still_holds_the_types_that_its_readers_rely_on() -> None:
+    forged = {"failure-reason": [{}], "failure-attempts": "many", "failure-queue": 7, "failure-died-at": True}
+    failure = Failure.from_headers(forged)
+    assert (failure.reason, failure.attempts, failure.queue, failure.died_at) == ("[{}]", 0, "7", 0)

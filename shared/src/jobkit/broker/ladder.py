@@ -15,6 +15,7 @@ import pika.exceptions
 from pika.adapters.blocking_connection import BlockingChannel
 
 from jobkit.broker.topology import explain_mismatch
+from jobkit.deadletters import DELAY_QUEUES
 
 #: 2 ** 28 seconds are 8.5 years.
 LEVELS: Final = 28
@@ -25,7 +26,7 @@ DELIVERY_EXCHANGE: Final = "jobkit.delivery"
 
 def level_name(level: int) -> str:
     """The name of a level's exchange and of its queue."""
-    return f"jobkit.delay.{level:02}"
+    return f"{DELAY_QUEUES}{level:02}"
 
 
 def route(queue: str, delay: timedelta) -> tuple[str, str]:
