@@ -25,6 +25,12 @@ R = TypeVar("R")
 #: Bytes. Larger results belong into object storage, with their key as the result.
 MAX_RESULT = 262_144
 
+#: Pydantic makes a dictionary of each: half a gigabyte for the most that fit into one message.
+_MOST_COMPLAINTS = 1_000
+
+#: Characters. It begins with the name of a field, which anybody may have chosen.
+_LONGEST_COMPLAINT = 300
+
 log = logging.getLogger(__name__)
 
 
@@ -88,9 +94,17 @@ def parse(contract: type[Job], execution: Execution) -> Job:
     try:
         return contract.model_validate(message.kwargs)
     except ValidationError as error:
-        complaints = error.errors(include_url=False, include_input=False, include_context=False)
-        lines = [f"{'.'.join(map(str, one['loc'])) or 'payload'}: {one['msg']}" for one in complaints[:20]]
-        raise BadPayload(f"{message.actor_name}: " + "; ".join(lines)) from None
+        raise BadPayload(f"{message.actor_name}: {_complaints(error)}") from None
+
+
+def _complaints(error: ValidationError) -> str:
+    """What is wrong, at a length that a log and a header can hold, whatever names and however many fields were sent."""
+    count = error.error_count()
+    if count > _MOST_COMPLAINTS:
+        return f"{count:,} things are wrong with the payload, too many to list"
+    complaints = error.errors(include_url=False, include_input=False, include_context=False)
+    lines = [f"{'.'.join(map(str, one['loc'])) or 'payload'}: {one['msg']}" for one in complaints[:20]]
+    return "; ".join(line if len(line) <= _LONGEST_COMPLAINT else f"{line[:_LONGEST_COMPLAINT]}…" for line in lines)
 
 
 def encode_result(result: object) -> bytes:

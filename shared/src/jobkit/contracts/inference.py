@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import Field, FiniteFloat, StringConstraints, model_validator
+from pydantic import FailFast, Field, FiniteFloat, StringConstraints, model_validator
 
 from jobkit.contracts.job import Job
 
@@ -21,7 +21,8 @@ DatasetKey = Annotated[
     StringConstraints(max_length=512, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*\.npz$"),
 ]
 
-Row = Annotated[list[FiniteFloat], Field(min_length=1, max_length=MAX_FEATURES)]
+# The first wrong number is enough: to note all that fit into a message takes hundreds of megabytes.
+Row = Annotated[list[FiniteFloat], FailFast(), Field(min_length=1, max_length=MAX_FEATURES)]
 
 
 class TrainModel(Job, queue="inference.training"):
@@ -49,7 +50,7 @@ class PredictBatch(Job, queue="inference"):
 
     model: ModelName
     digest: ModelDigest | None = None
-    inputs: list[Row] = Field(min_length=1, max_length=MAX_ROWS)
+    inputs: Annotated[list[Row], FailFast()] = Field(min_length=1, max_length=MAX_ROWS)
 
     @model_validator(mode="after")
     def _rows_are_equally_long(self) -> Self:
