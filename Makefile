@@ -57,6 +57,10 @@ test: $(READY) ## unit, contract, integration, trap and short chaos tests on pri
 chaos: $(READY) ## the long fault suite: jobs accepted, lost, run twice, for each fault
 	$(BIN)/python tests/chaos/long.py
 
+.PHONY: fuzz
+fuzz: $(READY) ## 10,000 hostile messages into every queue: each dead-lettered with its reason, no good job hurt
+	$(BIN)/python tests/chaos/fuzz.py
+
 .PHONY: bench
 bench: $(READY) ## this project beside its peers, the same work in the same run
 	$(BIN)/python tests/load/bench.py
