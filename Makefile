@@ -61,6 +61,10 @@ chaos: $(READY) ## the long fault suite: jobs accepted, lost, run twice, for eac
 fuzz: $(READY) ## 10,000 hostile messages into every queue: each dead-lettered with its reason, no good job hurt
 	$(BIN)/python tests/chaos/fuzz.py
 
+.PHONY: soak
+soak: $(READY) ## half an hour of mixed load under random faults: nothing grows, the ledger balances
+	$(BIN)/python tests/chaos/soak.py
+
 .PHONY: bench
 bench: $(READY) ## this project beside its peers, the same work in the same run
 	$(BIN)/python tests/load/bench.py
