@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from bank import POSTGRESQL_KINDS, SQLITE_KINDS, Bank, postgresql_bank, sqlite_bank
 
-from jobkit.errors import NotOneTransaction
+from jobkit.errors import NotOneTransaction, TimeLimitExceeded
 from jobkit.inbox import Inbox, Outcome
 
 INBOX = Inbox()
@@ -81,6 +81,17 @@ def test_a_failed_effect_goes_with_its_mark_even_if_the_caller_goes_on_and_commi
     assert bank.balance() == 1
     assert not credit(bank).repeated
     assert bank.balance() == 11
+
+
+def test_an_interrupt_takes_the_effect_back_even_if_the_caller_goes_on_and_commits(bank: Bank) -> None:
+    def effect(transaction: object) -> None:
+        bank.add(transaction, 10)
+        raise TimeLimitExceeded("too late")
+
+    with bank.begin() as transaction, pytest.raises(TimeLimitExceeded):
+        INBOX.once(transaction, "credit/1", lambda: effect(transaction))
+    assert bank.balance() == 0
+    assert not credit(bank).repeated
 
 
 def test_a_transaction_that_has_read_and_written_before_is_no_hindrance(bank: Bank) -> None:

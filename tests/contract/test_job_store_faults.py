@@ -171,3 +171,11 @@ def test_when_a_job_first_failed_is_told_whatever_happens_after(stage: StagedSto
     stage.put_back(JOB, None)
     stage.store.release(second, delay=timedelta(0), counted=True, failure="busy still")
     assert take(stage, "c").first_failed_at == NOW
+
+
+def test_a_job_that_ends_after_its_worker_has_handed_it_back_is_done(stage: StagedStore) -> None:
+    lease = take(stage)
+    assert stage.store.release(lease, delay=timedelta(seconds=5), counted=False)
+    assert stage.store.complete(lease, b"result")
+    stage.set_clock(NOW + DAY // 2)
+    assert stage.store.acquire(JOB, "b", ttl=TTL, sent_at=1) == Finished(JobState.DONE)

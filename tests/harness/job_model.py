@@ -141,7 +141,7 @@ class JobModel:
     def finish(self, lease: Lease, state: JobState, *, result: bytes = b"", failure: str = "") -> bool:
         known = self._record_of(lease)
         self.told.pop(name(lease), None)
-        if known and known.state is JobState.RUNNING:
+        if known and known.state in {JobState.RUNNING, JobState.WAITING}:
             known.state, known.result, known.failure = state, result, failure
         return known is not None and known.state is state
 

@@ -62,6 +62,8 @@ def open_resources(settings: ProbeSettings) -> Iterator[Resources]:
     ledger.write("open", str(os.getpid()))
     yield Resources(ledger)
     ledger.write("close", str(os.getpid()))
+    if "PROBE_HANG_AT_CLOSE" in os.environ:
+        hang()
 
 
 service = Service("probe", lifespan=open_resources)

@@ -77,8 +77,7 @@ class WorkerProcess:
     def children(self) -> list[int]:
         """The worker processes, without the one that watches over them."""
         assert self._process is not None
-        text = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
-        return [int(pid) for pid in text.split()]
+        return children(self._process.pid)
 
     @property
     def alive(self) -> bool:
@@ -91,9 +90,11 @@ class WorkerProcess:
         os.kill(self._process.pid, number)
 
     def kill(self) -> None:
-        """Kill -9 the whole group, as a machine that loses power does."""
+        """Kill -9 all of its processes, as a machine that loses power does."""
         if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            for pid in [self._process.pid, *descendants(self._process.pid)]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self._process.wait(10)
 
     def wait(self, limit: float = 30.0) -> int:
@@ -116,9 +117,20 @@ class WorkerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(10)
+        self.kill()
         if error is not None:
             print(self.output()[-6000:])  # noqa: T201  pytest shows it with the failure
+
+
+def children(pid: int) -> list[int]:
+    """The processes that the main thread of one has started, and that live."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:  # it has ended
+        return []
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one."""
+    found = children(pid)
+    return [*found, *(below for child in found for below in descendants(child))]

@@ -1,5 +1,6 @@
 """Putting a worker together: which middleware surrounds its jobs, in which order, and why."""
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -64,18 +65,21 @@ class Assembly(Generic[R]):
         self, broker: JobBroker | MemoryBroker, lifespan: Lifespan[R], interrupts: Interrupts
     ) -> list[Middleware]:
         """What surrounds every job. ``before_*`` hooks run downward, ``after_*`` hooks upward."""
-        patience = Patience(broker.stopping)
-        limit = stop_limit(self.settings)
+        over = threading.Event()
+        patience = Patience(broker.stopping, over)
         lease = timedelta(seconds=self.platform.lease_seconds)
+        record_ttl = timedelta(seconds=self.platform.record_ttl_seconds)
+        idempotency = Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes)
         return [
             Tracing(),  # first, so that every later step is inside the span
             Logs(),  # says how the job ended, once that is certain
             *self._error_reports(),  # the same
-            Shutdown(broker.stopping, interrupts, limit),
+            Shutdown(broker.stopping, over, interrupts, stop_limit(self.settings), idempotency.abandon),
             lifespan,  # closed only after the last job's record is written
-            Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes),
+            idempotency,
             Retries(patience),  # its hook after the job runs before Idempotency's: first published, then recorded
-            Breakers(self.switches, patience, self.name),  # its hook after the job runs before Retries decides
+            # Its hook after the job runs before Retries decides.
+            Breakers(self.switches, patience, self.name, excused_for=record_ttl),
             TimeLimit(interrupts),  # last, next to the job
         ]
 

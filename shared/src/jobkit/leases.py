@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from datetime import timedelta
 
 from jobkit.errors import LeaseLost, StoreUnavailable
@@ -10,6 +11,9 @@ from jobkit.store.base import JobStore, Lease
 
 #: Seconds until a renewal that failed is tried again: once the store is back, it should come before anybody's claim.
 RETRY_RENEWAL = 0.5
+
+#: Seconds. A job that is interrupted, and comes back to the interpreter, has handed itself back by then.
+INTERRUPT_TIME = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +47,11 @@ class LeaseKeeper:
             self._kept.pop(lease, None)
 
     def stop(self) -> list[Lease]:
-        """End the thread; returns the leases of jobs that still run."""
+        """End the thread; returns the leases of jobs that still run after a moment in which an interrupt can land."""
         self._stopped.set()
+        deadline = time.monotonic() + INTERRUPT_TIME
+        while self._kept and time.monotonic() < deadline:
+            time.sleep(0.01)
         with self._lock:
             return list(self._kept)
 

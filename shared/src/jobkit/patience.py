@@ -26,30 +26,45 @@ class Patience:
     """Tries again, with growing and random pauses, until it works or the worker stops.
 
     Args:
-        stopping: Ends the waiting.
+        stopping: The worker takes no more: ends the waiting on behalf of jobs that have not begun.
+        over: The jobs have had their time: ends the waiting on behalf of those that have ended.
         first: Seconds before the second try.
         longest: Seconds between later ones.
     """
 
-    def __init__(self, stopping: threading.Event, *, first: float = 0.1, longest: float = 5.0) -> None:
+    def __init__(
+        self, stopping: threading.Event, over: threading.Event, *, first: float = 0.1, longest: float = 5.0
+    ) -> None:
         self._stopping = stopping
+        self._over = over
         self._first = first
         self._longest = longest
         self._announced = ""
 
     def wait_out(self, operation: Callable[[], T]) -> T:
-        """What ``operation`` returns, once no outage stands in its way.
+        """What ``operation`` returns, once no outage stands in its way: what a job needs before it begins.
 
         Raises:
             WorkerStopping: the worker stops before that.
         """
+        return self._wait_out(operation, self._stopping)
+
+    def see_through(self, operation: Callable[[], T]) -> T:
+        """The same for what follows from a job that has run: given up, the job would run again.
+
+        Raises:
+            WorkerStopping: the worker stops, and the time that running jobs have is over.
+        """
+        return self._wait_out(operation, self._over)
+
+    def _wait_out(self, operation: Callable[[], T], given_up: threading.Event) -> T:
         pause = self._first
         while True:
             try:
                 result = operation()
             except OUTAGES as outage:
                 self._announce(outage)
-                if self._stopping.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311  jitter, not a secret
+                if given_up.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311  jitter, not a secret
                     raise WorkerStopping(str(outage)) from outage
                 pause = min(pause * 2, self._longest)
             else:

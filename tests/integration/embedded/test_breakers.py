@@ -1,6 +1,7 @@
 """A worker whose jobs depend on something that is down."""
 
 import contextlib
+import signal
 import threading
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 
 import dramatiq
 import pytest
+from dramatiq import Message
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 
@@ -18,7 +20,6 @@ from jobkit.broker.memory import MemoryExchange
 from jobkit.context import Context
 from jobkit.contracts import Job
 from jobkit.errors import PermanentError, TransientError
-from jobkit.producer import Producer
 from jobkit.retry import fixed, never
 from jobkit.service import Service
 from jobkit.settings import PlatformSettings, ServiceSettings
@@ -74,7 +75,6 @@ class Stage:
 
     def __init__(self) -> None:
         self.server, self.store, self.exchange = Server(), MemoryStore(), MemoryExchange()
-        self.producer = Producer.over(self.exchange)
         platform, settings = PlatformSettings(environment="test"), ServiceSettings()
         broker = self._service().embed(self.exchange, self.store, platform, settings)
         self.worker = dramatiq.Worker(broker, worker_threads=4, worker_timeout=10)
@@ -102,9 +102,12 @@ class Stage:
 
         return service
 
-    def send(self, *jobs: Call | CallOnce | Unrelated) -> None:
+    def send(self, *jobs: Call | CallOnce | Unrelated, sent_at: int = 0) -> None:
         for job in jobs:
-            self.ids[job.name] = JobKey(job.actor, self.producer.send(job).job_id)
+            self.ids[job.name] = JobKey(job.actor, job.name)
+            sent = sent_at or int(time.time() * 1000)
+            fields = {"kwargs": job.model_dump(), "options": {}, "message_id": job.name, "message_timestamp": sent}
+            self.exchange.send([Message(job.queue, job.actor, (), **fields)])
 
     def states(self) -> Counter[str]:
         records = [self.store.record(key) for key in self.ids.values()]
@@ -128,7 +131,7 @@ def stage() -> Iterator[Stage]:
     built.worker.stop()
 
 
-def open_breaker(stage: Stage, job: type[Call] | type[CallOnce] = Call) -> None:
+def open_breaker(stage: Stage, job: type[Call] | type[CallOnce] = Call, sent_at: int = 0) -> None:
     """Let as many jobs fail as it takes, at the same time, so that each has used up one attempt at most."""
     together = threading.Barrier(FAILURES)
 
@@ -137,7 +140,7 @@ def open_breaker(stage: Stage, job: type[Call] | type[CallOnce] = Call) -> None:
         raise ServerDown("no answer")
 
     stage.server.answer = fail_together
-    stage.send(*(job(name=f"first-{n}") for n in range(FAILURES)))
+    stage.send(*(job(name=f"first-{n}") for n in range(FAILURES)), sent_at=sent_at)
     stage.until(lambda: len(stage.server.runs) == FAILURES)
     stage.server.up, stage.server.answer = False, lambda _name: None
 
@@ -199,6 +202,16 @@ def test_a_job_that_must_not_be_repeated_is_not_excused(stage: Stage) -> None:
     open_breaker(stage, CallOnce)
     stage.until(lambda: stage.states() == {JobState.DEAD: FAILURES})
     assert stage.server.attempts() == {1: FAILURES}
+
+
+def test_a_job_that_is_as_old_as_a_record_may_be_uses_up_its_attempts(stage: Stage) -> None:
+    yesterday = int(time.time() * 1000) - 86_400_000
+    open_breaker(stage, sent_at=yesterday)
+    stage.until(lambda: stage.states()[JobState.DEAD] >= 1)
+
+
+def test_a_worker_inside_another_program_leaves_it_its_signals(stage: Stage) -> None:
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_two_breakers_of_one_name_that_differ_are_refused() -> None:

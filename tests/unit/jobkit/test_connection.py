@@ -72,7 +72,7 @@ def test_a_node_whose_name_is_unknown_does_not_keep_the_others_from_being_asked(
 
 
 def test_a_peer_that_hangs_up_at_once_is_an_outage_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    def connect(_nodes: Sequence[pika.URLParameters]) -> str:
+    def connect(_nodes: Sequence[pika.URLParameters], **_more: object) -> str:
         raise ValueError("Expected connected socket, but getpeername() failed")  # as pika does
 
     monkeypatch.setattr(pika, "BlockingConnection", connect)

@@ -24,7 +24,7 @@ class Flaky:
 
 
 def patience(stopping: threading.Event | None = None) -> Patience:
-    return Patience(stopping or threading.Event(), first=0.001, longest=0.002)
+    return Patience(stopping or threading.Event(), threading.Event(), first=0.001, longest=0.002)
 
 
 @pytest.mark.parametrize("kind", [StoreUnavailable, BrokerUnavailable, SendRefused])
@@ -47,7 +47,7 @@ def test_a_worker_that_stops_ends_the_waiting_with_the_reason() -> None:
     stopping.set()
     operation = Flaky(*(StoreUnavailable("redis does not answer") for _ in range(5)))
     with pytest.raises(WorkerStopping, match="redis does not answer"):
-        Patience(stopping, first=60, longest=60).wait_out(operation)
+        Patience(stopping, threading.Event(), first=60, longest=60).wait_out(operation)
     assert operation.calls == 1
 
 
@@ -74,3 +74,13 @@ def test_another_kind_of_outage_is_said_as_well(caplog: pytest.LogCaptureFixture
         "no store; jobs wait for it",
         "no broker; jobs wait for it",
     ]
+
+
+def test_what_follows_from_a_job_is_seen_through_until_the_jobs_have_had_their_time() -> None:
+    stopping, over = threading.Event(), threading.Event()
+    stopping.set()
+    waiting = Patience(stopping, over, first=0.001, longest=0.002)
+    assert waiting.see_through(Flaky(*(StoreUnavailable("no store") for _ in range(5)))) == "answer"
+    over.set()
+    with pytest.raises(WorkerStopping):
+        waiting.see_through(Flaky(StoreUnavailable("no store")))

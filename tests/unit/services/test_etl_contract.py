@@ -7,7 +7,7 @@ from etl_service.adapters.files import ObjectFiles
 from etl_service.adapters.postgresql import PostgresqlWarehouse
 from etl_service.adapters.resources import open_resources
 from etl_service.adapters.sqlite import SqliteWarehouse
-from etl_service.errors import DatabaseUnavailable, SourceMissing, StorageUnavailable
+from etl_service.errors import DatabaseUnavailable, DiskUnavailable, SourceMissing
 from etl_service.settings import EtlSettings
 from jobkit.contracts.etl import Column, RunPipeline
 from jobkit.errors import SettingsError
@@ -136,5 +136,5 @@ def test_a_local_disk_that_cannot_be_written_is_transient(tmp_path: Path) -> Non
     files = ObjectFiles.at(str(tmp_path / "files"))
     (tmp_path / "a").write_bytes(b"content")
     key = files.upload(tmp_path / "a", folder="r", name="a.csv")
-    with pytest.raises(StorageUnavailable):
+    with pytest.raises(DiskUnavailable):
         files.download(key, tmp_path / "no" / "folder" / "b")

@@ -28,7 +28,11 @@ class SourceUnavailable(TransientError):
 
 
 class StorageUnavailable(TransientError):
-    """The object storage or the local disk did not read or write."""
+    """The object storage did not read or write."""
+
+
+class DiskUnavailable(TransientError):
+    """The local disk is full or cannot be written to: another machine's may do."""
 
 
 class DatabaseUnavailable(TransientError):

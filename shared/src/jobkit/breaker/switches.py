@@ -34,7 +34,7 @@ class Tripped:
 
 
 class Switches(Protocol):
-    """The state of all breakers, by name. Each method is atomic; one that may be repeated with the same arguments.
+    """The state of all breakers, by name. Each method is atomic, and may be repeated with the same arguments.
 
     Raises ``StoreUnavailable`` when it cannot be reached. Implemented here for one process and in
     ``jobkit.breaker.redis`` for all; ``tests/contract/test_breaker_switches.py`` is what any further one has to pass.

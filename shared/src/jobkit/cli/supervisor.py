@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Final
@@ -76,27 +77,38 @@ class Supervisor:
             self._ended(slot, status)
         now = time.monotonic()
         if slot.process is None and not self._stopping and slot.start_at <= now:
+            self._start(slot, now)
+
+    def _start(self, slot: _Slot, now: float) -> None:
+        slot.told, slot.started_at = False, now
+        try:
             # A session of its own: what the terminal sends to all comes from here, once.
-            slot.told = False
             slot.process = subprocess.Popen(self._command, start_new_session=True)  # noqa: S603  our own command
-            slot.started_at = now
-            if self._stopping and not slot.told:  # the signal came while it was being started
-                slot.process.send_signal(signal.SIGTERM)
+        except OSError as error:  # no memory, for one: the others must not suffer from it
+            self._pause(slot, now)
+            log.critical("a worker process cannot be started, tried again in %g s: %s", slot.pause, error)
+            return
+        if self._stopping and not slot.told:  # the signal came while it was being started
+            slot.process.send_signal(signal.SIGTERM)
 
     def _ended(self, slot: _Slot, status: int) -> None:
         if self._stopping:
-            self._status = self._status or abs(status)
+            # Stopped before it could take the signal as a wish, it has nothing to hand back.
+            self._status = self._status or (0 if status == -signal.SIGTERM else abs(status))
             return
         if status in _HOPELESS:
             self._status = status
             self._stop(signal.SIGTERM)
             return
-        now = time.monotonic()
+        self._pause(slot, time.monotonic())
+        log.critical("a worker process has died (status %d); another takes its place in %g s", status, slot.pause)
+        with suppress(OSError):  # a folder that cannot be tidied up is no reason to work less
+            self._before_restart()
+
+    def _pause(self, slot: _Slot, now: float) -> None:
         steady = now - slot.started_at > _STEADY
         slot.pause = 0.0 if steady else min(max(1.0, slot.pause * 2), _LONGEST_PAUSE)
         slot.start_at = now + slot.pause
-        log.critical("a worker process has died (status %d); another takes its place in %g s", status, slot.pause)
-        self._before_restart()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:  # Dramatiq's command starts its worker anew, gracefully

@@ -32,7 +32,7 @@ def savepoint(transaction: Transaction, key: str) -> Iterator[None]:
         raise
     try:
         yield
-    except Exception:
+    except BaseException:  # an interrupt, too
         with suppress(Exception):  # the connection may be gone, and the first error tells more
             transaction.run("ROLLBACK TO SAVEPOINT jobkit_inbox")
             transaction.run("RELEASE SAVEPOINT jobkit_inbox")

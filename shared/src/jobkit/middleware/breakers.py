@@ -2,6 +2,7 @@
 
 import logging
 import random
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,12 +53,15 @@ class Breakers(Middleware):
         switches: The breakers' states.
         patience: Waits out an outage of the store.
         scope: The service, whose breakers these are.
+        excused_for: Jobs that were sent longer ago use up attempts like any other: what fails as long as that, whenever
+            it probes, may be what is wrong itself.
     """
 
-    def __init__(self, switches: Switches, patience: Patience, scope: str) -> None:
+    def __init__(self, switches: Switches, patience: Patience, scope: str, *, excused_for: timedelta) -> None:
         self._switches = switches
         self._patience = patience
         self._scope = scope
+        self._excused_for = excused_for
         self._guards: dict[str, _Guard] = {}
         self._probes: set[str] = set()  # owners
 
@@ -110,7 +114,9 @@ class Breakers(Middleware):
         except StoreUnavailable as outage:
             log.warning("breaker %s does not hear of this job: %s", guard.breaker.name, outage)
         else:
-            execution.excused_for = _spread(wait) if wait is not None else None
+            age = timedelta(milliseconds=time.time() * 1000 - message.message_timestamp)
+            if wait is not None and age < self._excused_for:
+                execution.excused_for = _spread(wait)
         finally:
             self._probes.discard(execution.owner)
 

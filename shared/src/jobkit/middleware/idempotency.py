@@ -115,8 +115,14 @@ class Idempotency(Middleware):
         self._let_go(execution)
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
-        # Interrupts do not reach code that does not come back to the interpreter. Such a job ends with this process;
-        # it is handed back like the others, to run when that has ended, and not counted as a crash.
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Hand back the jobs that still run, shortly before their process ends.
+
+        They are those that no interrupt reaches, as their code does not come back to the interpreter. Without this,
+        they would count as crashed.
+        """
         for lease in self._keeper.stop():
             self._free(lease, delay=EXIT_TIME)
 
@@ -196,7 +202,7 @@ class Idempotency(Middleware):
             Verdict.SNOOZED: lambda: store.release(lease, delay=execution.due_in(), counted=False),
             Verdict.DIED: lambda: store.bury(lease, failure=failure),
         }
-        if verdict in transitions and self._patience.wait_out(transitions[verdict]):
+        if verdict in transitions and self._patience.see_through(transitions[verdict]):
             execution.settle(verdict)
         else:
             # Another owner has the job by now. Back in the queue, this delivery will find out what it did.

@@ -124,7 +124,7 @@ class Retries(Middleware):
     def _run_later(self, broker: Broker, execution: Execution, attempts: int) -> None:
         copy = execution.message.copy(options={ATTEMPTS_OPTION: attempts, DEFERRED_OPTION: True})
         delay = max(milliseconds(execution.delay), 1)
-        self._patience.wait_out(lambda: broker.enqueue(copy, delay=delay))
+        self._patience.see_through(lambda: broker.enqueue(copy, delay=delay))
         execution.published = time.monotonic()
 
     def _bury(self, broker: Broker, message: MessageProxy, execution: Execution) -> None:
@@ -143,6 +143,6 @@ class Retries(Middleware):
             trace_id=telemetry.trace_id(),
         )
         if isinstance(broker, Buries):
-            self._patience.wait_out(lambda: broker.bury(execution.message, failure))
+            self._patience.see_through(lambda: broker.bury(execution.message, failure))
         else:
             message.fail()  # such a broker has a dead-letter queue of its own, for the bare message

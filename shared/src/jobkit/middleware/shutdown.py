@@ -2,17 +2,20 @@
 
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
-from queue import SimpleQueue
+from enum import Enum
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, Final
 
 from dramatiq import Broker, Worker
-from dramatiq.cli import RET_KILLED, RET_OK
 from dramatiq.common import iter_queue
 from dramatiq.middleware import Middleware
 from dramatiq.middleware import Shutdown as ShutdownInterrupt
@@ -35,67 +38,88 @@ def stop_limit(settings: ServiceSettings) -> float:
     return longest if settings.stop_limit_seconds is None else min(settings.stop_limit_seconds, longest)
 
 
+class _Word(Enum):
+    STOP = "stop"
+    NOW = "now"
+
+
 class Shutdown(Middleware):
     """Hands prefetched messages back at once, and interrupts what still runs at the limit.
 
-    An interrupted job goes back to the queue as it was: no attempt is used up. A second SIGTERM ends the process at
-    once, and what is not settled is delivered again.
+    An interrupted job goes back to the queue as it was: no attempt is used up. A second SIGTERM brings the limit
+    forward to now. Nothing keeps a process of Dramatiq's command for longer than ``STOP_MARGIN`` after the limit.
 
     Args:
-        stopping: Set first; consumers take no more and nobody waits out an outage any longer.
+        stopping: Set first; consumers take no more, and nobody waits on behalf of a job that has not begun.
+        over: Set at the limit; nobody waits on behalf of a job that has ended, either.
         interrupts: Reaches the running jobs.
-        limit: Seconds that running jobs have; the process has ``STOP_MARGIN`` more.
+        limit: Seconds that running jobs have.
+        abandon: Hands back the jobs that no interrupt reaches; the process ends with them.
     """
 
-    def __init__(self, stopping: threading.Event, interrupts: Interrupts, limit: float) -> None:
+    def __init__(
+        self,
+        stopping: threading.Event,
+        over: threading.Event,
+        interrupts: Interrupts,
+        limit: float,
+        abandon: Callable[[], None],
+    ) -> None:
         self._stopping = stopping
+        self._over = over
         self._interrupts = interrupts
         self._limit = limit
+        self._abandon = abandon
         # A signal handler may interrupt any code of its thread, an Event's own among it. This queue is made for that.
-        self._asked: SimpleQueue[None] = SimpleQueue()
+        self._words: SimpleQueue[_Word] = SimpleQueue()
         self._ended = threading.Event()
-        self._told = False
+        self._owns_process = False
+
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        dramatiqs = signal.getsignal(signal.SIGTERM)
+        if callable(dramatiqs) and getattr(dramatiqs, "__module__", "") == "dramatiq.cli":
+            self._owns_process = True
+            self._listen(dramatiqs)
+            threading.Thread(target=_end_with_parent, name="jobkit-parent", daemon=True).start()
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        threading.Thread(target=self._stop, args=(worker,), name="jobkit-shutdown", daemon=True).start()
-        if _is_worker_process():
-            self._listen()
+        threading.Thread(target=self._run, args=(worker,), name="jobkit-shutdown", daemon=True).start()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self._stopping.set()
-        self._asked.put(None)
+        self._words.put(_Word.STOP)
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self._ended.set()
 
-    def _listen(self) -> None:
-        # Dramatiq's own handler sets a flag, which is looked at once a second.
-        dramatiqs = signal.getsignal(signal.SIGTERM)
+    def _listen(self, dramatiqs: Callable[[int, FrameType | None], object]) -> None:
+        # Dramatiq's handler sets a flag, which is looked at once a second; at the second signal it leaves the process
+        # by the book, which waits for threads of the jobs' own, and they may wait for anything.
+        told = False
 
         def on_term(number: int, frame: FrameType | None) -> None:
-            if self._told:
-                # An exit by the book would wait for threads of the jobs' own, which may wait for anything.
-                os._exit(RET_KILLED)
-            self._told = True
-            self._asked.put(None)
-            if callable(dramatiqs):
+            nonlocal told
+            self._words.put(_Word.NOW if told else _Word.STOP)
+            if not told:
+                told = True
                 dramatiqs(number, frame)
 
         signal.signal(signal.SIGTERM, on_term)
 
-    def _stop(self, worker: Worker) -> None:
-        self._asked.get()
+    def _run(self, worker: Worker) -> None:
+        word = self._words.get()
         self._stopping.set()
         limit_at = time.monotonic() + self._limit
         end_at = limit_at + 0.9 * STOP_MARGIN.total_seconds()
-        while not self._ended.wait(_LOOK):
+        while self._owns_process or not self._ended.is_set():
             self._give_back(worker)
-            if time.monotonic() >= limit_at:
+            now = time.monotonic()
+            if now >= limit_at and not self._over.is_set():
                 self._interrupt()
-                limit_at = float("inf")
-        if _is_worker_process():
-            time.sleep(max(0.0, end_at - time.monotonic()))
-            os._exit(RET_OK)  # all is handed back, but threads of the jobs' own keep the process from ending
+            if self._owns_process and (word is _Word.NOW or now >= end_at):
+                self._leave(1 if word is _Word.NOW else 0)
+            with suppress(Empty):
+                word = self._words.get(timeout=_LOOK)
 
     def _give_back(self, worker: Worker) -> None:
         for item in iter_queue(worker.work_queue):  # type: ignore[no-untyped-call]  # Dramatiq's own helper
@@ -103,11 +127,21 @@ class Shutdown(Middleware):
             worker.work_queue.task_done()
 
     def _interrupt(self) -> None:
+        self._over.set()
         number = self._interrupts.interrupt_all(ShutdownInterrupt)
         if number:
-            log.warning("handed back %d jobs that were still running after %g s", number, self._limit)
+            log.warning("interrupted %d jobs that still ran, to be handed back", number)
+
+    def _leave(self, status: int) -> None:
+        """End the process, whatever its threads wait for. What is not settled is delivered again."""
+        self._interrupt()
+        self._abandon()
+        os._exit(status)
 
 
-def _is_worker_process() -> bool:
-    """Whether Dramatiq's command has started this process, so that its signals and its end are the worker's."""
-    return multiprocessing.parent_process() is not None
+def _end_with_parent() -> None:
+    """Tell this process to stop when the one that would tell it has died."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -182,7 +182,8 @@ class MemoryStore:
     def _finish(self, lease: Lease, state: JobState, *, result: bytes = b"", failure: str = "") -> bool:
         with self._lock:
             row = self._row_of(lease)
-            if row and row.record.state is JobState.RUNNING:
+            # Waiting, if its worker has handed the job back on its behalf, and it came to an end after all.
+            if row and row.record.state in {JobState.RUNNING, JobState.WAITING}:
                 now = self._now()
                 percent = 100.0 if state is JobState.DONE else row.record.percent
                 row.record = replace(

@@ -12,7 +12,7 @@ import obstore
 from obstore.exceptions import BaseError, InvalidPathError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from etl_service.errors import SourceMissing, SourceTooLarge, StorageUnavailable
+from etl_service.errors import DiskUnavailable, SourceMissing, SourceTooLarge, StorageUnavailable
 from jobkit.errors import SettingsError
 
 _CHUNK = 1 << 20
@@ -28,6 +28,7 @@ class Files(Protocol):
             SourceMissing: there is none under that key.
             SourceTooLarge: it has more than ``limit`` bytes.
             StorageUnavailable: the storage did not answer.
+            DiskUnavailable: the file could not be written.
         """
 
     def upload(self, path: Path, *, folder: str, name: str) -> str:
@@ -77,16 +78,21 @@ class ObjectFiles:
             with to.open("wb") as file:
                 for chunk in found.stream(min_chunk_size=_CHUNK):
                     file.write(chunk)
-        except (BaseError, OSError) as error:
+        except BaseError as error:
             raise StorageUnavailable(f"{key!r} could not be copied: {str(error).splitlines()[0]}") from error
+        except OSError as error:
+            raise DiskUnavailable(f"{key!r} could not be written to the local disk: {error}") from error
 
     def upload(self, path: Path, *, folder: str, name: str) -> str:
         """See ``Files``."""
         try:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            stem, _, suffix = name.partition(".")
-            key = f"{folder}/{stem}-{digest[:32]}.{suffix}"
+        except OSError as error:
+            raise DiskUnavailable(f"{name} could not be read from the local disk: {error}") from error
+        stem, _, suffix = name.partition(".")
+        key = f"{folder}/{stem}-{digest[:32]}.{suffix}"
+        try:
             obstore.put(self._store, key, path)
         except (BaseError, OSError) as error:
             raise StorageUnavailable(f"{name} could not be stored: {str(error).splitlines()[0]}") from error
@@ -98,10 +104,10 @@ def scratch() -> Iterator[Path]:
     """A local folder for the time of one job.
 
     Raises:
-        StorageUnavailable: the disk is full or not writable.
+        DiskUnavailable: the disk is full or not writable.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="etl-") as folder:
             yield Path(folder)
     except OSError as error:
-        raise StorageUnavailable(f"local disk: {error}") from error
+        raise DiskUnavailable(f"local disk: {error}") from error

@@ -2,13 +2,14 @@
 -- ARGV: the lease (fence, owner, attempt, crashes, first failed at, sent at), state, record ttl ms, result, failure
 local key, state = KEYS[1], ARGV[7]
 local before = state_under(key, unpack(ARGV, 1, 6))
-if before ~= 'running' then
+-- Waiting, if its worker has handed the job back on its behalf, and it came to an end after all.
+if before ~= 'running' and before ~= 'waiting' then
   return before == state and 1 or 0
 end
 redis.call('HSET', key, 'state', state, 'finished_at', now, 'result', ARGV[9], 'failure', ARGV[10])
 if state == 'done' then
   redis.call('HSET', key, 'percent', 100)
 end
-redis.call('HDEL', key, 'lease_until', 'span')
+redis.call('HDEL', key, 'lease_until', 'due_at', 'span')
 redis.call('PEXPIRE', key, tonumber(ARGV[8]))
 return 1
