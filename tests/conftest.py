@@ -5,12 +5,15 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import psycopg
 import pytest
 from cluster import Cluster
+from ledger import Ledger
 
+from jobkit.producer import Producer
 from local_stack import packages
 from local_stack.errors import MissingPackages
 from local_stack.mailcatcher import MailCatcher
@@ -94,6 +97,19 @@ def redis_url(redis_server: Redis) -> str:
     redis_server.start()
     redis_server.flush()
     return redis_server.url
+
+
+@pytest.fixture
+def producer(vhost_url: str) -> Iterator[Producer]:
+    """Sends jobs, and waits out a broker that is being started."""
+    with Producer(vhost_url, timeout=30) as built:
+        yield built
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """Where the worker processes of the test write down what they do."""
+    return Ledger(tmp_path / "ledger")
 
 
 @pytest.fixture(scope="session")

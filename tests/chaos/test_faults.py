@@ -1,7 +1,6 @@
 """Short faults on real parts: nothing lost, nothing done twice. The long suite is ``make chaos``."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,17 +26,6 @@ def environment(vhost_url: str, redis_url: str) -> dict[str, str]:
         "JOBKIT_LEASE_SECONDS": str(LEASE),
         "JOBKIT_STORE_TIMEOUT_SECONDS": str(LEASE / 6),
     }
-
-
-@pytest.fixture
-def producer(vhost_url: str) -> Iterator[Producer]:
-    with Producer(vhost_url, timeout=30) as built:
-        yield built
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
 
 
 def test_a_worker_killed_in_mid_job_loses_no_job_and_repeats_only_what_it_was_doing(

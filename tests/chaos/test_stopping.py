@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,17 +28,6 @@ def environment(vhost_url: str, redis_url: str) -> dict[str, str]:
         "PROBE_STOP_GRACE_SECONDS": "40",
         "PROBE_STOP_LIMIT_SECONDS": "20",
     }
-
-
-@pytest.fixture
-def producer(vhost_url: str) -> Iterator[Producer]:
-    with Producer(vhost_url) as built:
-        yield built
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
 
 
 def test_prefetched_jobs_run_elsewhere_within_a_second_of_sigterm(

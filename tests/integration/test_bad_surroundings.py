@@ -26,11 +26,6 @@ def environment(vhost_url: str, redis_url: str) -> dict[str, str]:
     return {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url}
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
-
-
 def refused(folder: Path, environment: dict[str, str]) -> str:
     """What a worker says that gives up at its start; each problem must be one line."""
     worker = WorkerProcess(folder, environment)

@@ -33,11 +33,6 @@ def environment(vhost_url: str, redis_url: str, collector: Collector) -> dict[st
     }
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
-
-
 def test_a_trace_goes_from_the_producer_over_a_job_to_the_job_that_it_sends(
     tmp_path: Path, environment: dict[str, str], vhost_url: str, collector: Collector, ledger: Ledger
 ) -> None:

@@ -31,20 +31,9 @@ def environment(vhost_url: str, redis_url: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def producer(vhost_url: str) -> Iterator[Producer]:
-    with Producer(vhost_url) as built:
-        yield built
-
-
-@pytest.fixture
 def worker(tmp_path: Path, environment: dict[str, str]) -> Iterator[WorkerProcess]:
     with WorkerProcess(tmp_path, environment) as started:
         yield started
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
 
 
 def test_a_sent_job_runs_once_and_its_result_is_recorded(

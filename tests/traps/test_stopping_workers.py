@@ -15,11 +15,6 @@ AT_ONCE = 4  # seconds: the worker's parent looks at its children once a second
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
-
-
-@pytest.fixture
 def start(tmp_path: Path, worker_settings: dict[str, str]) -> Callable[..., WorkerProcess]:
     def make(module: str, name: str) -> WorkerProcess:
         return WorkerProcess(tmp_path, worker_settings, module=module, threads=2, name=name)
