@@ -51,7 +51,7 @@ unit: $(READY) ## the unit tests: seconds, no services
 
 .PHONY: test
 test: $(READY) ## unit, contract, integration, trap and short chaos tests on private nodes
-	$(BIN)/pytest -q --ignore=tests/load tests
+	$(BIN)/pytest -q -n 2 --dist loadfile --ignore=tests/load tests
 
 .PHONY: chaos
 chaos: $(READY) ## the long fault suite: jobs accepted, lost, run twice, for each fault
