@@ -91,7 +91,7 @@ class Soak:
             variables = self._environment(url)
             gauges = Gauges(self._rabbitmq, self._redis, VHOST, _worker_processes)
             with Workers([command] * WORKERS, variables, self._folder) as workers, self._scheduler(variables), gauges:
-                scene = Scene(self._rabbitmq, self._redis, workers, VHOST, proxy)
+                scene = Scene(self._rabbitmq, self._redis, workers, VHOST, self._folder / "trouble", proxy)
                 with Load(url, self._folder, SEED) as load:
                     self._strike_until(time.monotonic() + MINUTES * 60, scene)
                 self._balance(workers, load, direct)

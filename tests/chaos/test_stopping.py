@@ -122,7 +122,7 @@ def test_a_worker_whose_resources_do_not_close_ends_within_its_grace(
     settings = {**environment, "PROBE_STOP_GRACE_SECONDS": "6", "PROBE_HANG_AT_CLOSE": "1"}
     settings["PROBE_STOP_LIMIT_SECONDS"] = "0"
     with WorkerProcess(tmp_path, settings, supervised=True) as worker:
-        assert worker.stop(limit=12) == 0
+        assert worker.stop(limit=8) == 0
     assert ledger.entries("close")
 
 

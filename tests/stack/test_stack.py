@@ -152,7 +152,7 @@ def test_a_killed_worker_is_replaced_inside_its_container_and_its_job_done(
     record = done(store, "train_model", receipt.job_id, limit=180)
     assert record.crashes == 1
     assert stack.state("training")["RestartCount"] == 0
-    wait(lambda: stack.state("training")["State"]["Health"]["Status"] == "healthy", "the health of the one in its place")
+    wait(lambda: stack.state("training")["State"]["Health"]["Status"] == "healthy", "its successor's health")
 
 
 def test_a_stop_in_the_middle_of_work_ends_in_time_with_status_0_and_loses_nothing(

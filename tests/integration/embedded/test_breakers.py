@@ -1,7 +1,6 @@
 """A worker whose jobs depend on something that is down."""
 
 import contextlib
-import signal
 import threading
 import time
 from collections import Counter
@@ -208,10 +207,6 @@ def test_a_job_that_is_as_old_as_a_record_may_be_uses_up_its_attempts(stage: Sta
     yesterday = int(time.time() * 1000) - 86_400_000
     open_breaker(stage, sent_at=yesterday)
     stage.until(lambda: stage.states()[JobState.DEAD] >= 1)
-
-
-def test_a_worker_inside_another_program_leaves_it_its_signals(stage: Stage) -> None:
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_two_breakers_of_one_name_that_differ_are_refused() -> None:

@@ -4,8 +4,9 @@ import struct
 
 import pika
 import pytest
-from pika import frame
+from pika import frame, spec
 from pika.adapters.select_connection import SelectConnection
+from pika.exceptions import InvalidFrameError
 
 from jobkit.broker.lenient import LenientConnection
 
@@ -79,3 +80,15 @@ def test_pika_itself_still_fails_so_this_is_still_needed() -> None:
     connection._frame_buffer = header_frame(UNREADABLE["a time beyond 64 bits"])
     with pytest.raises(OverflowError):
         connection._read_frame()
+
+
+def test_a_frame_that_does_not_end_where_it_says_is_an_error() -> None:
+    sound = bytes(frame.Header(CHANNEL, BODY_SIZE, pika.BasicProperties(message_id="id-1")).marshal())
+    with pytest.raises(InvalidFrameError):
+        read(sound[:-1] + b"\x00")
+
+
+def test_another_frame_that_cannot_be_read_is_an_error() -> None:
+    no_such_method = struct.pack(">BHI", spec.FRAME_METHOD, CHANNEL, 4) + struct.pack(">HH", 999, 999) + b"\xce"
+    with pytest.raises(KeyError):
+        read(no_such_method)

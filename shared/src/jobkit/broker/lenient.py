@@ -5,12 +5,15 @@ the connection with it. The broker would deliver the message again at once, a hu
 with it the good jobs that were prefetched, until they too had been delivered too often.
 """
 
+import logging
 import struct
 from typing import Any
 
 from pika import frame, spec
 from pika.adapters.select_connection import SelectConnection
 from pika.exceptions import InvalidFrameError
+
+log = logging.getLogger(__name__)
 
 _PROPERTIES = spec.BasicProperties
 
@@ -25,15 +28,18 @@ class LenientConnection(SelectConnection):
     def _read_frame(self) -> tuple[int, Any]:
         try:
             return super()._read_frame()
-        except Exception:  # of as many types as there are fields; what is wrong with other frames is raised again
+        except InvalidFrameError:  # it does not end where it says, so nobody knows where the next one begins
+            raise
+        except Exception as error:  # of as many types as there are fields
+            if self._frame_buffer[0] != spec.FRAME_HEADER:
+                raise
+            log.warning("a message's headers cannot be read and are left out: %s", repr(error)[:200])
             return _without_headers(self._frame_buffer)
 
 
 def _without_headers(buffer: bytes) -> tuple[int, frame.Header]:
     """The header frame at the start of ``buffer``, and its length."""
-    kind, channel, size = struct.unpack_from(">BHI", buffer)
-    if kind != spec.FRAME_HEADER:
-        raise InvalidFrameError(f"a frame of type {kind} cannot be read")
+    _kind, channel, size = struct.unpack_from(">BHI", buffer)
     payload = buffer[spec.FRAME_HEADER_SIZE : spec.FRAME_HEADER_SIZE + size]
     (body_size,) = struct.unpack_from(">Q", payload, 4)
     properties = _PROPERTIES()

@@ -10,7 +10,7 @@ from jobkit.cli.platform import platform, prepare_health
 from jobkit.cli.supervisor import Supervisor
 from jobkit.middleware.health import forget_the_gone
 from jobkit.middleware.logs import configure_logging
-from jobkit.middleware.shutdown import STOP_MARGIN, stop_limit
+from jobkit.middleware.shutdown import STOP_TIME, stop_limit
 from jobkit.settings import ServiceSettings, exit_if_misconfigured
 
 
@@ -22,7 +22,7 @@ def run(service: str, queues: Sequence[str]) -> None:
     prepare_health(common)
     configure_logging(common.log_format, common.log_level)
     # A little after the jobs were interrupted; what does not hear that is left behind.
-    shutdown_timeout = int((stop_limit(settings) + STOP_MARGIN.total_seconds() / 2) * 1000)
+    shutdown_timeout = int((stop_limit(settings) + STOP_TIME) * 1000)
     command = [
         *(sys.executable, "-m", "dramatiq", f"{service}_service.main:broker"),
         "--processes=1",

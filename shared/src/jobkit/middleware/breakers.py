@@ -114,8 +114,8 @@ class Breakers(Middleware):
         except StoreUnavailable as outage:
             log.warning("breaker %s does not hear of this job: %s", guard.breaker.name, outage)
         else:
-            age = timedelta(milliseconds=time.time() * 1000 - message.message_timestamp)
-            if wait is not None and age < self._excused_for:
+            sent_at = message.message_timestamp or time.time() * 1000  # a sender need not say when
+            if wait is not None and timedelta(milliseconds=time.time() * 1000 - sent_at) < self._excused_for:
                 execution.excused_for = _spread(wait)
         finally:
             self._probes.discard(execution.owner)

@@ -124,7 +124,9 @@ class Idempotency(Middleware):
         they would count as crashed.
         """
         for lease in self._keeper.stop():
-            self._free(lease, delay=EXIT_TIME)
+            self._keeper.forget(lease)
+            if not self._free(lease, delay=EXIT_TIME):
+                return  # the others would have to wait as long
 
     def _obtain(self, broker: Broker, execution: Execution) -> Lease:
         """The lease; raises ``SkipMessage`` if the job must not run now, or never again."""
@@ -220,8 +222,11 @@ class Idempotency(Middleware):
         if execution.lease is not None:
             self._free(execution.lease, delay=timedelta())
 
-    def _free(self, lease: Lease, *, delay: timedelta) -> None:
+    def _free(self, lease: Lease, *, delay: timedelta) -> bool:
+        """Whether the store has answered."""
         try:
             self._store.release(lease, delay=delay, counted=False)
         except StoreUnavailable as outage:
             log.warning("the lease of a job that is handed back ends by itself: %s", outage)
+            return False
+        return True

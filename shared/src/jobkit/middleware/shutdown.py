@@ -26,6 +26,13 @@ from jobkit.settings import ServiceSettings
 #: Between the interrupt of what still runs and the kill: to hand back, record and flush.
 STOP_MARGIN: Final = timedelta(seconds=5)
 
+#: Seconds after the limit in which Dramatiq stops by itself, and the process with it; then it is ended, come what may.
+STOP_TIME: Final = 0.3 * STOP_MARGIN.total_seconds()
+_END_TIME: Final = 0.7 * STOP_MARGIN.total_seconds()
+
+#: Seconds to hand back what does not do so by itself, before the process is ended: a store that is away takes longer.
+_LEAVE_TIME: Final = 1.0
+
 #: Seconds. A consumer may hand on one more message in the moment in which it is told to stop.
 _LOOK: Final = 0.05
 
@@ -80,9 +87,8 @@ class Shutdown(Middleware):
         if callable(dramatiqs) and getattr(dramatiqs, "__module__", "") == "dramatiq.cli":
             self._owns_process = True
             self._listen(dramatiqs)
-            threading.Thread(target=_end_with_parent, name="jobkit-parent", daemon=True).start()
-
-    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
+            threading.Thread(target=self._end_with_parent, name="jobkit-parent", daemon=True).start()
+        # Before anything is opened, which may hang.
         threading.Thread(target=self._run, args=(worker,), name="jobkit-shutdown", daemon=True).start()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
@@ -91,6 +97,7 @@ class Shutdown(Middleware):
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self._ended.set()
+        self._over.set()
 
     def _listen(self, dramatiqs: Callable[[int, FrameType | None], object]) -> None:
         # Dramatiq's handler sets a flag, which is looked at once a second; at the second signal it leaves the process
@@ -105,18 +112,21 @@ class Shutdown(Middleware):
                 dramatiqs(number, frame)
 
         signal.signal(signal.SIGTERM, on_term)
+        signal.signal(signal.SIGHUP, on_term)  # stops it, too; the command then starts another
 
     def _run(self, worker: Worker) -> None:
         word = self._words.get()
         self._stopping.set()
         limit_at = time.monotonic() + self._limit
-        end_at = limit_at + 0.9 * STOP_MARGIN.total_seconds()
+        end_at = limit_at + _END_TIME
         while self._owns_process or not self._ended.is_set():
-            self._give_back(worker)
-            now = time.monotonic()
-            if now >= limit_at and not self._over.is_set():
-                self._interrupt()
-            if self._owns_process and (word is _Word.NOW or now >= end_at):
+            try:
+                self._give_back(worker)
+                if time.monotonic() >= limit_at and not self._over.is_set():
+                    self._interrupt()
+            except Exception:  # the end of the process depends on this thread
+                log.exception("what waits could not be handed back now")
+            if self._owns_process and (word is _Word.NOW or time.monotonic() >= end_at):
                 self._leave(1 if word is _Word.NOW else 0)
             with suppress(Empty):
                 word = self._words.get(timeout=_LOOK)
@@ -134,14 +144,18 @@ class Shutdown(Middleware):
 
     def _leave(self, status: int) -> None:
         """End the process, whatever its threads wait for. What is not settled is delivered again."""
-        self._interrupt()
-        self._abandon()
-        os._exit(status)
+        try:
+            self._interrupt()
+            handing_back = threading.Thread(target=self._abandon, name="jobkit-abandon", daemon=True)
+            handing_back.start()
+            handing_back.join(_LEAVE_TIME)
+        finally:
+            os._exit(status)
 
-
-def _end_with_parent() -> None:
-    """Tell this process to stop when the one that would tell it has died."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+    def _end_with_parent(self) -> None:
+        """Tell this process to stop when the one that would tell it has died."""
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            multiprocessing.connection.wait([parent.sentinel])
+            if not self._stopping.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)

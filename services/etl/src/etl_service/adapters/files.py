@@ -35,6 +35,10 @@ class Files(Protocol):
         """Store a local file as ``folder/stem-digest.suffix``, at once or not at all, and return that key.
 
         The digest is that of the content, so a second upload of the same bytes writes the same object.
+
+        Raises:
+            StorageUnavailable: the storage did not take it.
+            DiskUnavailable: the file could not be read.
         """
 
 
