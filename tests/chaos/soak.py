@@ -130,7 +130,7 @@ class Soak:
         except AssertionError as error:
             self.problems.append(f"not at rest within {DRAIN:.0f} s: {str(error)[:200]}")
             finished = False
-        account = settle(self._ledger, self._sent, workers.kills, time.time(), url, runs=2, finished=finished)
+        account = settle(self._ledger, self._sent, workers.kills, time.time(), url, finished=finished)
         self._judge(account, load.doomed, url)
 
     def _judge(self, account: Account, doomed: set[str], url: str) -> None:
@@ -141,7 +141,7 @@ class Soak:
             f"{len(ticks)} ticks",
             highlight=False,
         )
-        if not account.holds:
+        if account.lost or account.twice or not account.finished:
             self.problems.append(f"the ledger does not balance: {account}")
         dead = dead_letters(url)
         if dead != doomed:
