@@ -30,7 +30,7 @@ def environment(vhost_url: str, redis_url: str) -> dict[str, str]:
     }
 
 
-def test_prefetched_jobs_run_elsewhere_within_a_second_of_sigterm(
+def test_prefetched_jobs_run_elsewhere_long_before_the_running_ones_end(
     tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
 ) -> None:
     waiting = [f"waiting-{n}" for n in range(6)]
