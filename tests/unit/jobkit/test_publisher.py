@@ -1,7 +1,11 @@
 """The publisher without a broker: it gives up in time and keeps nothing."""
 
+import gc
 import os
+import socket
+import threading
 import time
+import warnings
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -38,6 +42,23 @@ def test_a_deadline_that_has_passed_raises_at_once(publisher: ConfirmedPublisher
         publisher.publish([message()], timeout=-1)
     assert time.monotonic() - started < 1
     publisher.close()
+
+
+def test_closed_while_it_connects_it_leaves_no_socket_to_the_garbage_collector() -> None:
+    before = set(threading.enumerate())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"amqp://127.0.0.1:{silent.getsockname()[1]}/"
+        publisher = ConfirmedPublisher(ConnectionSettings([url], connect_timeout=0.3))
+        with pytest.raises(BrokerUnavailable):
+            publisher.publish([message()], timeout=0.1)
+        publisher.close()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(10)  # not before the attempt has come to its time-out
+            assert not thread.is_alive()
+        with warnings.catch_warnings(record=True) as leaks:
+            warnings.simplefilter("always")
+            gc.collect()
+    assert not leaks
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # which is the point here

@@ -78,12 +78,12 @@ class ConfirmedPublisher:
         with self._lock:
             self._closing = True
             thread, ioloop = self._thread, self._ioloop
-        if thread is None:
-            return
         self._stop_pausing.set()
         if ioloop is not None:
             ioloop.add_callback_threadsafe(self._hang_up)
-        thread.join(_CLOSE_TIMEOUT)
+        # One that is still being made is closed once it is there; nobody waits for that, it may take its time-out.
+        if thread is not None and self._connection is not None:
+            thread.join(_CLOSE_TIMEOUT)
 
     def _start_over(self) -> None:
         self._lock = threading.Lock()
@@ -148,7 +148,10 @@ class ConfirmedPublisher:
             return
         self._connection = outcome
         outcome.add_on_close_callback(self._on_connection_closed)
-        self._open_channel()
+        if self._closing:
+            self._hang_up()
+        else:
+            self._open_channel()
 
     def _open_channel(self) -> None:
         if self._connection is not None and self._connection.is_open:
@@ -234,8 +237,7 @@ class ConfirmedPublisher:
         self._open_channel()
 
     def _on_connection_closed(self, _connection: Any, reason: BaseException) -> None:
-        if not self._closing:
-            self._say_trouble(reason)
+        self._say_trouble(reason)
         self._stop_loop()
 
     def _take_back(self) -> None:
@@ -244,10 +246,9 @@ class ConfirmedPublisher:
         self._in_flight.clear()
 
     def _hang_up(self) -> None:
+        # Pika leaves the socket of an attempt to the garbage collector if its loop is stopped meanwhile.
         if self._connection is not None and self._connection.is_open:
             self._connection.close()
-        else:
-            self._stop_loop()
 
     def _stop_loop(self) -> None:
         if self._ioloop is not None:
@@ -255,7 +256,7 @@ class ConfirmedPublisher:
 
     def _say_trouble(self, error: BaseException) -> None:
         text = self._settings.describe(error)
-        if not self._trouble:
+        if not self._trouble and not self._closing:
             log.warning("%s; sends wait for it", text)
         self._trouble = text
 
