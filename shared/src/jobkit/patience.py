@@ -33,7 +33,7 @@ class Patience:
     """
 
     def __init__(
-        self, stopping: threading.Event, over: threading.Event, *, first: float = 0.1, longest: float = 5.0
+        self, stopping: threading.Event, over: threading.Event, *, first: float = 0.1, longest: float = 2.0
     ) -> None:
         self._stopping = stopping
         self._over = over
