@@ -126,6 +126,52 @@ def test_a_worker_whose_resources_do_not_close_ends_within_its_grace(
     assert ledger.entries("close")
 
 
+def test_a_worker_whose_resources_do_not_open_ends_within_its_grace(
+    tmp_path: Path, environment: dict[str, str], ledger: Ledger
+) -> None:
+    settings = {**environment, "PROBE_STOP_GRACE_SECONDS": "6", "PROBE_HANG_AT_OPEN": "1"}
+    settings["PROBE_STOP_LIMIT_SECONDS"] = "0"
+    worker = WorkerProcess(tmp_path, settings, supervised=True).start(wait=False)
+    try:
+        ledger.wait(lambda log: bool(log.entries("opening")), what="the start of the worker")
+        assert worker.stop(limit=8) == 0
+    finally:
+        worker.kill()
+
+
+def test_a_frozen_store_does_not_keep_a_stopping_worker(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger, redis_server: Redis
+) -> None:
+    # It holds what it is asked until the client's time-out, for each lease in turn: down, it would refuse at once.
+    settings = {**environment, "JOBKIT_LEASE_SECONDS": "6", "JOBKIT_STORE_TIMEOUT_SECONDS": "1"}
+    settings["PROBE_STOP_LIMIT_SECONDS"] = "1"
+    names = [f"job-{n}" for n in range(8)]
+    with WorkerProcess(tmp_path, settings, threads=8, supervised=True, name="first") as first:
+        producer.send_many(Probe(name=name, then="block", once=True) for name in names)
+        ledger.wait(lambda log: len(log.entries("start")) == 8, what="the start of the jobs")
+        redis_server.pause()
+        try:
+            assert first.stop(limit=9) == 0, "a second for the jobs, five to end, and some for a busy machine"
+        finally:
+            redis_server.resume()
+    with WorkerProcess(tmp_path, settings, threads=8, name="second"):
+        ledger.wait_for("end", *names)
+    assert ledger.counts("start") == dict.fromkeys(names, 2)
+
+
+def test_a_worker_that_is_told_to_start_anew_and_then_to_stop_sees_its_jobs_through(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
+) -> None:
+    with WorkerProcess(tmp_path, environment, supervised=True) as worker:
+        producer.send(Probe(name="long", seconds=4))
+        ledger.wait_for("start", "long")
+        worker.signal(signal.SIGHUP)
+        ledger.wait(lambda _: "Stopping worker process" in worker.output(), what="the worker's word")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+    assert ledger.counts("end") == {"long": 1}
+
+
 def test_a_worker_process_whose_parent_dies_stops_too(
     tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
 ) -> None:

@@ -59,6 +59,9 @@ class Resources:
 def open_resources(settings: ProbeSettings) -> Iterator[Resources]:
     """Write down that a worker process has opened and closed its resources."""
     ledger = Ledger(settings.ledger)
+    if "PROBE_HANG_AT_OPEN" in os.environ:
+        ledger.write("opening", str(os.getpid()))
+        hang()
     ledger.write("open", str(os.getpid()))
     yield Resources(ledger)
     ledger.write("close", str(os.getpid()))

@@ -70,7 +70,11 @@ class WorkerProcess:
             )
         if wait:
             expected = before + self._processes
-            self.ledger.wait(lambda ledger: len(ledger.entries("open")) >= expected, what=f"the start of {self.log}")
+            self.ledger.wait(
+                lambda ledger: not self.alive or len(ledger.entries("open")) >= expected,
+                what=f"the start of {self.log}",
+            )
+            assert self.alive, self.output()
         return self
 
     @property
@@ -112,7 +116,11 @@ class WorkerProcess:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.kill()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -100,19 +100,21 @@ class Shutdown(Middleware):
         self._over.set()
 
     def _listen(self, dramatiqs: Callable[[int, FrameType | None], object]) -> None:
-        # Dramatiq's handler sets a flag, which is looked at once a second; at the second signal it leaves the process
-        # by the book, which waits for threads of the jobs' own, and they may wait for anything.
-        told = False
+        # Dramatiq's handler sets a flag, which is looked at once a second; called again, it leaves the process by the
+        # book, which waits for threads of the jobs' own, and they may wait for anything.
+        stopping = told = False
 
-        def on_term(number: int, frame: FrameType | None) -> None:
-            nonlocal told
-            self._words.put(_Word.NOW if told else _Word.STOP)
-            if not told:
-                told = True
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            nonlocal stopping, told
+            term = number == signal.SIGTERM
+            self._words.put(_Word.NOW if term and told else _Word.STOP)
+            told = told or term
+            if not stopping:
+                stopping = True
                 dramatiqs(number, frame)
 
-        signal.signal(signal.SIGTERM, on_term)
-        signal.signal(signal.SIGHUP, on_term)  # stops it, too; the command then starts another
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGHUP, on_signal)  # stops it as gently; the command then starts another
 
     def _run(self, worker: Worker) -> None:
         word = self._words.get()
