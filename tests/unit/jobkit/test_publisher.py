@@ -6,16 +6,14 @@ import socket
 import threading
 import time
 import warnings
-from types import SimpleNamespace
-from unittest.mock import Mock
 
 import pika
 import pytest
 
 from jobkit.broker.connection import ConnectionSettings
-from jobkit.broker.outgoing import Batch, Entry, Outgoing
+from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publisher import ConfirmedPublisher
-from jobkit.errors import BrokerUnavailable, SendRefused
+from jobkit.errors import BrokerUnavailable
 from local_stack.ports import free_port
 
 
@@ -71,30 +69,3 @@ def test_a_fork_while_another_thread_publishes_leaves_the_child_able_to(publishe
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     publisher.close()
-
-
-def test_after_a_refusal_the_channel_is_left_as_soon_as_nobody_waits_on_it(publisher: ConfirmedPublisher) -> None:
-    channel = Mock(is_open=True)
-    refused, slow = Entry(message(), Batch(1)), Entry(message(), Batch(1))
-    publisher._in_flight = {1: refused, 2: slow}
-    publisher._start_publishing(channel)
-    publisher._on_confirm(SimpleNamespace(method=pika.spec.Basic.Nack(delivery_tag=1)))
-    assert isinstance(refused.outgoing.error, SendRefused)
-    channel.close.assert_not_called()
-    publisher._waiting.append(Entry(message(), Batch(1)))
-    publisher._on_confirm(SimpleNamespace(method=pika.spec.Basic.Ack(delivery_tag=2)))
-    assert slow.outgoing.confirmed
-    channel.close.assert_called_once_with()
-    channel.basic_publish.assert_not_called()
-
-
-def test_a_new_channel_is_trusted_again(publisher: ConfirmedPublisher) -> None:
-    old, new = Mock(is_open=True), Mock(is_open=True)
-    publisher._start_publishing(old)
-    publisher._in_flight = {1: Entry(message(), Batch(1))}
-    publisher._on_confirm(SimpleNamespace(method=pika.spec.Basic.Nack(delivery_tag=1)))
-    publisher._on_channel_closed(old, Exception("closed by us"))
-    publisher._waiting.append(Entry(message(), Batch(1)))
-    publisher._on_channel_open(new)
-    publisher._start_publishing(new)
-    new.basic_publish.assert_called_once()

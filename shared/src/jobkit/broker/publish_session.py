@@ -1,0 +1,189 @@
+"""One connection's life: what was published over it, and which confirms have come."""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import pika
+import pika.exceptions
+from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.channel import Channel
+
+from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.outgoing import Entry
+from jobkit.errors import SendRefused, Unroutable
+
+#: Messages written ahead of their confirms. More gain no speed and cost memory.
+WINDOW: Final = 1000
+
+
+class PublishSession:
+    """A channel on a connection of its own that publishes what waits, and matches the confirms.
+
+    One thread runs it. Others may append to what waits, and call ``wake`` and ``hang_up``.
+
+    Args:
+        connection: The broker.
+        waiting: What is to be published, in this order. What has no confirm at the end of the session is put back.
+        report: Told why the connection could not be had or was lost, and None when messages are taken.
+    """
+
+    def __init__(
+        self,
+        connection: ConnectionSettings,
+        waiting: deque[Entry],
+        report: Callable[[BaseException | None], None],
+    ) -> None:
+        self._settings = connection
+        self._waiting = waiting
+        self._report = report
+        self._ioloop = IOLoop()
+        self._connection: SelectConnection | None = None
+        self._channel: Channel | None = None
+        self._in_flight: dict[int, Entry] = {}  # by delivery tag, in order of publishing
+        self._next_tag = 1
+        self._distrusted = False
+        self._ending = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has reached the broker."""
+        return self._connection is not None
+
+    def run(self) -> None:
+        """Connect and publish until the connection is lost or hung up, or could not be had."""
+        try:
+            SelectConnection.create_connection(self._settings.parameters(), self._on_connect_done, self._ioloop)
+            self._ioloop.start()
+        finally:
+            self._take_back()
+
+    def wake(self) -> None:
+        """Publish what has come to wait."""
+        self._ioloop.add_callback_threadsafe(self._pump)
+
+    def hang_up(self) -> None:
+        """Close the connection, which ends ``run``; one that is still being made, when it is there."""
+        self._ioloop.add_callback_threadsafe(self._end)
+
+    def dispose(self) -> None:
+        """Free what waking it up takes, after ``run``; nobody may call it any more."""
+        self._ioloop.close()
+
+    # Any: pika hands over a connection or one of several exception types that share no base.
+    def _on_connect_done(self, outcome: Any) -> None:
+        if isinstance(outcome, BaseException):
+            self._report(outcome)
+            self._ioloop.stop()
+            return
+        self._connection = outcome
+        outcome.add_on_close_callback(self._on_connection_closed)
+        if self._ending:
+            self._end()
+        else:
+            self._open_channel()
+
+    def _end(self) -> None:
+        self._ending = True
+        # Pika leaves the socket of an attempt to the garbage collector if its loop is stopped meanwhile.
+        if self._connection is not None and self._connection.is_open:
+            self._connection.close()
+
+    def _on_connection_closed(self, _connection: Any, reason: BaseException) -> None:
+        self._report(reason)
+        self._ioloop.stop()
+
+    def _open_channel(self) -> None:
+        if self._connection is not None and self._connection.is_open:
+            self._connection.channel(on_open_callback=self._on_channel_open)
+
+    def _on_channel_open(self, channel: Channel) -> None:
+        self._next_tag = 1
+        self._distrusted = False
+        channel.add_on_close_callback(self._on_channel_closed)
+        channel.add_on_return_callback(self._on_returned)
+        channel.confirm_delivery(self._on_confirm, callback=lambda _frame: self._start_publishing(channel))
+
+    def _start_publishing(self, channel: Channel) -> None:
+        self._report(None)
+        self._channel = channel
+        self._pump()
+
+    def _pump(self) -> None:
+        channel = self._channel
+        if channel is None or not channel.is_open:
+            return
+        if self._distrusted:
+            self._renew(channel)
+            return
+        while len(self._in_flight) < WINDOW and (entry := self._next()) is not None:
+            self._in_flight[self._next_tag] = entry
+            self._next_tag += 1
+            message = entry.outgoing
+            channel.basic_publish(
+                message.exchange, message.routing_key, message.body, message.properties, mandatory=True
+            )
+
+    def _next(self) -> Entry | None:
+        """What may be published now; None if nothing, or if the one that comes next has to wait for its turn."""
+        with suppress(IndexError):  # the last one's sender may have given it up just now
+            while True:
+                entry = self._waiting.popleft()
+                if entry.batch.abandoned:
+                    continue
+                if self._in_flight and (entry.alone or next(iter(self._in_flight.values())).alone):
+                    self._waiting.appendleft(entry)
+                    return None
+                return entry
+        return None
+
+    # Any: pika's frames carry their method without a type.
+    def _on_confirm(self, frame: Any) -> None:
+        tag, refused = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Nack)
+        tags = [t for t in self._in_flight if t <= tag] if frame.method.multiple else [tag]
+        for confirmed in tags:
+            entry = self._in_flight.pop(confirmed, None)
+            if entry is not None:
+                where = entry.outgoing.routing_key
+                entry.settle(SendRefused(f"RabbitMQ refused the message for {where!r}") if refused else None)
+        self._distrusted = self._distrusted or refused
+        if self._waiting or self._distrusted:
+            self._pump()
+
+    def _renew(self, channel: Channel) -> None:
+        """Go on over another channel, once nobody waits for a confirm over this one.
+
+        A channel of RabbitMQ 3.10 that meets a quorum queue between two leaders remembers the one that died, and
+        refuses everything for that queue until the dead node is back. A new channel asks who leads it now.
+        """
+        if all(entry.batch.abandoned for entry in self._in_flight.values()):
+            channel.close()
+
+    def _on_returned(self, _channel: Channel, method: Any, properties: pika.BasicProperties, _body: bytes) -> None:
+        # A return comes before the confirm of the same message, in order of publishing.
+        for entry in self._in_flight.values():
+            message = entry.outgoing
+            same = (message.properties.message_id, message.routing_key) == (properties.message_id, method.routing_key)
+            if same and message.error is None:
+                message.error = Unroutable(f"no queue takes {message.routing_key!r} from exchange {message.exchange!r}")
+                return
+
+    def _on_channel_closed(self, _channel: Channel, reason: BaseException) -> None:
+        self._channel = None
+        code = getattr(reason, "reply_code", 0)
+        if len(self._in_flight) == 1 and isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            (entry,) = self._in_flight.values()
+            self._in_flight.clear()
+            text = str(getattr(reason, "reply_text", reason))
+            entry.settle(Unroutable(text) if code == 404 else SendRefused(f"RabbitMQ answered {code}: {text}"))
+        else:
+            for entry in self._in_flight.values():
+                entry.alone = True
+            self._take_back()
+        self._open_channel()
+
+    def _take_back(self) -> None:
+        """Publish again what was not confirmed; the order among senders is not promised, within one it is."""
+        self._waiting.extendleft(reversed(self._in_flight.values()))
+        self._in_flight.clear()

@@ -1,0 +1,86 @@
+"""One connection's life, without a connection: what a refusal does to its channel."""
+
+from collections import deque
+from collections.abc import Iterator
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pika
+import pytest
+
+from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.outgoing import Batch, Entry, Outgoing
+from jobkit.broker.publish_session import PublishSession
+from jobkit.errors import SendRefused
+
+
+@pytest.fixture
+def waiting() -> deque[Entry]:
+    return deque()
+
+
+@pytest.fixture
+def session(waiting: deque[Entry]) -> Iterator[PublishSession]:
+    built = PublishSession(ConnectionSettings(["amqp://127.0.0.1/"]), waiting, Mock())
+    yield built
+    built.dispose()
+
+
+def entry() -> Entry:
+    return Entry(Outgoing("", "probe", b"{}", pika.BasicProperties(message_id="1")), Batch(1))
+
+
+def answer(method: type[pika.spec.Basic.Ack | pika.spec.Basic.Nack], tag: int) -> SimpleNamespace:
+    return SimpleNamespace(method=method(delivery_tag=tag))
+
+
+def test_after_a_refusal_the_channel_is_left_as_soon_as_nobody_waits_on_it(
+    session: PublishSession, waiting: deque[Entry]
+) -> None:
+    channel, refused, slow, late = Mock(is_open=True), entry(), entry(), entry()
+    waiting.extend([refused, slow])
+    session._start_publishing(channel)
+    channel.basic_publish.reset_mock()
+    session._on_confirm(answer(pika.spec.Basic.Nack, 1))
+    assert isinstance(refused.outgoing.error, SendRefused)
+    channel.close.assert_not_called()
+    waiting.append(late)
+    session._on_confirm(answer(pika.spec.Basic.Ack, 2))
+    assert slow.outgoing.confirmed
+    channel.close.assert_called_once_with()
+    channel.basic_publish.assert_not_called()
+
+
+def test_a_new_channel_is_trusted_again(session: PublishSession, waiting: deque[Entry]) -> None:
+    old, new = Mock(is_open=True), Mock(is_open=True)
+    waiting.append(entry())
+    session._start_publishing(old)
+    session._on_confirm(answer(pika.spec.Basic.Nack, 1))
+    session._on_channel_closed(old, Exception("closed by us"))
+    waiting.append(entry())
+    session._on_channel_open(new)
+    session._start_publishing(new)
+    new.basic_publish.assert_called_once()
+
+
+def test_what_was_in_flight_when_a_channel_broke_is_published_one_at_a_time(
+    session: PublishSession, waiting: deque[Entry]
+) -> None:
+    old, new = Mock(is_open=True), Mock(is_open=True)
+    waiting.extend([entry(), entry()])
+    session._start_publishing(old)
+    assert old.basic_publish.call_count == 2
+    session._on_channel_closed(old, Exception("one of them was bad"))
+    session._on_channel_open(new)
+    session._start_publishing(new)
+    assert new.basic_publish.call_count == 1
+    session._on_confirm(answer(pika.spec.Basic.Ack, 1))
+    assert new.basic_publish.call_count == 2
+
+
+def test_what_nobody_waits_for_any_more_is_not_published(session: PublishSession, waiting: deque[Entry]) -> None:
+    channel, given_up = Mock(is_open=True), entry()
+    given_up.batch.abandoned = True
+    waiting.extend([given_up, entry()])
+    session._start_publishing(channel)
+    assert channel.basic_publish.call_count == 1
