@@ -47,7 +47,7 @@ SEED = os.environ.get("SOAK_SEED", "7")
 #: Those that make no sense beside a load of their own are left out.
 NAMES = os.environ.get("SOAK_FAULTS", "kill,roll,close,restart,crash,alarm,freeze,redis-stop,redis-kill").split(",")
 #: Seconds from the end of one fault to the next, at least and at most.
-PAUSE = (20.0, 60.0)
+PAUSE = (20.0, 60.0) if MINUTES >= 2 else (2.0, 4.0)
 WORKERS, THREADS = 2, 8
 VHOST = "soak"
 #: Seconds, as in the suite.
