@@ -55,7 +55,12 @@ class Interrupts:
                 self._sooner.put(None)
             return job()
         finally:
-            self._close()
+            while True:
+                try:
+                    self._close()
+                    break
+                except Interrupt:
+                    continue  # it landed here, at the finish: what the job returned or raised stands
 
     def shielded(self, call: Callable[[], T]) -> T:
         """What ``call`` returns; an interrupt that comes meanwhile is raised when it has returned."""
@@ -74,6 +79,11 @@ class Interrupts:
                     waiting = window.waiting
                 if waiting is not None:
                     raise waiting
+
+    def pending(self) -> bool:
+        """Whether an interrupt waits for the end of what this thread has shielded."""
+        window = self._windows.get(threading.get_ident())
+        return window is not None and window.waiting is not None
 
     def interrupt(self, thread: int, interrupt: type[Interrupt]) -> bool:
         """Raise ``interrupt`` in the job that runs in ``thread``; False if none runs or it was interrupted before."""
@@ -97,15 +107,10 @@ class Interrupts:
 
     def _close(self) -> None:
         thread = threading.get_ident()
-        while True:
-            try:
-                with self._lock:
-                    window = self._windows.pop(thread, None)
-                    if window is not None and window.interrupted:
-                        _raise_in(thread, None)
-            except Interrupt:
-                continue  # it landed here, at the finish: what the job returned or raised stands
-            return
+        with self._lock:
+            window = self._windows.pop(thread, None)
+            if window is not None and window.interrupted:
+                _raise_in(thread, None)
 
     def _ensure_watched(self) -> None:
         with self._lock:

@@ -195,6 +195,40 @@ def test_jobs_that_end_just_at_their_limit_are_never_interrupted_afterwards(eage
     assert min(outcomes.values()) > 20, f"the race was not run: {outcomes}"
 
 
+def test_what_a_job_has_returned_stands_wherever_an_interrupt_lands_afterwards(eager_switching: None) -> None:
+    interrupts, ended, draw = Interrupts(), threading.Event(), random.Random(7)
+    completed, lost, kept = False, 0, 0
+
+    def job() -> None:
+        nonlocal completed
+        for _ in range(20):
+            pass
+        completed = True  # and returned: after the loop, the interpreter does not look for interrupts here
+
+    def work() -> None:
+        nonlocal completed, lost, kept
+        while not ended.is_set():
+            completed = False
+            try:
+                interrupts.run(job, limit=LONG)
+                kept += 1
+            except LeaseLost:
+                lost += completed
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    struck, deadline = 0, time.monotonic() + 20
+    while struck < 2_000 and time.monotonic() < deadline:
+        struck += interrupts.interrupt(worker.ident or 0, LeaseLost)
+        time.sleep(draw.random() * 1e-4)
+    ended.set()
+    worker.join(5)
+    assert not worker.is_alive()
+    assert kept, "the race was not run"
+    assert lost == 0
+    assert not interrupts._windows
+
+
 def test_interrupts_at_the_start_and_the_finish_of_many_jobs_stop_no_worker(eager_switching: None) -> None:
     interrupts, finished = Interrupts(), threading.Event()
     escaped: list[BaseException] = []
