@@ -84,3 +84,29 @@ def test_what_nobody_waits_for_any_more_is_not_published(session: PublishSession
     waiting.extend([given_up, entry()])
     session._start_publishing(channel)
     assert channel.basic_publish.call_count == 1
+
+
+def test_what_is_never_confirmed_does_not_fill_the_window_for_good(
+    session: PublishSession, waiting: deque[Entry]
+) -> None:
+    old, new, stuck, good = Mock(is_open=True), Mock(is_open=True), entry(), entry()
+    waiting.extend([stuck, good])
+    session._start_publishing(old)
+    stuck.batch.abandoned = True
+    session._doubt()
+    old.close.assert_not_called()
+    session._on_confirm(answer(pika.spec.Basic.Ack, 2))
+    assert good.outgoing.confirmed
+    old.close.assert_called_once_with()
+    session._on_channel_closed(old, Exception("closed by us"))
+    waiting.append(entry())
+    session._on_channel_open(new)
+    session._start_publishing(new)
+    new.basic_publish.assert_called_once()
+
+
+def test_a_send_that_timed_out_before_it_was_published_costs_no_channel(session: PublishSession) -> None:
+    channel = Mock(is_open=True)
+    session._start_publishing(channel)
+    session._doubt()
+    channel.close.assert_not_called()

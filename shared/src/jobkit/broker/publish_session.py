@@ -21,7 +21,7 @@ WINDOW: Final = 1000
 class PublishSession:
     """A channel on a connection of its own that publishes what waits, and matches the confirms.
 
-    One thread runs it. Others may append to what waits, and call ``wake`` and ``hang_up``.
+    One thread runs it. Others may append to what waits, and call ``wake``, ``give_up_waiting`` and ``hang_up``.
 
     Args:
         connection: The broker.
@@ -62,6 +62,10 @@ class PublishSession:
     def wake(self) -> None:
         """Publish what has come to wait."""
         self._ioloop.add_callback_threadsafe(self._pump)
+
+    def give_up_waiting(self) -> None:
+        """Somebody has waited for a confirm in vain, and marked the batch as abandoned."""
+        self._ioloop.add_callback_threadsafe(self._doubt)
 
     def hang_up(self) -> None:
         """Close the connection, which ends ``run``; one that is still being made, when it is there."""
@@ -150,6 +154,11 @@ class PublishSession:
         self._distrusted = self._distrusted or refused
         if self._waiting or self._distrusted:
             self._pump()
+
+    def _doubt(self) -> None:
+        # A queue that has lost its majority never confirms. What it holds back must not fill the window for good.
+        self._distrusted = self._distrusted or any(entry.batch.abandoned for entry in self._in_flight.values())
+        self._pump()
 
     def _renew(self, channel: Channel) -> None:
         """Go on over another channel, once nobody waits for a confirm over this one.

@@ -91,6 +91,9 @@ class ConfirmedPublisher:
         for entry in entries:
             with suppress(ValueError, IndexError):  # it is in flight, or the publisher has just taken it
                 self._waiting.remove(entry)
+        with self._lock:
+            if self._session is not None:
+                self._session.give_up_waiting()
 
     def _ensure_running(self) -> None:
         if self._closing.is_set():
