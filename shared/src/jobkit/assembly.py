@@ -15,7 +15,7 @@ from jobkit.breaker.switches import Switches
 from jobkit.broker.memory import MemoryBroker
 from jobkit.broker.rabbitmq import JobBroker
 from jobkit.broker.topology import lane_queue
-from jobkit.context import SendsJobs
+from jobkit.children import Children
 from jobkit.interrupts import Interrupts
 from jobkit.middleware.breakers import Breakers
 from jobkit.middleware.health import Health
@@ -28,6 +28,7 @@ from jobkit.middleware.shutdown import Shutdown, stop_limit
 from jobkit.middleware.time_limit import TimeLimit
 from jobkit.middleware.tracing import TelemetryExport, Tracing
 from jobkit.patience import Patience
+from jobkit.producer import SendsMessages
 from jobkit.runner import ActorDeclaration, Runner
 from jobkit.schedule.announce import Announce
 from jobkit.schedule.registry import RedisSchedules
@@ -49,24 +50,29 @@ class Assembly(Generic[R]):
     open_resources: Callable[[], AbstractContextManager[R]]
     store: JobStore
     switches: Switches
-    producer: SendsJobs
+    sender: SendsMessages
 
     def install(self, broker: JobBroker | MemoryBroker, *, process_of_its_own: bool) -> None:
         """Give ``broker`` the middleware and declare the actors and their lanes on it."""
-        lifespan, interrupts = Lifespan(self.open_resources), Interrupts()
-        middleware = self._guarantees(broker, lifespan, interrupts)
+        lifespan, interrupts, over = Lifespan(self.open_resources), Interrupts(), threading.Event()
+        patience = Patience(broker.stopping, over)
+        middleware = self._guarantees(broker, lifespan, interrupts, over, patience)
         if process_of_its_own:
             middleware = [*self._operations(), *middleware]
         for one in middleware:
             broker.add_middleware(one)
-        self._declare(broker, Runner(self.store, self.producer, lifespan, interrupts))
+        children = Children(self.sender, patience, interrupts)
+        self._declare(broker, Runner(self.store, children, lifespan, interrupts))
 
     def _guarantees(
-        self, broker: JobBroker | MemoryBroker, lifespan: Lifespan[R], interrupts: Interrupts
+        self,
+        broker: JobBroker | MemoryBroker,
+        lifespan: Lifespan[R],
+        interrupts: Interrupts,
+        over: threading.Event,
+        patience: Patience,
     ) -> list[Middleware]:
         """What surrounds every job. ``before_*`` hooks run downward, ``after_*`` hooks upward."""
-        over = threading.Event()
-        patience = Patience(broker.stopping, over)
         lease = timedelta(seconds=self.platform.lease_seconds)
         record_ttl = timedelta(seconds=self.platform.record_ttl_seconds)
         idempotency = Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes)

@@ -1,11 +1,11 @@
 """What a running job may ask for."""
 
 import logging
-import uuid
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
+from jobkit.children import Children
 from jobkit.contracts.job import Job
 from jobkit.errors import StoreUnavailable
 from jobkit.execution import Execution
@@ -16,29 +16,6 @@ from jobkit.store.base import JobStore, Lease
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
-
-#: Children get ids in this namespace, from their parent's id and their number or key.
-_CHILDREN = uuid.UUID("0e9f4d0a-7b0b-5d62-9a4e-6f1d7f6c2a11")
-
-
-class SendsJobs(Protocol):
-    """What can send a job: a ``Producer``."""
-
-    def send(
-        self,
-        job: Job,
-        *,
-        lane: str = "normal",
-        key: str | None = None,
-        job_id: str | None = None,
-        delay: timedelta | None = None,
-    ) -> Receipt:
-        """Return once the broker has confirmed the job; raises ``SendError``."""
-
-
-def child_id(parent_id: str, actor: str, key: str | int) -> str:
-    """The id of the job that a job sends to ``actor``: by its key, or as its first, second … send."""
-    return str(uuid.uuid5(_CHILDREN, f"{parent_id}/{actor}/{key}"))
 
 
 @dataclass(frozen=True)
@@ -59,7 +36,7 @@ class Context(Generic[R]):
     _execution: Execution
     _lease: Lease
     _store: JobStore
-    _producer: SendsJobs
+    _children: Children
     _interrupts: Interrupts
 
     def progress(self, percent: float, step: str = "", note: str = "") -> None:
@@ -73,14 +50,12 @@ class Context(Generic[R]):
     def send(
         self, job: Job, *, lane: str = "normal", key: str | None = None, delay: timedelta | None = None
     ) -> Receipt:
-        """Send a further job; returns once the broker has confirmed it.
+        """Send a further job; returns once the broker has confirmed it, and waits while the broker is away.
 
         Its id is derived from this job's: from ``key`` if one is given, else from the number of the call. So a run that
         repeats this one sends the same jobs, and they do not run twice. Give a key where the order of calls may differ.
 
         Raises:
-            SendError: it was not confirmed; this job fails and is retried.
+            SendError: it can never be sent, being too large for one; this job fails.
         """
-        self._execution.sends += 1
-        child = child_id(self.job_id, job.actor, key if key is not None else self._execution.sends)
-        return self._interrupts.shielded(lambda: self._producer.send(job, lane=lane, job_id=child, delay=delay))
+        return self._children.send(self._execution, job, lane=lane, key=key, delay=delay or timedelta())

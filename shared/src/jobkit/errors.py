@@ -122,8 +122,11 @@ OUTAGES = (StoreUnavailable, BrokerUnavailable, SendRefused)
 
 
 def text_of(error: BaseException) -> str:
-    """The text of any exception, also of one whose own ``__str__`` fails: that must not stand in a job's way."""
+    """The text of any exception, in characters that can be stored and sent.
+
+    Neither one whose own ``__str__`` fails nor one that names a file of another encoding may stand in a job's way.
+    """
     try:
-        return str(error)
+        return str(error).encode("utf-8", "backslashreplace").decode("utf-8")
     except Exception:
         return f"<{type(error).__name__} has no text>"

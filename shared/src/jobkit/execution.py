@@ -27,6 +27,8 @@ ATTEMPTS_OPTION = "attempts"
 #: Set on every copy that is published to run later, so that its trace links instead of nesting.
 DEFERRED_OPTION = "deferred"
 
+#: Set on a job that a job has sent: the round of its parent.
+ROUND_OPTION = "round"
 
 #: Owners differ between machines by the first part, between forks by the second, within a process by the third.
 _PROCESS = secrets.token_hex(6)
@@ -89,6 +91,15 @@ class Execution:
     def attempt(self) -> int:
         """Which run this is, from 1; 0 before the lease is given."""
         return self.lease.attempt if self.lease else 0
+
+    @property
+    def round(self) -> int:
+        """When the job was sent, or the first of the jobs that led to it: a job that died runs again in another round.
+
+        A parent that is retried sends its children once more, and those that have died meanwhile stay dead.
+        """
+        said = self.message.options.get(ROUND_OPTION)
+        return said if isinstance(said, int) else self.message.message_timestamp
 
     def due_in(self) -> timedelta:
         """What is left of the delay: the copy was published a while ago if the store had to be waited for."""

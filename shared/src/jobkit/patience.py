@@ -49,22 +49,24 @@ class Patience:
         """
         return self._wait_out(operation, self._stopping)
 
-    def see_through(self, operation: Callable[[], T]) -> T:
-        """The same for what follows from a job that has run: given up, the job would run again.
+    def see_through(self, operation: Callable[[], T], *, unless: Callable[[], bool] = lambda: False) -> T:
+        """The same for what a job has done: given up, the job would run again.
 
         Raises:
-            WorkerStopping: the worker stops, and the time that running jobs have is over.
+            WorkerStopping: the worker stops, and the time that running jobs have is over; or ``unless`` says so.
         """
-        return self._wait_out(operation, self._over)
+        return self._wait_out(operation, self._over, unless)
 
-    def _wait_out(self, operation: Callable[[], T], given_up: threading.Event) -> T:
+    def _wait_out(
+        self, operation: Callable[[], T], given_up: threading.Event, unless: Callable[[], bool] = lambda: False
+    ) -> T:
         pause = self._first
         while True:
             try:
                 result = operation()
             except OUTAGES as outage:
                 self._announce(outage)
-                if given_up.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311  jitter, not a secret
+                if given_up.wait(pause * random.uniform(0.5, 1.0)) or unless():  # noqa: S311  jitter, not a secret
                     raise WorkerStopping(str(outage)) from outage
                 pause = min(pause * 2, self._longest)
             else:

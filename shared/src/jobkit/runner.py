@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.broker.envelope import contract_version
-from jobkit.context import Context, SendsJobs
+from jobkit.children import Children
+from jobkit.context import Context
 from jobkit.contracts.job import Job
 from jobkit.errors import BadPayload, NewerContract
 from jobkit.execution import Execution, current
@@ -49,9 +50,9 @@ class ActorDeclaration(Generic[R]):
 class Runner(Generic[R]):
     """Calls actors' functions with their job and its context, under the lease that the middleware holds."""
 
-    def __init__(self, store: JobStore, producer: SendsJobs, lifespan: Lifespan[R], interrupts: Interrupts) -> None:
+    def __init__(self, store: JobStore, children: Children, lifespan: Lifespan[R], interrupts: Interrupts) -> None:
         self._store = store
-        self._producer = producer
+        self._children = children
         self._lifespan = lifespan
         self._interrupts = interrupts
 
@@ -71,7 +72,7 @@ class Runner(Generic[R]):
         lease, resources = execution.lease, self._lifespan.resources
         if lease is None:
             raise RuntimeError("a job runs only under a lease")
-        details = (execution, lease, self._store, self._producer, self._interrupts)
+        details = (execution, lease, self._store, self._children, self._interrupts)
         return Context(execution.job.id, lease.attempt, lease.fence, resources, *details)
 
 

@@ -19,7 +19,7 @@ from jobkit.context import Context
 from jobkit.contracts.job import Job
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
-from jobkit.producer import Producer
+from jobkit.producer import SendsMessages
 from jobkit.retry import RetryPolicy
 from jobkit.runner import ActorDeclaration
 from jobkit.schedule.cron import Cron
@@ -104,19 +104,17 @@ class Service(Generic[S, R]):
         store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds)
         broker = JobBroker(connection, sender, prefetch=settings.prefetch)
         switches = RedisSwitches(platform.store_url, platform.store_timeout_seconds)
-        producer = Producer.over(sender)
-        self._assembly(platform, settings, store, switches, producer).install(broker, process_of_its_own=True)
+        self._assembly(platform, settings, store, switches, sender).install(broker, process_of_its_own=True)
         return broker
 
     def embed(self, exchange: MemoryExchange, store: JobStore, platform: PlatformSettings, settings: S) -> MemoryBroker:
         """The broker of a worker inside this process, its queues in memory; the same code otherwise."""
         broker = MemoryBroker(exchange)
-        producer = Producer.over(exchange)
-        self._assembly(platform, settings, store, MemorySwitches(), producer).install(broker, process_of_its_own=False)
+        self._assembly(platform, settings, store, MemorySwitches(), exchange).install(broker, process_of_its_own=False)
         return broker
 
     def _assembly(
-        self, platform: PlatformSettings, settings: S, store: JobStore, switches: Switches, producer: Producer
+        self, platform: PlatformSettings, settings: S, store: JobStore, switches: Switches, sender: SendsMessages
     ) -> Assembly[R]:
         return Assembly(
             name=self.name,
@@ -126,5 +124,5 @@ class Service(Generic[S, R]):
             open_resources=lambda: self._lifespan(settings),
             store=store,
             switches=switches,
-            producer=producer,
+            sender=sender,
         )

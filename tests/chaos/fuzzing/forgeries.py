@@ -82,6 +82,7 @@ FIELDS = (
 STEERING = (
     *_steer("eta", 2**53, "soon", None, -1, [], {}),
     *_steer("attempts", -1, 9_999, HUGE, "3", True, None, 1.5, [], {}),
+    *_steer("round", -1, HUGE, "3", True, None, 1.5, []),
     *_steer("deferred", True, "yes"),
     *_steer("throws", "ValueError", ["KeyError"], {}),
     *_steer("max_retries", 10**9),
@@ -98,6 +99,6 @@ STEERING = (
     *_steer("contract_version", True, 0, -HUGE),
     *(
         Kind(f"contract_version={json.dumps(value)[:20]}", NEWER_CONTRACT, option("contract_version", value))
-        for value in (2, HUGE, "1", None, 1.0, float("nan"), [])
+        for value in (2, HUGE, "1", "\ud800", None, 1.0, float("nan"), [])
     ),
 )

@@ -12,13 +12,15 @@ import dramatiq
 import pytest
 from dramatiq import Broker, Message
 from dramatiq.broker import MessageProxy
-from dramatiq.middleware import CurrentMessage, Middleware, SkipMessage
+from dramatiq.middleware import CurrentMessage, Middleware, MiddlewareError, SkipMessage
 
+from jobkit import claims
 from jobkit.broker.memory import DeadLetter, MemoryBroker, MemoryExchange
 from jobkit.context import Context
 from jobkit.contracts import Job
-from jobkit.errors import BrokerUnavailable, PermanentError, Retry, StoreUnavailable, TransientError
-from jobkit.middleware import idempotency, retries
+from jobkit.errors import BrokerUnavailable, PermanentError, Retry, SendRefused, StoreUnavailable, TransientError
+from jobkit.middleware import retries
+from jobkit.middleware.idempotency import Idempotency
 from jobkit.producer import Producer
 from jobkit.receipt import Receipt
 from jobkit.retry import custom, fixed
@@ -162,7 +164,7 @@ def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 def brief_deferrals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a copy that finds its job held ask again soon."""
-    monkeypatch.setattr(idempotency, "LONGEST_DEFERRAL", timedelta(seconds=0.02))
+    monkeypatch.setattr(claims, "LONGEST_DEFERRAL", timedelta(seconds=0.02))
 
 
 @pytest.fixture
@@ -327,6 +329,8 @@ def test_a_job_comes_back_when_a_hook_failed_before_its_end_was_recorded(stage: 
     stage.desk.do = work_and_lose_the_lease
     stage.wait(stage.producer.send(Work()), JobState.DONE)
     assert len(stage.desk.runs) == 2
+    keepers = [one._keeper for one in stage.brokers[0].middleware if isinstance(one, Idempotency)]
+    until(lambda: not keepers[0]._kept)  # nobody renews the lease of a run that has ended
 
 
 def test_nothing_is_lost_when_the_retry_cannot_be_published_for_a_while(
@@ -431,6 +435,25 @@ def test_a_run_that_is_repeated_sends_the_same_children(stage: Stage) -> None:
     assert sorted(stage.desk.steps) == ["one", "two"]
 
 
+@pytest.mark.usefixtures("brief_deferrals")
+def test_a_child_that_has_died_does_not_run_again_when_its_parent_does(stage: Stage) -> None:
+    sent: list[Receipt] = []
+
+    def do(job: Work, context: Context[Desk]) -> None:
+        if job.name == "child":
+            raise PermanentError("no")
+        sent.append(context.send(Work(name="child")))
+        stage.wait(sent[-1], JobState.DEAD)
+        if len(sent) == 1:
+            raise TransientError("after the child's death")
+
+    stage.desk.do = do
+    stage.wait(stage.producer.send(Work(name="parent")), JobState.DONE)
+    stage.idle()
+    assert stage.desk.runs == [("parent", 1), ("child", 1), ("parent", 2)]
+    assert len(stage.exchange.dead_letters("work")) == 1
+
+
 def test_children_of_different_jobs_are_different_jobs(stage: Stage) -> None:
     stage.desk.do = lambda job, context: context.send(Step(name=job.name), key="same key").job_id
     for name in ("a", "b"):
@@ -439,8 +462,10 @@ def test_children_of_different_jobs_are_different_jobs(stage: Stage) -> None:
     assert sorted(stage.desk.steps) == ["a", "b"]
 
 
-def test_a_job_is_not_done_before_its_children_are_accepted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    refusals = [BrokerUnavailable("no broker")]
+def test_a_job_waits_with_what_it_has_done_until_its_children_are_accepted(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [BrokerUnavailable("no broker"), SendRefused("full"), BrokerUnavailable("no broker")]
     send = MemoryExchange.send
 
     def refuse(self: MemoryExchange, messages: Sequence[Message[Any]], *, delay: timedelta = timedelta()) -> None:
@@ -449,11 +474,26 @@ def test_a_job_is_not_done_before_its_children_are_accepted(stage: Stage, monkey
         send(self, messages, delay=delay)
 
     monkeypatch.setattr(MemoryExchange, "send", refuse)
-    monkeypatch.setattr(retries, "OUTAGE_DELAY", timedelta(milliseconds=10))
     stage.desk.do = lambda _job, context: context.send(Step(name="child")).job_id
     record = stage.wait(stage.producer.send(Work()), JobState.DONE)
     stage.idle()
     assert (record.attempt, stage.desk.steps) == (1, ["child"]), "an outage burns no attempt"
+    assert len(stage.desk.runs) == 1, "nor is what came before the send done again"
+
+
+def test_a_job_that_met_an_outage_by_itself_runs_again_with_its_attempts(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "OUTAGE_DELAY", timedelta(milliseconds=10))
+    outages = [BrokerUnavailable("by a producer of its own")]
+
+    def do(_job: Work, _context: Context[Desk]) -> None:
+        if outages:
+            raise outages.pop()
+
+    stage.desk.do = do
+    assert stage.wait(stage.producer.send(Work()), JobState.DONE).attempt == 1
+    assert len(stage.desk.runs) == 2
 
 
 def test_a_job_that_is_skipped_by_its_own_code_is_done_and_no_crash(stage: Stage) -> None:
@@ -476,6 +516,23 @@ def test_a_job_that_other_middleware_rejects_is_dead_and_no_crash(stage: Stage) 
     stage.brokers[0].add_middleware(Rejects())
     record = stage.wait(stage.producer.send(Work()), JobState.DEAD)
     assert (record.crashes, stage.desk.runs) == (0, [])
+
+
+class Stumbles(Middleware):
+    """Middleware that stands before ours, and whose first call ends in an error that Dramatiq lets out of a hook."""
+
+    calls = 0
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            raise MiddlewareError("a mistake of somebody else's")
+
+
+def test_a_job_that_other_middleware_fails_to_let_in_is_not_lost(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.brokers[0].add_middleware(Stumbles(), before=Idempotency)
+    stage.wait(stage.producer.send(Work()), JobState.DONE)
+    assert stage.desk.runs == [("job", 1)]
 
 
 class Onlooker(Middleware):

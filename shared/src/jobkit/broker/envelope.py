@@ -9,7 +9,7 @@ from dramatiq import Message
 
 from jobkit.contracts.job import CONTRACT_VERSION_OPTION
 from jobkit.errors import Undecodable
-from jobkit.execution import ATTEMPTS_OPTION
+from jobkit.execution import ATTEMPTS_OPTION, ROUND_OPTION
 
 #: W3C trace context: in the AMQP headers on the wire, in the message's options inside a process.
 TRACE_HEADERS = ("traceparent", "tracestate")
@@ -38,7 +38,7 @@ _NOT_THE_SENDERS = ("eta", "throws")
 _BAGGAGE, _MAX_BAGGAGE = "baggage", 8192
 
 #: Taken over one by one, each if it is what it should be.
-_CHECKED_OPTIONS = {*_NOT_THE_SENDERS, *TRACE_HEADERS, ATTEMPTS_OPTION, _BAGGAGE}
+_CHECKED_OPTIONS = {*_NOT_THE_SENDERS, *TRACE_HEADERS, ATTEMPTS_OPTION, ROUND_OPTION, _BAGGAGE}
 
 #: More attempts than any policy makes.
 _MOST_ATTEMPTS = 10_000
@@ -122,6 +122,9 @@ def _options(sent: dict[str, Any], headers: Mapping[str, object] | None) -> dict
         kept[_BAGGAGE] = baggage
     if type(attempts) is int and 0 <= attempts < _MOST_ATTEMPTS:  # a bool is no number to the store
         kept[ATTEMPTS_OPTION] = attempts
+    began = sent.get(ROUND_OPTION)
+    if type(began) is int and 0 <= began <= _LAST_TIMESTAMP:
+        kept[ROUND_OPTION] = began
     return {**kept, **trace_of(sent), **trace_of(headers)}
 
 

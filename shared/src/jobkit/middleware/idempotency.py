@@ -1,7 +1,6 @@
 """No job runs without a lease, and a job that is done never runs again."""
 
 import logging
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,24 +9,15 @@ from dramatiq import Broker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware, MiddlewareError, SkipMessage
 
+from jobkit.claims import Claims
 from jobkit.errors import Poison, StoreUnavailable, text_of
-from jobkit.execution import ATTEMPTS_OPTION, DEFERRED_OPTION, Execution, Verdict, begin, execution_of
+from jobkit.execution import Execution, Verdict, begin, execution_of
 from jobkit.interrupts import Interrupts
-from jobkit.leases import RETRY_RENEWAL, LeaseKeeper
+from jobkit.leases import LeaseKeeper
 from jobkit.patience import Patience, WorkerStopping
-from jobkit.store.base import Finished, Held, JobStore, Lease, Suspect
-from jobkit.time import milliseconds
+from jobkit.store.base import JobStore, Lease
 
 log = logging.getLogger(__name__)
-
-#: A copy that finds its job held asks again at least this often, in case the holder has finished early.
-LONGEST_DEFERRAL = timedelta(seconds=60)
-
-#: How long a job on its last chance waits for another such job to end.
-LAST_CHANCE_DEFERRAL = timedelta(seconds=2)
-
-#: Seconds. After an outage of the store, the owners of running jobs renew their leases before anybody asks for one.
-HEAD_START = 3 * RETRY_RENEWAL
 
 #: How long a process takes to end after its worker has, with telemetry to flush.
 EXIT_TIME = timedelta(seconds=5)
@@ -65,15 +55,14 @@ class Idempotency(Middleware):
     ) -> None:
         self._store = store
         self._patience = patience
+        self._claims = Claims(store, patience, ttl=ttl, max_crashes=max_crashes)
         self._keeper = LeaseKeeper(store, interrupts, ttl)
-        self._ttl = ttl
         self._max_crashes = max_crashes
-        self._last_chance = threading.Lock()
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         execution = begin(message)
         try:
-            lease = self._obtain(broker, execution)
+            lease = self._claims.obtain(broker, execution)
         except SkipMessage:
             raise
         except WorkerStopping as stopping:
@@ -98,11 +87,12 @@ class Idempotency(Middleware):
     ) -> None:
         execution = execution_of(message)
         if execution is None:
+            begin(message)  # something before this has raised: not settled, the job goes back to the queue
+            self._patience.pause()
             return
         if message.failed and execution.verdict is Verdict.COMPLETED:
             execution.verdict = Verdict.DIED  # other middleware has rejected it, and the broker dead-letters it
-        self._settle(execution)
-        self._let_go(execution)
+        self._end(execution)
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         execution = execution_of(message)
@@ -111,8 +101,7 @@ class Idempotency(Middleware):
         if execution.lease is not None:
             # Somebody skipped a job that had its lease: Dramatiq acks it, so it is done, or rejects it, so it is dead.
             execution.verdict = Verdict.DIED if message.failed else Verdict.COMPLETED
-            self._settle(execution)
-        self._let_go(execution)
+            self._end(execution)
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self.abandon()
@@ -128,69 +117,20 @@ class Idempotency(Middleware):
             if not self._free(lease, delay=EXIT_TIME):
                 return  # the others would have to wait as long
 
-    def _obtain(self, broker: Broker, execution: Execution) -> Lease:
-        """The lease; raises ``SkipMessage`` if the job must not run now, or never again."""
-        self._patience.refuse_when_stopping()
-        answer = self._ask(execution)
-        if isinstance(answer, Finished):
-            execution.settle(Verdict.ANSWERED)
-            raise SkipMessage(f"{execution.job.actor} {execution.job.id} is {answer.state} already")
-        if isinstance(answer, Held):
-            self._defer(broker, execution, answer.wait)
-            raise SkipMessage(f"{execution.job.actor} {execution.job.id} is held ({answer.state})")
-        if isinstance(answer, Suspect):
-            return self._obtain_alone(broker, execution)
-        return answer
-
-    def _obtain_alone(self, broker: Broker, execution: Execution) -> Lease:
-        """The lease of a job on its last chance, which is given to one job at a time in this process.
-
-        A job that kills its worker takes its neighbours with it, and all of them count a crash. If they came back
-        together every time, the innocent would be quarantined with the guilty.
-        """
-        if self._last_chance.acquire(blocking=False):
-            execution.alone = True
-            answer = self._patience.wait_out(lambda: self._acquire(execution))
-            if isinstance(answer, Lease):
-                return answer
-        self._defer(broker, execution, LAST_CHANCE_DEFERRAL)
-        raise SkipMessage(f"{execution.job.actor} {execution.job.id} waits for another suspect to end")
-
-    def _ask(self, execution: Execution) -> Lease | Held | Suspect | Finished:
-        try:
-            return self._acquire(execution)
-        except StoreUnavailable:
-            # Leases may have run out meanwhile, with their owners at work and nobody to tell it to.
-            self._patience.wait_out(self._store.ping)
-            self._patience.pause(HEAD_START)
-            self._patience.refuse_when_stopping()
-            return self._patience.wait_out(lambda: self._acquire(execution))
-
-    def _acquire(self, execution: Execution) -> Lease | Held | Suspect | Finished:
-        attempts = execution.message.options.get(ATTEMPTS_OPTION, 0)
-        return self._store.acquire(
-            execution.job,
-            execution.owner,
-            ttl=self._ttl,
-            sent_at=execution.message.message_timestamp,
-            attempts_before=attempts if isinstance(attempts, int) and 0 <= attempts < 10_000 else 0,
-            revived=execution.revived,
-            alone_at=self._max_crashes - 1,
-            alone=execution.alone,
-        )
-
-    def _defer(self, broker: Broker, execution: Execution, wait: timedelta) -> None:
-        delay = min(max(wait, timedelta(seconds=1)), LONGEST_DEFERRAL)
-        copy = execution.message.copy(options={DEFERRED_OPTION: True})
-        self._patience.wait_out(lambda: broker.enqueue(copy, delay=milliseconds(delay)))
-        execution.delay = delay
-        execution.settle(Verdict.DEFERRED)
-
-    def _settle(self, execution: Execution) -> None:
+    def _end(self, execution: Execution) -> None:
+        """Record what became of the job, and let its lease go."""
         try:
             self._record(execution)
         except WorkerStopping:
             execution.verdict = Verdict.HANDED_BACK
+        except Exception:
+            log.exception("what became of the job could not be recorded, so it goes back to the queue")
+            execution.verdict = Verdict.HANDED_BACK
+            self._patience.pause()  # it comes back at once: without a pause this would spin
+        finally:
+            if execution.lease is not None:
+                self._keeper.forget(execution.lease)
+            self._claims.end(execution)
 
     def _record(self, execution: Execution) -> None:
         lease, verdict, store = execution.lease, execution.verdict, self._store
@@ -209,13 +149,6 @@ class Idempotency(Middleware):
         else:
             # Another owner has the job by now. Back in the queue, this delivery will find out what it did.
             self._hand_back(execution)
-
-    def _let_go(self, execution: Execution) -> None:
-        if execution.lease is not None:
-            self._keeper.forget(execution.lease)
-        if execution.alone:
-            execution.alone = False
-            self._last_chance.release()
 
     def _hand_back(self, execution: Execution) -> None:
         execution.verdict = Verdict.HANDED_BACK

@@ -38,7 +38,7 @@ class Lease:
         attempt: Which run this is, from 1. Snoozes and interrupts do not count.
         crashes: Runs that ended without a word, because their worker died.
         first_failed_at: When the first attempt failed, in milliseconds since the epoch; 0 if none has.
-        sent_at: The timestamp of the message that it was given to.
+        sent_at: What the delivery that it was given to said of that.
     """
 
     job: JobKey
@@ -129,7 +129,8 @@ class JobStore(Protocol):
             job: Which job.
             owner: Who asks. The same owner gets the same lease again, and for the whole of ``ttl``.
             ttl: For how long, unless it is renewed.
-            sent_at: The message's timestamp. It tells a redelivery of a dead message from the same job sent anew.
+            sent_at: When the job was sent, or the one that led to it (``Execution.round``). It tells a redelivery of a
+                dead job from the same job sent anew.
             attempts_before: What the message itself says of attempts made, should the record have been lost.
             revived: Whether the message has come back from a dead-letter queue, which starts a dead job anew.
             alone_at: After so many crashes, no lease is given unless ``alone``; 0 is never.
