@@ -23,7 +23,7 @@ from jobkit.middleware import retries
 from jobkit.middleware.idempotency import Idempotency
 from jobkit.producer import Producer
 from jobkit.receipt import Receipt
-from jobkit.retry import custom, fixed
+from jobkit.retry import custom, fixed, never
 from jobkit.service import Service
 from jobkit.settings import PlatformSettings, ServiceSettings
 from jobkit.store.base import Finished, Held, JobKey, JobRecord, JobState, Lease, Suspect
@@ -42,6 +42,10 @@ class Step(Job, queue="next"):
     """A job of another service."""
 
     name: str
+
+
+class Once(Job, queue="work"):
+    """What nobody may do again."""
 
 
 class Versioned(Job, queue="work", version=2):
@@ -113,6 +117,11 @@ class Stage:
         def work(job: Work, context: Context[Desk]) -> object:
             self.desk.runs.append((job.name, context.attempt))
             return self.desk.do(job, context)
+
+        @first.actor(Once, retry=never())
+        def once(_job: Once, context: Context[Desk]) -> object:
+            self.desk.runs.append(("once", context.attempt))
+            return self.desk.do(Work(), context)
 
         @first.actor(Versioned)
         def versioned(_job: Versioned, _context: Context[Desk]) -> None:
@@ -516,6 +525,14 @@ def test_a_job_that_other_middleware_rejects_is_dead_and_no_crash(stage: Stage) 
     stage.brokers[0].add_middleware(Rejects())
     record = stage.wait(stage.producer.send(Work()), JobState.DEAD)
     assert (record.crashes, stage.desk.runs) == (0, [])
+
+
+def test_a_job_that_nobody_may_do_again_dies_of_an_outage_that_it_met(stage: Stage) -> None:
+    stage.desk.do = failing(BrokerUnavailable("by a producer of its own"))
+    stage.wait(stage.producer.send(Once()), JobState.DEAD)
+    stage.idle()
+    assert stage.desk.runs == [("once", 1)]
+    assert stage.dead_letter().failure.reason == "attempts_exhausted"
 
 
 class Stumbles(Middleware):

@@ -107,11 +107,13 @@ class Retries(Middleware):
         """After what time the job runs again without an attempt used up; None if it is the job that failed."""
         if isinstance(error, Retry):
             return error.after
-        if isinstance(error, OUTAGES):
-            return OUTAGE_DELAY
         if isinstance(error, RateLimitExceeded):  # by one of Dramatiq's own limiters
             return policy.delay(execution.attempt)
-        return execution.excused_for if policy.attempts > 1 and policy.retries(error) else None
+        if policy.attempts == 1:
+            return None  # whoever says never means that nothing is done again, whosever fault it was
+        if isinstance(error, OUTAGES):
+            return OUTAGE_DELAY
+        return execution.excused_for if policy.retries(error) else None
 
     def _follow(self, broker: Broker, message: MessageProxy, execution: Execution, verdict: Verdict) -> None:
         if verdict is Verdict.RETRIED or verdict is Verdict.SNOOZED:

@@ -23,14 +23,19 @@ from dramatiq.middleware import Shutdown as ShutdownInterrupt
 from jobkit.interrupts import Interrupts
 from jobkit.settings import ServiceSettings
 
+# What happens when, in seconds after the limit:
+#   0    what still runs is interrupted; it hands itself back, and the process ends as soon as all have
+#   1.5  Dramatiq waits no longer for its threads
+#   3.5  what no interrupt has reached is handed back, within a second, as the store may be away
+#   4.5  the process ends, come what may
+#   5    the orchestrator's SIGKILL
+
 #: Between the interrupt of what still runs and the kill: to hand back, record and flush.
 STOP_MARGIN: Final = timedelta(seconds=5)
 
-#: Seconds after the limit in which Dramatiq stops by itself, and the process with it; then it is ended, come what may.
+#: Seconds, as above.
 STOP_TIME: Final = 0.3 * STOP_MARGIN.total_seconds()
 _END_TIME: Final = 0.7 * STOP_MARGIN.total_seconds()
-
-#: Seconds to hand back what does not do so by itself, before the process is ended: a store that is away takes longer.
 _LEAVE_TIME: Final = 1.0
 
 #: Seconds. A consumer may hand on one more message in the moment in which it is told to stop.
