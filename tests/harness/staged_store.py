@@ -72,7 +72,7 @@ class StagedRedis:
 
     def __init__(self, url: str) -> None:
         self._redis = _ClockKeyStore(url, RECORD_TTL)
-        self._client: redis.Redis = self._redis._client
+        self._client: redis.Redis = self._redis._client._redis
         self.store: JobStore = self._redis
 
     def set_clock(self, now: int) -> None:

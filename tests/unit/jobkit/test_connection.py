@@ -10,7 +10,7 @@ from pika.exceptions import AMQPConnectionError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobkit.broker.connection import ConnectionSettings
-from jobkit.store.redis import describe
+from jobkit.store.redis_client import describe
 
 UNKNOWN = "amqp://jobs:s3cret@gone.invalid:5672/%2F"
 KNOWN = "amqp://jobs:s3cret@127.0.0.1:5672/%2F"

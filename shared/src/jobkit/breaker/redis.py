@@ -1,14 +1,10 @@
 """The state of the breakers in the job store's Redis, for all workers."""
 
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final
-
-from redis.exceptions import RedisError
+from typing import Final
 
 from jobkit.breaker.switches import Closed, Open, Probe, Tripped
-from jobkit.errors import StoreUnavailable
-from jobkit.store.redis import connect, describe
+from jobkit.store.redis_client import NOW, RedisClient
 from jobkit.time import milliseconds
 
 #: A breaker that nobody has asked for so long is closed.
@@ -16,17 +12,14 @@ _KEPT: Final = timedelta(days=1)
 
 _KEY: Final = "jobkit:breaker:{name}"
 
-# Times are Redis's own, in milliseconds. A clock that was set back must not keep a breaker open for longer than it was
-# opened for, hence the two min().
-_NOW: Final = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+# A clock that was set back must not keep a breaker open for longer than it was opened for, hence the two min().
+_WAIT: Final = f"""{NOW}
 local row = redis.call('HMGET', KEYS[1], 'until', 'pause', 'probe', 'probe_until')
 local wait = row[1] and math.min(tonumber(row[1]) - now, tonumber(row[2]))
 """
 
 # ARGV: owner, probe ms
-_ASK: Final = f"""{_NOW}
+_ASK: Final = f"""{_WAIT}
 if not wait then return {{'closed'}} end
 if wait > 0 then return {{'open', string.format('%.0f', wait)}} end
 local probing = math.min(tonumber(row[4] or 0) - now, tonumber(ARGV[2]))
@@ -37,10 +30,10 @@ redis.call('HSET', KEYS[1], 'probe', ARGV[1], 'probe_until', now + ARGV[2])
 return {{'probe'}}
 """
 
-_LOOK: Final = f"{_NOW} return wait and math.max(0, wait)"
+_LOOK: Final = f"{_WAIT} return wait and math.max(0, wait)"
 
 # ARGV: owner, pause ms, longest ms, kept ms
-_TRIP: Final = f"""{_NOW}
+_TRIP: Final = f"""{_WAIT}
 if wait and row[3] ~= ARGV[1] then return {{0, math.max(0, wait)}} end
 local pause = wait and math.min(2 * row[2], tonumber(ARGV[3])) or tonumber(ARGV[2])
 redis.call('HSET', KEYS[1], 'until', now + pause, 'pause', pause)
@@ -65,16 +58,15 @@ class RedisSwitches:
     """Keeps the promises of ``Switches`` across processes and machines."""
 
     def __init__(self, url: str, timeout: float = 2.0) -> None:
-        self._url = url
-        self._client = connect(url, timeout)
-        self._ask = self._client.register_script(_ASK)
-        self._look = self._client.register_script(_LOOK)
-        self._trip = self._client.register_script(_TRIP)
-        self._close = self._client.register_script(_CLOSE)
-        self._give_up = self._client.register_script(_GIVE_UP)
+        client = RedisClient(url, timeout)
+        self._ask = client.script(_ASK)
+        self._look = client.script(_LOOK)
+        self._trip = client.script(_TRIP)
+        self._close = client.script(_CLOSE)
+        self._give_up = client.script(_GIVE_UP)
 
     def ask(self, name: str, owner: str, *, probe_for: timedelta) -> Closed | Open | Probe:
-        match self._call(lambda: self._ask(keys=[_key(name)], args=[owner, milliseconds(probe_for)])):
+        match self._ask([_key(name)], [owner, milliseconds(probe_for)]):
             case [b"closed"]:
                 return Closed()
             case [b"open", wait]:
@@ -83,26 +75,19 @@ class RedisSwitches:
                 return Probe()
 
     def look(self, name: str) -> timedelta | None:
-        wait = self._call(lambda: self._look(keys=[_key(name)]))
+        wait = self._look([_key(name)], [])
         return None if wait is None else timedelta(milliseconds=int(wait))
 
     def trip(self, name: str, owner: str, *, pause: timedelta, longest: timedelta) -> Tripped:
         args: list[str | int] = [owner, milliseconds(pause), milliseconds(longest), milliseconds(_KEPT)]
-        anew, wait = self._call(lambda: self._trip(keys=[_key(name)], args=args))
+        anew, wait = self._trip([_key(name)], args)
         return Tripped(timedelta(milliseconds=int(wait)), anew=bool(anew))
 
     def close(self, name: str, owner: str) -> bool:
-        return bool(self._call(lambda: self._close(keys=[_key(name)], args=[owner])))
+        return bool(self._close([_key(name)], [owner]))
 
     def give_up_probe(self, name: str, owner: str) -> None:
-        self._call(lambda: self._give_up(keys=[_key(name)], args=[owner]))
-
-    # Any: redis-py types the answer of a script as one union for the sync and the async client.
-    def _call(self, command: Callable[[], Any]) -> Any:
-        try:
-            return command()
-        except RedisError as error:
-            raise StoreUnavailable(describe(error, self._url)) from error
+        self._give_up([_key(name)], [owner])
 
 
 def _key(name: str) -> str:

@@ -2,16 +2,13 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from redis.exceptions import RedisError
-
-from jobkit.errors import StoreUnavailable
 from jobkit.schedule.schedule import Schedule
-from jobkit.store.redis import connect, describe
+from jobkit.store.redis_client import RedisClient
 
 #: Workers announce every minute, so while old and new ones run side by side no list is silent for longer than that.
 ROLLOUT: Final = timedelta(minutes=5)
@@ -134,31 +131,30 @@ class RedisSchedules:
     """Schedules in the job store's Redis. Raises ``StoreUnavailable`` when it does not answer."""
 
     def __init__(self, url: str, timeout: float = 2.0) -> None:
-        self._url = url
-        self._client = connect(url, timeout)
-        self._announce = self._client.register_script(_ANNOUNCE)
-        self._advance = self._client.register_script(_ADVANCE)
+        self._client = RedisClient(url, timeout)
+        self._announce = self._client.script(_ANNOUNCE)
+        self._advance = self._client.script(_ADVANCE)
         self._unreadable: set[str] = set()
 
     def announce(self, service: str, schedules: Sequence[Schedule], now: datetime) -> None:
         text = json.dumps([asdict(schedule) for schedule in schedules])
         names = [part for schedule in schedules for part in (schedule.name, schedule.when)]
         args = [service, text, str(now.timestamp()), str(ROLLOUT.total_seconds()), *names]
-        self._call(lambda: self._announce(keys=[_LISTS, _TICKS, _ROUNDS], args=args))
+        self._announce([_LISTS, _TICKS, _ROUNDS], args)
 
     def schedules(self) -> list[Schedule]:
-        lists = self._call(lambda: self._client.hgetall(_LISTS))
+        lists = self._client.ask("HGETALL", _LISTS)
         found = (s for service, text in lists.items() for s in self._read(service.decode(errors="replace"), text))
         return sorted(found, key=lambda s: s.name)
 
     def last_tick(self, name: str, when: str | None = None) -> datetime | None:
-        value = self._call(lambda: self._client.hget(_TICKS, name))
+        value = self._client.ask("HGET", _TICKS, name)
         known = json.loads(value) if value else {"when": None, "cursors": {}}
         cursor = known["cursors"].get(when or known["when"])
         return datetime.fromtimestamp(float(cursor["last"]), UTC) if cursor else None
 
     def advance(self, name: str, tick: datetime, when: str | None = None) -> None:
-        self._call(lambda: self._advance(keys=[_TICKS], args=[name, str(tick.timestamp()), when or ""]))
+        self._advance([_TICKS], [name, str(tick.timestamp()), when or ""])
 
     def _read(self, service: str, text: bytes) -> Iterator[Schedule]:
         """The schedules in a service's list, which a newer version or a hand may have written."""
@@ -180,10 +176,3 @@ class RedisSchedules:
         if text not in self._unreadable:  # it is read again every few seconds
             self._unreadable.add(text)
             log.error(text)
-
-    # Any: redis-py types every answer as one union for the sync and the async client.
-    def _call(self, command: Callable[[], Any]) -> Any:
-        try:
-            return command()
-        except RedisError as error:
-            raise StoreUnavailable(describe(error, self._url)) from error

@@ -1,6 +1,4 @@
--- Stands before each script: the store's clock, and whose record it is.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Stands before each script: for how long a record is lent, and whose it is. Before it stands the clock, `now`.
 
 local function lend(key, ttl, record_ttl)
   redis.call('HSET', key, 'lease_until', now + ttl, 'span', ttl)
