@@ -128,8 +128,8 @@ class PlatformSettings(EnvironmentSettings):
         2,
         gt=0,
         le=60,
-        description="Seconds for one attempt to ask the job store. At most a sixth of the lease, so that it outlives "
-        "a renewal that hangs.",
+        description="Seconds to connect to the job store, and seconds for its answer. At most a sixth of the lease, so "
+        "that it outlives a renewal that hangs.",
     )
     lease_seconds: float = Field(
         15,
@@ -199,8 +199,9 @@ class PlatformSettings(EnvironmentSettings):
 
     @model_validator(mode="after")
     def _a_lease_outlives_a_renewal_that_hangs(self) -> Self:
-        # Renewed a third of the lease after the last time. A call that hangs takes two time-outs, as it is repeated
-        # once; the next renewal, another third later, must still come in time: L/3 + 2T + L/3 <= L.
+        # Renewed a third of the lease after the last time. A call that hangs takes two time-outs at most, one to
+        # connect and one for the answer; the next renewal, another third later at the latest, must still come in time:
+        # L/3 + 2T + L/3 <= L.
         if self.store_timeout_seconds * 6 > self.lease_seconds:
             raise ValueError(
                 f"{self.variable('store_timeout_seconds')}: {self.store_timeout_seconds:g} s is more than a sixth of "

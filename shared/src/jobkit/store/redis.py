@@ -24,7 +24,7 @@ class RedisStore:
     Args:
         url: ``redis://user:password@host:port/database``.
         record_ttl: How long a record outlives its last change.
-        timeout: Seconds for one call.
+        timeout: Seconds to connect, and seconds for an answer.
     """
 
     def __init__(self, url: str, record_ttl: timedelta = timedelta(days=1), timeout: float = 2.0) -> None:

@@ -26,11 +26,13 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 class RedisClient:
     """One Redis, for all threads of a process.
 
-    It answers or fails in time; waiting out an outage is its user's decision.
+    A call to a Redis that hangs ends after at most two ``timeout``: one to connect, one for the answer. Nothing is sent
+    twice, as waiting out an outage is its user's decision; a connection that Redis has closed meanwhile is replaced
+    before it is used.
 
     Args:
         url: ``redis://user:password@host:port/database``; ``rediss://`` and ``unix://`` too.
-        timeout: Seconds for one attempt.
+        timeout: Seconds to connect, to each address of the host, and seconds for an answer.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
@@ -39,8 +41,9 @@ class RedisClient:
             url,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
-            health_check_interval=30,
-            retry=Retry(NoBackoff(), 1),  # once: a connection that went stale while idle is no outage
+            # redis-py repeats inside of connecting and again around it: one retry made four time-outs of one.
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,  # with 3, redis-py lets the server raise the time-outs ("maintenance notifications")
             client_name="jobkit",
         )
 
@@ -60,6 +63,10 @@ class RedisClient:
         try:
             return command(*arguments)
         except RedisError as error:
+            # A primary that was demoted or cut off keeps its connections and refuses each write (READONLY, NOREPLICAS),
+            # while its name leads to another by now: so the next call connects anew. Connections in use are left to
+            # their threads, which redis-py throws AttributeErrors at otherwise; they come here themselves.
+            self._redis.connection_pool.disconnect(inuse_connections=False)
             raise StoreUnavailable(describe(error, self._url)) from error
 
 

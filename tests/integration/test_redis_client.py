@@ -1,0 +1,208 @@
+"""What becomes of a call when Redis fails over, hangs or is restarted: it is answered, or ends in time and says so."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from sockets import connections
+
+from jobkit.breaker.redis import RedisSwitches
+from jobkit.errors import StoreUnavailable
+from jobkit.schedule.registry import RedisSchedules
+from jobkit.store.base import JobKey, Lease
+from jobkit.store.redis import RedisStore
+from local_stack.redis import Redis as RedisNode
+
+#: Seconds to connect, and seconds for an answer.
+TIMEOUT = 1.0
+MINUTE = timedelta(minutes=1)
+#: Idle connections that a worker's threads have left behind.
+IDLE = 4
+
+NAME = "redis.invalid"
+#: READONLY and NOREPLICAS, in words.
+REFUSED = r"read only replica|Not enough good replicas"
+JOB = JobKey("send_email", "job-1")
+
+
+def _writing(store_url: str) -> Callable[[], object]:
+    store, ids = RedisStore(store_url, timeout=TIMEOUT), count()
+    return lambda: store.acquire(JobKey("send_email", f"{next(ids)}"), "a", ttl=MINUTE, sent_at=1)
+
+
+def _reading(store_url: str) -> Callable[[], object]:
+    store = RedisStore(store_url, timeout=TIMEOUT)
+    return lambda: store.record(JOB)
+
+
+def _tripping(store_url: str) -> Callable[[], object]:
+    switches, names = RedisSwitches(store_url, timeout=TIMEOUT), count()
+    return lambda: switches.trip(f"smtp-{next(names)}", "a", pause=MINUTE, longest=MINUTE)
+
+
+def _announcing(store_url: str) -> Callable[[], object]:
+    schedules = RedisSchedules(store_url, timeout=TIMEOUT)
+    return lambda: schedules.announce("files", [], datetime.now(UTC))
+
+
+def _listing(store_url: str) -> Callable[[], object]:
+    schedules = RedisSchedules(store_url, timeout=TIMEOUT)
+    return schedules.schedules
+
+
+WRITERS = [_writing, _tripping, _announcing]
+EVERYBODY = [*WRITERS, _reading, _listing]
+
+
+# ---- the name leads to another Redis
+
+
+class Pair:
+    """A primary and its replica, of which a name leads to the one that takes writes."""
+
+    def __init__(self, primary: RedisNode, replica: RedisNode) -> None:
+        self.primary, self.replica = primary, replica
+        self.led_to = primary
+        self.url = f"redis://{NAME}:6379/0"
+        with self.admin(primary) as admin:
+            admin.config_set("repl-diskless-sync-delay", 0)
+        self.follow(replica, primary)
+
+    @staticmethod
+    def admin(node: RedisNode) -> Redis:
+        return Redis.from_url(node.url)
+
+    def follow(self, node: RedisNode, other: RedisNode) -> None:
+        with self.admin(node) as admin:
+            admin.replicaof("127.0.0.1", str(other.ports["clients"]))
+
+    def fail_over(self) -> None:
+        """Promote the replica, and let the name lead to it, once it has all that there is."""
+        with self.admin(self.primary) as admin, self.admin(self.replica) as promoted:
+            admin.set("last", "word")
+            assert admin.wait(1, 20_000) == 1
+            promoted.replicaof("NO", "ONE")
+        self.led_to = self.replica
+
+    def demote(self) -> None:
+        """READONLY, from now on, is what the old primary says to a write."""
+        self.follow(self.primary, self.replica)
+
+    def cut_off(self) -> None:
+        """NOREPLICAS is what it says, as a primary does that no longer hears of the others."""
+        with self.admin(self.primary) as admin:
+            admin.config_set("min-replicas-to-write", 1)
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: RedisNode) -> Iterator[Pair]:
+    nodes = [RedisNode(tmp_path / name) for name in ("one", "two")]
+    with ExitStack() as stack:
+        for node in nodes:
+            stack.callback(node.kill)
+            node.start()
+        pair, resolve = Pair(*nodes), socket.getaddrinfo
+
+        def led(host: str, port: int, *more: Any, **options: Any) -> Any:
+            if host == NAME:
+                host, port = "127.0.0.1", pair.led_to.ports["clients"]
+            return resolve(host, port, *more, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", led)
+        yield pair
+
+
+@pytest.mark.parametrize("loss", [Pair.demote, Pair.cut_off])
+def test_after_one_failure_the_store_goes_on_with_the_new_primary(pair: Pair, loss: Callable[[Pair], None]) -> None:
+    store = RedisStore(pair.url)
+    port = pair.primary.ports["clients"]
+    pair.primary.pause()
+    with ThreadPoolExecutor(IDLE) as threads:
+        for _ in range(IDLE):
+            threads.submit(store.ping)
+        _until(lambda: len(connections(port)) == IDLE)
+        pair.primary.resume()
+    lease = store.acquire(JOB, "a", ttl=MINUTE, sent_at=1)
+    assert isinstance(lease, Lease)
+    pair.fail_over()
+    loss(pair)
+    with pytest.raises(StoreUnavailable, match=REFUSED):
+        store.renew([lease], MINUTE)
+    assert store.renew([lease], MINUTE) == [True]
+    assert store.complete(lease, b"result")
+    assert connections(port) == set()
+    store.close()
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_whoever_writes_goes_on_with_the_new_primary(pair: Pair, writer: Callable[[str], Callable[[], object]]) -> None:
+    write = writer(pair.url)
+    write()
+    pair.fail_over()
+    pair.demote()
+    with pytest.raises(StoreUnavailable, match=REFUSED):
+        write()
+    write()
+
+
+# ---- it hangs
+
+
+@pytest.mark.parametrize("used", [True, False], ids=["used", "new"])
+@pytest.mark.parametrize("caller", EVERYBODY)
+def test_a_call_to_a_redis_that_hangs_ends_within_two_time_outs(
+    redis_server: RedisNode, redis_url: str, caller: Callable[[str], Callable[[], object]], used: bool
+) -> None:
+    call = caller(redis_url)
+    if used:
+        call()
+    redis_server.pause()
+    try:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match=r"(?i)time"):
+            call()
+        took = time.monotonic() - began
+    finally:
+        redis_server.resume()
+    assert took < 2 * TIMEOUT
+    call()
+
+
+# ---- it has hung up
+
+
+def test_connections_that_redis_has_closed_while_idle_are_replaced(redis_url: str) -> None:
+    calls = [caller(redis_url) for caller in EVERYBODY]
+    for call in calls:
+        call()
+    with Redis.from_url(redis_url) as admin:
+        assert admin.client_kill_filter(_type="normal", skipme=True) >= len(calls)
+    for call in calls:
+        call()
+
+
+def test_after_a_restart_the_second_call_succeeds_at_the_latest(redis_server: RedisNode, redis_url: str) -> None:
+    calls = [caller(redis_url) for caller in EVERYBODY]
+    for call in calls:
+        call()
+    redis_server.kill()
+    redis_server.start()
+    for call in calls:
+        with suppress(StoreUnavailable):
+            call()
+        call()
+
+
+def _until(condition: Callable[[], bool], limit: float = 10.0) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.005)
