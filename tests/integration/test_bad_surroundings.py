@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+import uuid
 from pathlib import Path
 
 import pika
@@ -14,6 +15,7 @@ from worker_process import WorkerProcess
 
 from jobkit.errors import BrokerUnavailable, MessageTooLarge
 from jobkit.producer import Producer
+from local_stack.mailcatcher import MailCatcher
 from local_stack.ports import free_port
 from local_stack.rabbitmq import RabbitMQ
 from local_stack.redis import Redis
@@ -48,6 +50,37 @@ def test_a_wrong_password_for_the_broker_ends_the_worker(tmp_path: Path, environ
 def test_a_vhost_that_does_not_exist_ends_the_worker(tmp_path: Path, environment: dict[str, str]) -> None:
     output = refused(tmp_path, {**environment, "JOBKIT_BROKER_URL": environment["JOBKIT_BROKER_URL"] + "-missing"})
     assert "has no such vhost" in output
+
+
+def test_a_vhost_that_the_user_may_not_use_ends_the_worker(
+    tmp_path: Path, environment: dict[str, str], rabbitmq: RabbitMQ
+) -> None:
+    user = f"user-{uuid.uuid4().hex[:8]}"
+    rabbitmq.call("PUT", f"/api/users/{user}", {"password": "of-its-own", "tags": ""})
+    url = environment["JOBKIT_BROKER_URL"].replace("guest:guest", f"{user}:of-its-own")
+    assert "may not use it" in refused(tmp_path, {**environment, "JOBKIT_BROKER_URL": url})
+
+
+def test_a_port_that_speaks_something_else_ends_the_worker(
+    tmp_path: Path, environment: dict[str, str], mail_catcher: MailCatcher
+) -> None:
+    url = f"amqp://guest:guest@127.0.0.1:{mail_catcher.ports['SMTP']}/"
+    assert "is no AMQP broker" in refused(tmp_path, {**environment, "JOBKIT_BROKER_URL": url})
+
+
+def test_a_broker_that_has_too_many_connections_for_now_is_waited_for(
+    tmp_path: Path, environment: dict[str, str], vhost_url: str, rabbitmq: RabbitMQ, ledger: Ledger
+) -> None:
+    limit = f"/api/vhost-limits/{vhost_url.rsplit('/', 1)[1]}/max-connections"
+    rabbitmq.call("PUT", limit, {"value": 0})
+    with WorkerProcess(tmp_path, environment) as worker:
+        ledger.wait(lambda _: "trying again until it answers" in worker.output(), what="the worker's word")
+        assert "connection limit (0) is reached" in worker.output()
+        rabbitmq.call("DELETE", limit)
+        wait_for_queue(vhost_url, "probe")
+        with Producer(vhost_url) as producer:
+            producer.send(Probe(name="patient"))
+        ledger.wait_for("end", "patient")
 
 
 def test_a_setting_that_is_wrong_is_named(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """How to reach the broker, and what its errors mean to the person who reads the log."""
 
 import os
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,10 +10,26 @@ import pika
 import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
-from jobkit.broker.lenient import LenientConnection
+from jobkit.broker.lenient import LenientConnection, NoAmqp
 
 #: A header frame may not be larger (RabbitMQ's ``frame_max``); record headers are capped well below.
 FRAME_MAX = 131_072
+
+#: What a connection raises when it is gone.
+CONNECTION_LOST = (pika.exceptions.AMQPError, AssertionError, OSError)
+
+#: Pika takes every end of a handshake for a refusal, by how far it had come, and keeps what was said as a text only.
+_GUESSES = {
+    pika.exceptions.IncompatibleProtocolError: "before it said anything; if that lasts, check host, port and TLS",
+    pika.exceptions.ProbableAuthenticationError: "at the login; if that lasts, check user and password",
+    pika.exceptions.ProbableAccessDeniedError: "at opening the vhost; if that lasts, check the vhost and its limits",
+}
+_BROKERS_WORDS = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*)['\"]", re.DOTALL)
+
+#: The reply codes of a refusal: ACCESS_REFUSED (RabbitMQ's for the login) and NOT_ALLOWED (for the vhost).
+_REFUSALS = frozenset({403, 530})
+#: NOT_ALLOWED as well, but this passes: the connections of whoever was here before are still being closed.
+_AT_THE_LIMIT = re.compile(r"limit \(\d+\) is reached")
 
 
 @dataclass(frozen=True)
@@ -69,13 +86,17 @@ class ConnectionSettings:
     def describe(self, error: BaseException) -> str:
         """One line that says what is so and what to do about it."""
         error = _innermost(error)
-        if isinstance(error, pika.exceptions.ProbableAuthenticationError | pika.exceptions.AuthenticationError):
-            return f"RabbitMQ at {self.where} refused the user or password in JOBKIT_BROKER_URL"
-        if isinstance(error, pika.exceptions.ProbableAccessDeniedError):
-            return f"RabbitMQ at {self.where} has no such vhost, or the user in JOBKIT_BROKER_URL may not use it"
-        if isinstance(error, pika.exceptions.IncompatibleProtocolError):
+        if isinstance(error, NoAmqp | pika.exceptions.ProtocolVersionMismatch):
             return f"what answers at {self.where} is no AMQP broker: check host, port and TLS in JOBKIT_BROKER_URL"
+        if is_misconfigured(error):
+            if isinstance(error, pika.exceptions.ProbableAccessDeniedError):
+                return f"RabbitMQ at {self.where} has no such vhost, or the user in JOBKIT_BROKER_URL may not use it"
+            return f"RabbitMQ at {self.where} refused the user or password in JOBKIT_BROKER_URL"
         text = str(error) or "nothing answers there"
+        for guess, when in _GUESSES.items():
+            if isinstance(error, guess):
+                _code, words = _brokers_words(error)
+                text = f"it closed the connection {when}" + (f" (it said: {words})" if words else "")
         return f"RabbitMQ at {self.where} (JOBKIT_BROKER_URL) cannot be reached: {text}"
 
 
@@ -97,14 +118,21 @@ def _resolves(node: pika.URLParameters) -> bool:
 
 
 def is_misconfigured(error: BaseException) -> bool:
-    """Whether waiting cannot help, because the broker answers and refuses what we are."""
-    refusals = (
-        pika.exceptions.ProbableAuthenticationError,
-        pika.exceptions.AuthenticationError,
-        pika.exceptions.ProbableAccessDeniedError,
-        pika.exceptions.IncompatibleProtocolError,
-    )
-    return isinstance(_innermost(error), refusals)
+    """Whether waiting cannot help, because what answers has said so: that it refuses us, or that it is no broker.
+
+    Whoever just hangs up may be a broker that is being started or stopped, or a proxy in front of one.
+    """
+    error = _innermost(error)
+    if isinstance(error, pika.exceptions.ProbableAuthenticationError | pika.exceptions.ProbableAccessDeniedError):
+        code, words = _brokers_words(error)
+        return code in _REFUSALS and not _AT_THE_LIMIT.search(words)
+    return isinstance(error, NoAmqp | pika.exceptions.ProtocolVersionMismatch | pika.exceptions.AuthenticationError)
+
+
+def _brokers_words(error: BaseException) -> tuple[int, str]:
+    """With which code and text the broker closed a connection that was being made; 0 if it only hung up."""
+    found = _BROKERS_WORDS.search(str(error))
+    return (int(found[1]), found[2]) if found else (0, "")
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -16,9 +16,9 @@ import pika
 from dramatiq.broker import Consumer, MessageProxy
 from pika.adapters.blocking_connection import BlockingChannel
 
-from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.connection import CONNECTION_LOST, ConnectionSettings
 from jobkit.broker.envelope import decode
-from jobkit.broker.session import CONNECTION_LOST, RabbitmqDelivery, Session, Settlement
+from jobkit.broker.session import RabbitmqDelivery, Session, Settlement
 from jobkit.deadletters import Failure, Reason, has_been_dead
 from jobkit.errors import JobkitError, MessageTooLarge, TopologyMismatch, Undecodable, UnknownActor
 from jobkit.execution import execution_of

@@ -1,8 +1,11 @@
-"""A connection that outlives headers which its client library cannot read.
+"""A connection that outlives headers which its client library cannot read, and knows a peer that is no broker.
 
 AMQP allows a time beyond the year 9999 and arrays ten thousand deep; pika fails on them where it reads the frame, and
 the connection with it. The broker would deliver the message again at once, a hundred times, and each time take back
 with it the good jobs that were prefetched, until they too had been delivered too often.
+
+A peer that speaks something else is told apart from one that hangs up: pika waits for the rest of what it takes for a
+long frame, and in the end says of both that they closed the connection.
 """
 
 import logging
@@ -11,7 +14,7 @@ from typing import Any
 
 from pika import frame, spec
 from pika.adapters.select_connection import SelectConnection
-from pika.exceptions import InvalidFrameError
+from pika.exceptions import IncompatibleProtocolError, InvalidFrameError
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +23,25 @@ _PROPERTIES = spec.BasicProperties
 #: Bytes in the payload of a header frame before the properties: class, weight and body size (AMQP 0-9-1, 4.2.6.1).
 _BEFORE_PROPERTIES = 12
 
+#: What a broker's first frame begins with: it holds a method, on channel 0 (AMQP 0-9-1, 2.3.5 and 4.2.3). A broker that
+#: does not speak this version answers with the header of one that it speaks (4.2.2).
+_FIRST_FRAME = struct.pack(">BH", spec.FRAME_METHOD, 0)
+
+
+class NoAmqp(IncompatibleProtocolError):
+    """What answers speaks something else than AMQP 0-9-1."""
+
 
 class LenientConnection(SelectConnection):
     """Delivers a message whose headers cannot be read without them. No job needs its headers to run."""
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        if self.connection_state == self.CONNECTION_PROTOCOL and self._error is None:
+            begun = (self._frame_buffer + data_in)[: len(_FIRST_FRAME)]
+            if not _FIRST_FRAME.startswith(begun):
+                self._terminate_stream(NoAmqp(f"it answers {data_in[:20]!r}"))
+                return
+        super()._on_data_available(data_in)
 
     # Any: pika hands on whichever frame it was.
     def _read_frame(self) -> tuple[int, Any]:

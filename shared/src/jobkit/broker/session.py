@@ -16,8 +16,7 @@ from dramatiq import Message
 from dramatiq.broker import MessageProxy
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 
-#: What a connection raises when it is gone.
-CONNECTION_LOST = (pika.exceptions.AMQPError, AssertionError, OSError)
+from jobkit.broker.connection import CONNECTION_LOST
 
 #: Seconds that a settlement may wait for company.
 _LONGEST_SILENCE = 0.1
