@@ -7,11 +7,10 @@ from typing import Any, Final
 
 import pika
 from dramatiq import Message
-from pika.exceptions import AMQPError
 
 from jobkit import telemetry
 from jobkit.broker import ladder, topology
-from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.connection import CONNECTION_LOST, ConnectionSettings
 from jobkit.broker.envelope import properties_of, trace_of
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publisher import ConfirmedPublisher
@@ -129,6 +128,6 @@ class Sender:
                 for queue in queues:
                     topology.declare_queue(channel, queue)
                     ladder.bind(channel, queue)
-        except AMQPError as error:
+        except CONNECTION_LOST as error:
             text = self._connection.describe(error)
             raise BrokerUnavailable(f"cannot make {', '.join(sorted(queues))}: {text}") from error
