@@ -3,7 +3,10 @@
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
+from threading import Event
 from typing import Any
+from unittest.mock import Mock
 
 import pika
 import pytest
@@ -12,8 +15,12 @@ from dramatiq import Broker
 from dramatiq.middleware import Middleware
 from in_process import Stock, until
 from probe_service import Probe
+from sockets import connections
 from worker_process import WorkerProcess
 
+from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.rabbitmq import JobBroker
+from jobkit.errors import BrokerUnavailable
 from jobkit.producer import Producer
 from local_stack.rabbitmq import RabbitMQ
 from local_stack.redis import Redis
@@ -61,6 +68,25 @@ def test_stock_dead_letters_it_without_a_reason_and_hardly_tells_anybody(
         "x-first-death-reason",
     }
     assert properties.headers["x-first-death-reason"] == "rejected"
+
+
+def test_a_consumer_answers_heartbeats_while_dead_letters_are_refused(vhost_url: str, amqp_port: int) -> None:
+    sender, burials = Mock(max_bytes=1024), 4
+
+    def refuse(*_: object) -> None:
+        Event().wait(0.9)  # as a send does until its time-out
+        raise BrokerUnavailable("no confirm came")
+
+    sender.bury_raw.side_effect = refuse
+    broker = JobBroker(ConnectionSettings([vhost_url], heartbeat=1), sender)
+    broker.declare_queue("work", ensure=True)
+    publish(vhost_url, "work", *[b"no JSON"] * burials)
+    before = connections(amqp_port)
+    with closing(broker.consume("work", prefetch=16, timeout=100)) as consumer:
+        next(consumer)
+        mine = connections(amqp_port) - before
+        until(lambda: next(consumer) or sender.bury_raw.call_count > burials, "all have been looked at", 30)
+        assert connections(amqp_port) - before == mine
 
 
 @pytest.fixture(scope="module")

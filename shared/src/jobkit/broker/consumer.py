@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import pika
+from dramatiq import Message
 from dramatiq.broker import Consumer, MessageProxy
 from pika.adapters.blocking_connection import BlockingChannel
 
@@ -20,10 +21,13 @@ from jobkit.broker.connection import CONNECTION_LOST, ConnectionSettings
 from jobkit.broker.envelope import decode
 from jobkit.broker.session import RabbitmqDelivery, Session, Settlement
 from jobkit.deadletters import Failure, Reason, has_been_dead
-from jobkit.errors import JobkitError, MessageTooLarge, TopologyMismatch, Undecodable, UnknownActor
+from jobkit.errors import JobkitError, MessageTooLarge, TopologyMismatch, Undecodable, UnknownActor, text_of
 from jobkit.execution import execution_of
 
 _LONGEST_PAUSE: Final = 2.0
+
+#: Seconds: a message that could not be buried goes back to the queue and returns at once; without it this would spin.
+_REST_AFTER_A_REFUSAL: Final = 1.0
 
 #: What is dead-lettered before Dramatiq sees it.
 _REFUSALS: Final[dict[type[JobkitError], Reason]] = {
@@ -77,6 +81,7 @@ class RabbitmqConsumer(Consumer):
         self._pause = 0.1
         self._retry_at = 0.0
         self._was_connected = False
+        self._rest_until: float | None = None  # after a burial
 
     def __next__(self) -> MessageProxy | None:
         session = self._session or self._connect()
@@ -87,7 +92,13 @@ class RabbitmqConsumer(Consumer):
                 session.stop_taking()
                 session.connection.process_data_events(min(self._timeout, 0.1))
                 return None
-            if not session.arrived:
+            if self._rest_until is not None:
+                # A burial takes until its time-out, and the next may be bad as well: heartbeats come in between.
+                session.wait(max(0.0, self._rest_until - time.monotonic()))
+                if time.monotonic() < self._rest_until:
+                    return None
+                self._rest_until = None
+            elif not session.arrived:
                 session.wait(self._timeout)
         except CONNECTION_LOST as error:
             self._lose(session, error)
@@ -122,7 +133,7 @@ class RabbitmqConsumer(Consumer):
     ) -> MessageProxy | None:
         try:
             self._check_size(body)
-            message = decode(body, properties, self._queue)
+            message = self._decode(body, properties)
             self._check_actor(message.actor_name)
         except tuple(_REFUSALS) as error:
             self._bury(session, method.delivery_tag, body, properties, error, _REFUSALS[type(error)])
@@ -138,6 +149,15 @@ class RabbitmqConsumer(Consumer):
         limit = self._broker.max_message_bytes * 2  # what a sender may send grows a little with every retry
         if len(body) > limit:
             raise MessageTooLarge(f"the body is {len(body):,} bytes long, the limit is {limit:,}")
+
+    def _decode(self, body: bytes, properties: pika.BasicProperties) -> Message[Any]:
+        try:
+            return decode(body, properties, self._queue)
+        except Undecodable:
+            raise
+        except Exception as error:  # let out, it would end the session, and come back with the message
+            log.exception("decoding a message from %s failed in a way that nobody foresaw", self._queue)
+            raise Undecodable(f"{type(error).__name__}: {text_of(error)}") from error
 
     def _check_actor(self, name: str) -> None:
         if name not in self._broker.actors:
@@ -159,10 +179,11 @@ class RabbitmqConsumer(Consumer):
             self._broker.publish_dead_letter(body, properties, failure)
         except JobkitError as refusal:
             log.warning("its dead-letter record was not confirmed, so it goes back to the queue: %s", refusal)
-            time.sleep(1)  # a requeued message comes back at once: without a pause this would spin
             session.settle(tag, Settlement.REQUEUE)
+            self._rest_until = time.monotonic() + _REST_AFTER_A_REFUSAL
         else:
             session.settle(tag, Settlement.ACK)
+            self._rest_until = time.monotonic()
 
     def _connect(self) -> Session | None:
         pause = self._retry_at - time.monotonic()
