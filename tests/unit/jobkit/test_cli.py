@@ -140,6 +140,14 @@ def test_a_new_worker_is_healthy_after_a_crash_of_the_one_before(tmp_path: Path)
     assert is_healthy(tmp_path)
 
 
+def test_a_process_that_ends_while_health_is_checked_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "1").touch()
+    (tmp_path / "2").symlink_to(tmp_path / "gone")  # listed, and not there to be looked at
+    assert is_healthy(tmp_path)
+    (tmp_path / "1").unlink()
+    assert not is_healthy(tmp_path)
+
+
 NOW = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
 
 

@@ -71,8 +71,16 @@ def forget_the_gone(folder: Path) -> None:
 def is_healthy(folder: Path, now: float | None = None) -> bool:
     """Whether every worker process that left a file in ``folder`` has touched it lately, and there is one."""
     now = time.time() if now is None else now
-    ages = [now - file.stat().st_mtime for file in folder.glob("*")] if folder.is_dir() else []
+    touched = [_touched(file) for file in folder.glob("*")] if folder.is_dir() else []
+    ages = [now - at for at in touched if at is not None]
     return bool(ages) and max(ages) < TOO_OLD
+
+
+def _touched(file: Path) -> float | None:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:  # its process has ended since the folder was read, or was forgotten
+        return None
 
 
 def _runs(pid: int) -> bool:
