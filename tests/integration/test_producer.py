@@ -87,6 +87,11 @@ def send_one_by_one(producer: Producer, count: int) -> None:
         producer.send(Probe())
 
 
+def test_a_node_whose_name_is_unknown_does_not_keep_a_producer_from_the_others(vhost_url: str) -> None:
+    with Producer(f"amqp://gone.invalid:5672/,{vhost_url}", timeout=5) as producer:
+        assert producer.send(Probe()).queue == "probe"
+
+
 def test_a_full_queue_refuses_and_the_send_raises(vhost_url: str) -> None:
     with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
         full = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}

@@ -72,16 +72,26 @@ class ConnectionSettings:
 
     def open(self) -> pika.BlockingConnection:
         """A connection to the first node that answers; raises pika's ``AMQPConnectionError``."""
-        nodes = self.parameters()
-        try:
-            return _connect(nodes)
-        except socket.gaierror as error:  # pika gives up at the first name that is unknown, as that of a dead pod is
-            known = [node for node in nodes if _resolves(node)]
-            if not known:
-                raise pika.exceptions.AMQPConnectionError(
-                    f"its host name does not resolve ({error.strerror})"
-                ) from error
-            return _connect(known)
+        return _connect(self.known_nodes())
+
+    def known_nodes(self) -> list[pika.URLParameters]:
+        """What pika needs, for the nodes whose names resolve; raises ``AMQPConnectionError`` if none does.
+
+        Pika gives up at the first name that is unknown, as that of a dead pod is.
+        """
+        known = []
+        for node in self.parameters():
+            try:
+                socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM)
+            except socket.gaierror as error:
+                unknown = error
+            else:
+                known.append(node)
+        if not known:
+            raise pika.exceptions.AMQPConnectionError(
+                f"its host name does not resolve ({unknown.strerror})"
+            ) from unknown
+        return known
 
     def describe(self, error: BaseException) -> str:
         """One line that says what is so and what to do about it."""
@@ -108,13 +118,6 @@ def _connect(nodes: Sequence[pika.URLParameters]) -> pika.BlockingConnection:
         raise pika.exceptions.AMQPConnectionError(f"no answer in time ({type(error).__name__})") from error
     except ValueError as error:  # what pika makes of a peer that hangs up at once, as a proxy without a backend does
         raise pika.exceptions.AMQPConnectionError(f"the connection was closed at once ({error})") from error
-
-
-def _resolves(node: pika.URLParameters) -> bool:
-    try:
-        return bool(socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM))
-    except socket.gaierror:
-        return False
 
 
 def is_misconfigured(error: BaseException) -> bool:

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import pika
 import pika.exceptions
-from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
 from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.lenient import LenientConnection
 from jobkit.broker.outgoing import Entry
 from jobkit.errors import SendRefused, Unroutable
 
@@ -39,7 +40,7 @@ class PublishSession:
         self._waiting = waiting
         self._report = report
         self._ioloop = IOLoop()
-        self._connection: SelectConnection | None = None
+        self._connection: LenientConnection | None = None
         self._channel: Channel | None = None
         self._in_flight: dict[int, Entry] = {}  # by delivery tag, in order of publishing
         self._next_tag = 1
@@ -54,7 +55,7 @@ class PublishSession:
     def run(self) -> None:
         """Connect and publish until the connection is lost or hung up, or could not be had."""
         try:
-            SelectConnection.create_connection(self._settings.parameters(), self._on_connect_done, self._ioloop)
+            LenientConnection.create_connection(self._settings.known_nodes(), self._on_connect_done, self._ioloop)
             self._ioloop.start()
         finally:
             self._take_back()
