@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from jobkit.cli import app
 from jobkit.cli.dead_letters import Letter
 from jobkit.cli.job import block, document
 from jobkit.cli.output import print_blocks, print_json
+from jobkit.cli.scheduler import stop_on_signals
 from jobkit.deadletters import Failure, Reason
 from jobkit.middleware.health import forget_the_dead, is_healthy, sign_of_life
 from jobkit.settings import PlatformSettings
@@ -248,3 +250,15 @@ def test_the_health_check_loads_no_client() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1 set()\n"
+
+
+def test_the_scheduler_is_told_to_stop_while_it_begins_to_wait() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    stop = stop_on_signals()
+    try:
+        with stop._cond:  # where the wait is, when the signal comes
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(5)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
