@@ -178,6 +178,9 @@ def test_a_worker_process_whose_parent_dies_stops_too(
     with WorkerProcess(tmp_path, environment, processes=1, threads=1, supervised=True) as worker:
         (orphan,) = (entry.pid for entry in ledger.entries("open"))
         (parent,) = worker.children
+        # Before it knows that its child has booted, its death would leave that waiting on a semaphore of Dramatiq's:
+        # the orphan ends at its stop limit then, with its resources open.
+        ledger.wait(lambda _: "ready for action" in worker.output(), what="the end of the start")
         os.kill(parent, signal.SIGKILL)
         ledger.wait(lambda log: str(orphan) in log.counts("close"), what="the orphan's end")
         ledger.wait(lambda log: len(log.entries("open")) == 2, what="the start of another process")
