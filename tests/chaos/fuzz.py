@@ -22,12 +22,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "fuzzing"), str(HERE.parent / "harness")]
 
-from amqp import wait_for_queue, wait_until_empty  # noqa: E402  the tests are files, not packages
-from campaign import Campaign  # noqa: E402
+from campaign import Campaign  # noqa: E402  the tests are files, not packages
 from crews import SERVICES, Crew, crews, environment, furnish, targets, train  # noqa: E402
 from evidence import DeadLetters, Logs, unsettled  # noqa: E402
 from hostile import Hostile, Target  # noqa: E402
 from publishing import publish  # noqa: E402
+from queues import wait_for_queue, wait_until_empty  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from vitals import Vitals  # noqa: E402

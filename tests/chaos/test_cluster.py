@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from amqp import wait_until_empty
 from cluster import SIZE, Cluster
 from ledger import Ledger
 from probe_service import Probe
+from queues import wait_until_empty
 from worker_process import WorkerProcess
 
 from jobkit.errors import SendError

@@ -4,12 +4,12 @@ import os
 import time
 from pathlib import Path
 
-from amqp import wait_for_queue, wait_until_empty
 from campaign import Campaign
 from evidence import DeadLetters, Logs, unsettled
 from hostile import Target
 from probe_service import Probe
 from publishing import publish
+from queues import wait_for_queue, wait_until_empty
 from vitals import look_at
 from worker_process import WorkerProcess
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from amqp import wait_until_empty
 from ledger import Ledger
 from probe_service import Probe
+from queues import wait_until_empty
 from worker_process import WorkerProcess
 
 from jobkit.producer import Producer

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pika
 import pytest
-from amqp import depth, message_body, wait_for_dead_letter, wait_for_queue
 from ledger import Ledger
 from probe_service import Probe
+from queues import depth, message_body, wait_for_dead_letter, wait_for_queue
 from worker_process import WorkerProcess
 
 from jobkit.errors import BrokerUnavailable, MessageTooLarge

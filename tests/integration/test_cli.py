@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from amqp import depth
 from probe_service import Probe
+from queues import depth
 from worker_process import WorkerProcess
 
 from jobkit.producer import Producer

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pika
 import pytest
-from amqp import depth
 from probe_service import Probe
+from queues import depth
 
 from jobkit.errors import BrokerUnavailable, SendRefused
 from jobkit.producer import Producer

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import redis
-from amqp import wait_for_queue, wait_until_empty
 from ledger import Ledger
 from probe_service import Probe
+from queues import wait_for_queue, wait_until_empty
 from worker_process import WorkerProcess
 
 from jobkit.broker.connection import ConnectionSettings

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pika
 import pytest
-from amqp import message_body, wait_for_dead_letter, wait_for_queue, wait_until_empty
 from ledger import Ledger
 from probe_service import Probe
+from queues import message_body, wait_for_dead_letter, wait_for_queue, wait_until_empty
 from worker_process import WorkerProcess
 
 from jobkit.producer import Producer

@@ -99,7 +99,7 @@ class Run:
             figures.p99.append(1000 * waits[int(len(waits) * 0.99)])
 
     def _send(self, how: str, count: int) -> float:
-        command = [sys.executable, "-W", "ignore", str(HERE / "sender.py"), self._system.module, how, str(count)]
+        command = [sys.executable, "-W", "ignore", str(HERE / "timed_sender.py"), self._system.module, how, str(count)]
         done = subprocess.run(command, env=self._environment, check=True, capture_output=True, text=True, timeout=LIMIT)
         return float(done.stdout.split()[-1])
 

@@ -6,12 +6,12 @@ from contextlib import closing
 
 import pika
 import pytest
-from amqp import depth
 from dramatiq import Broker, Message
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import Middleware
 from in_process import Ours, Stock
+from queues import depth
 
 from jobkit.errors import SendError
 

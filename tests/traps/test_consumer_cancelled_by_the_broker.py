@@ -5,10 +5,10 @@ One node cancels a consumer only with its queue, so the frame that a cluster wou
 
 import dramatiq
 import pika.frame
-from amqp import wait_until_empty
 from in_process import Ours, Stock, until
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.spec import Basic
+from queues import wait_until_empty
 
 DELAY = 2  # seconds: long enough for a consumer to be cancelled and to come back meanwhile
 

@@ -6,8 +6,8 @@ from urllib.parse import unquote
 import dramatiq.brokers.rabbitmq
 import pika
 import pytest
-from amqp import depth, wait_for_dead_letter
 from in_process import Ours, Settled, Stock, until
+from queues import depth, wait_for_dead_letter
 
 from jobkit.retry import fixed
 from local_stack.rabbitmq import RabbitMQ

@@ -4,8 +4,8 @@ import time
 
 import dramatiq.worker
 import pytest
-from amqp import depth
 from in_process import Ours, Stock, until
+from queues import depth
 
 HOUR = 3600.0
 FAR = [f"far-{number}" for number in range(4)]

@@ -3,12 +3,12 @@
 import threading
 from pathlib import Path
 
-from amqp import message_body, publish, wait_until_empty
 from dramatiq.results import Results
 from dramatiq.results.backends.redis import RedisBackend
 from in_process import Ours, Settled, Stock, until
 from ledger import Ledger
 from once_only import OnceOnly
+from queues import message_body, publish, wait_until_empty
 from redis import Redis
 from worker_process import WorkerProcess
 

@@ -10,11 +10,11 @@ from unittest.mock import Mock
 
 import pika
 import pytest
-from amqp import depth, message_body, publish, wait_for_dead_letter, wait_for_queue
 from dramatiq import Broker
 from dramatiq.middleware import Middleware
 from in_process import Stock, until
 from probe_service import Probe
+from queues import depth, message_body, publish, wait_for_dead_letter, wait_for_queue
 from sockets import connections
 from worker_process import WorkerProcess
 

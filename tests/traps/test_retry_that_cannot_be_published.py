@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from amqp import depth, wait_until_empty
 from in_process import Ours, Settled, Stock, Twin, until
+from queues import depth, wait_until_empty
 
 
 def fail_once_then(twin: Twin, failing: threading.Event) -> None:

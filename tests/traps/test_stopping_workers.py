@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from amqp import depth, message_body, publish, wait_until_empty
 from ledger import Ledger
+from queues import depth, message_body, publish, wait_until_empty
 from worker_process import WorkerProcess
 
 LONG = 2.5  # seconds that a job runs which the worker lets finish

@@ -3,10 +3,10 @@
 import threading
 
 import pytest
-from amqp import depth, wait_until_empty
 from dramatiq.brokers.stub import StubBroker
 from in_process import Ours, Settled, Stock, until
 from once_only import OnceOnly
+from queues import depth, wait_until_empty
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry

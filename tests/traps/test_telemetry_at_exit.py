@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from amqp import message_body, publish
 from collector import Collector
+from queues import message_body, publish
 from worker_process import WorkerProcess
 
 

@@ -5,8 +5,8 @@ import signal
 import time
 from pathlib import Path
 
-from amqp import depth, message_body, publish, wait_for_dead_letter
 from ledger import Ledger
+from queues import depth, message_body, publish, wait_for_dead_letter
 from worker_process import WorkerProcess
 
 BOOT = 60  # seconds: Dramatiq waits half a minute for the start of a process that dies just then

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pika
 import pika.exceptions
 from ledger import Entry, Ledger
-from workers import Kill
+from worker_groups import Kill
 
 #: Seconds between a job's effect and its record, at the very most: milliseconds, on a busy machine.
 WINDOW = 1.0

@@ -21,7 +21,7 @@ from ledger import Ledger
 from proxy import Proxy
 from strikes import Scene
 from systems import THREADS, System
-from workers import Workers
+from worker_groups import Workers
 
 from local_stack.errors import NodeFailed
 from local_stack.rabbitmq import RabbitMQ
@@ -75,9 +75,8 @@ class Run:
     def measure(self) -> Account:
         """Do it all; whatever happens, nothing that it started is left."""
         (self._folder / "failed").mkdir(parents=True)
-        (self._folder / "modules").mkdir()
-        (self._folder / "modules/ledger.py").symlink_to(HARNESS / "ledger.py")
         if self._nodes.clock is not None:
+            (self._folder / "modules").mkdir()
             (self._folder / "modules/sitecustomize.py").symlink_to(HERE / "sleep_by_select.py")
         self._nodes.broker.start()
         self._nodes.redis.start()
@@ -145,8 +144,7 @@ class Run:
             url = url.replace(f":{self._nodes.rabbitmq.ports['AMQP']}/", f":{proxy.port}/")
         return {
             **{k: v for k, v in os.environ.items() if not k.startswith(("JOBKIT_", "CELERY_", "SUITE_"))},
-            # The ledger alone: another module of the harness is called amqp, as is the library that Celery stands on.
-            "PYTHONPATH": f"{HERE}{os.pathsep}{self._folder / 'modules'}",
+            "PYTHONPATH": os.pathsep.join(map(str, (HERE, HARNESS, self._folder / "modules"))),
             "PYTHONUNBUFFERED": "1",
             "SUITE_FOLDER": str(self._folder),
             "SUITE_EPOCH": str(time.time() - time.monotonic()),

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from clock import Clock
 from cluster import Cluster
 from proxy import Proxy
-from workers import Workers
+from worker_groups import Workers
 
 from local_stack.errors import NodeFailed
 from local_stack.rabbitmq import RabbitMQ

@@ -1,4 +1,4 @@
-"""Sends jobs of one system, and prints how many per second: ``sender.py MODULE one_by_one|bulk|paced COUNT``."""
+"""Sends jobs of one system, and prints how many per second: ``timed_sender.py MODULE one_by_one|bulk|paced COUNT``."""
 
 import importlib
 import sys
