@@ -27,7 +27,7 @@ ROOMS = [HERE / "soaking", HERE / "suite", HERE / "fuzzing", HERE.parent / "harn
 sys.path[:0] = [str(room) for room in ROOMS]
 
 from account import Account, dead_letters, settle  # noqa: E402  the tests are files, not packages
-from faults import FAULTS, Fault, Scene  # noqa: E402
+from faults import FAULTS, Fault  # noqa: E402
 from gauges import Gauges  # noqa: E402
 from ledger import Ledger  # noqa: E402
 from load import Load  # noqa: E402
@@ -35,6 +35,7 @@ from proxy import Proxy  # noqa: E402
 from queues import wait_until_empty  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
+from strikes import Scene  # noqa: E402
 from vitals import descendants  # noqa: E402
 from worker_groups import Workers  # noqa: E402
 

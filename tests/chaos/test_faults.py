@@ -151,7 +151,9 @@ def close_connections(rabbitmq: RabbitMQ) -> int:
     closed = 0
     while closed < 4:
         assert time.monotonic() < deadline, "the management page shows no connections"
-        for connection in rabbitmq.call("GET", "/api/connections"):
+        connections = rabbitmq.call("GET", "/api/connections")
+        assert isinstance(connections, list)
+        for connection in connections:
             rabbitmq.call("DELETE", f"/api/connections/{quote(connection['name'])}")
             closed += 1
         time.sleep(0.1)

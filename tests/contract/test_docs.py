@@ -161,8 +161,8 @@ def test_the_fifth_service_of_the_readme_is_a_service_like_the_others(tmp_path: 
     for folder in ("shared", "services", "tests/contract", "deploy"):
         ignored = shutil.ignore_patterns("__pycache__", ".env", "rabbitmq", "redis")
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    for file in ("pyproject.toml", ".importlinter"):
-        shutil.copy(ROOT / file, tmp_path / file)
+    for name in ("pyproject.toml", ".importlinter"):
+        shutil.copy(ROOT / name, tmp_path / name)
     shell = [b for b in blocks(ROOT / "README.md", "sh") if "services/reports/Dockerfile" in b.text]
     subprocess.run(["/bin/sh", "-e", "-c", shell[0].text], cwd=tmp_path, check=True)
     for block in blocks(ROOT / "README.md", "python", "toml", "markdown"):

@@ -39,7 +39,7 @@ def job() -> JobKey:
 def take(
     store: JobStore, job: JobKey, owner: str = "a", ttl: timedelta = TTL, sent_at: int = 1, **more: object
 ) -> Lease:
-    lease = store.acquire(job, owner, ttl=ttl, sent_at=sent_at, **more)  # type: ignore[arg-type]
+    lease = store.acquire(job, owner, ttl=ttl, sent_at=sent_at, **more)  # type: ignore[arg-type]  # each by its name
     assert isinstance(lease, Lease), lease
     return lease
 

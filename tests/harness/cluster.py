@@ -93,7 +93,9 @@ class Cluster:
         found: list[RabbitMQ] = []
 
         def find() -> bool:
-            name = self.call("GET", path).get("leader")
+            about = self.call("GET", path)
+            assert isinstance(about, dict)
+            name = about.get("leader")
             found[:] = [node for node in self.nodes if node.nodename == name and node.running]
             return bool(found)
 
@@ -102,10 +104,14 @@ class Cluster:
 
     def members(self, vhost: str) -> dict[str, int]:
         """How many nodes hold a copy of each queue."""
-        return {each["name"]: len(each.get("members", [])) for each in self.call("GET", f"/api/queues/{quote(vhost)}")}
+        queues = self.call("GET", f"/api/queues/{quote(vhost)}")
+        assert isinstance(queues, list)
+        return {each["name"]: len(each.get("members", [])) for each in queues}
 
     def _running_at(self, node: RabbitMQ) -> int:
-        return sum(bool(each["running"]) for each in node.call("GET", "/api/nodes"))
+        nodes = node.call("GET", "/api/nodes")
+        assert isinstance(nodes, list)
+        return sum(bool(each["running"]) for each in nodes)
 
     def _until(self, condition: Callable[[], bool], trouble: str) -> None:
         deadline = time.monotonic() + LIMIT

@@ -70,7 +70,7 @@ def credit(job: Credit, context: Context[Resources]) -> dict[str, object]:
 
         if job.inbox:
             outcome = INBOX.once(transaction, f"{job.actor}/{context.job_id}", effect)
-            result = {"done_by": outcome.result, "repeated": outcome.repeated}
+            result: dict[str, object] = {"done_by": outcome.result, "repeated": outcome.repeated}
         else:
             result = {"done_by": effect()}
     ledger.write("committed", job.name)

@@ -85,7 +85,7 @@ class Stock(Twin):
         for one in middleware:
             broker.add_middleware(one)
         options = {"queue_name": QUEUE, "min_backoff": 1, "max_backoff": 50, "max_retries": 2, **options}
-        self.actor = dramatiq.actor(self._work, actor_name="work", broker=broker, **options)
+        self.actor = dramatiq.actor(actor_name="work", broker=broker, **options)(self._work)
 
     def send(self, name: str, *, job_id: str = "", delay: float = 0) -> str:
         message = self.actor.message(name)

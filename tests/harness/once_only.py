@@ -9,7 +9,7 @@ from redis import Redis
 class OnceOnly(Middleware):
     """Skips what has been done."""
 
-    def __init__(self, client: "Redis[bytes]") -> None:
+    def __init__(self, client: Redis) -> None:
         self._client = client
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:

@@ -65,6 +65,8 @@ def wait_for_dead_letter(url: str, service: str, limit: float = 30) -> tuple[pik
         except pika.exceptions.ChannelClosedByBroker:
             method = None  # nobody has made the queue yet
         if method is not None:
+            assert properties is not None
+            assert body is not None
             return properties, Failure.from_headers(properties.headers), body
         time.sleep(0.1)
     raise AssertionError(f"no dead letter in {service}.dlq within {limit:g} s")

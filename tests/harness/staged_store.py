@@ -53,7 +53,7 @@ class StagedMemory:
     def put_back(self, job: JobKey, record: object) -> None:
         self._memory._rows.pop(job, None)
         if record is not None:
-            self._memory._rows[job] = copy(record)  # type: ignore[assignment]
+            self._memory._rows[job] = copy(record)  # type: ignore[assignment]  # it is what copy_of gave
 
     def expires(self, job: JobKey) -> bool:
         row = self._memory._rows[job]

@@ -14,7 +14,8 @@ from worker_process import WorkerProcess
 
 from jobkit.producer import Producer
 from jobkit.schedule.cron import cron
-from jobkit.schedule.registry import RedisSchedules, Schedule
+from jobkit.schedule.registry import RedisSchedules
+from jobkit.schedule.schedule import Schedule
 from jobkit.store.base import JobKey, JobState
 from jobkit.store.redis import RedisStore
 

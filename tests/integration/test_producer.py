@@ -26,6 +26,8 @@ def take(url: str, queue: str = "probe") -> tuple[pika.BasicProperties, bytes]:
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         method, properties, body = connection.channel().basic_get(queue, auto_ack=True)
     assert method is not None
+    assert properties is not None
+    assert body is not None
     return properties, body
 
 
@@ -74,7 +76,9 @@ def test_a_producer_goes_on_after_its_connections_were_closed(
     closed = 0
     while not closed:  # the management page learns of a connection a few seconds late
         assert time.monotonic() < deadline
-        for connection in rabbitmq.call("GET", "/api/connections"):
+        connections = rabbitmq.call("GET", "/api/connections")
+        assert isinstance(connections, list)
+        for connection in connections:
             rabbitmq.call("DELETE", f"/api/connections/{connection['name'].replace(' ', '%20').replace('>', '%3E')}")
             closed += 1
         time.sleep(0.1)

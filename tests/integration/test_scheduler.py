@@ -53,7 +53,7 @@ def test_two_schedulers_fire_a_tick_once(
     stale = registry.last_tick(schedule.name)
     assert Scheduler(registry, sender, at(noon)).fire_due() == 1
     forgetful = RedisSchedules(redis_url)
-    forgetful.last_tick = lambda *_: stale  # type: ignore[method-assign]
+    forgetful.last_tick = lambda *_: stale  # type: ignore[method-assign]  # what it has forgotten
     assert Scheduler(forgetful, sender, at(noon)).fire_due() == 1
     assert Scheduler(registry, sender, at(noon + timedelta(seconds=30))).fire_due() == 0
     settings = {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url}
@@ -111,7 +111,7 @@ def test_schedules_of_a_newer_version_are_read_and_unreadable_ones_are_skipped_a
     ]
     lists = {"probe": json.dumps(entries), "cut": '[{"name', "wrong": '{"name": 1}', b"\xff": b"\xff"}
     with redis.Redis.from_url(redis_url) as client:
-        client.hset("jobkit:schedules", mapping=lists)  # type: ignore[arg-type]  # bytes as names are fine
+        client.hset("jobkit:schedules", mapping=lists)
     for _ in range(3):
         assert registry.schedules() == [good]
     complaints = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]

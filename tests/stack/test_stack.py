@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from containers import Containers
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # ships no types
 
 from jobkit.contracts.email import SendEmail
 from jobkit.contracts.etl import Column, RunPipeline

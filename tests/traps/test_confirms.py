@@ -45,6 +45,7 @@ def test_stock_with_confirms_sends_six_times_without_a_pause_and_runs_its_hooks_
 ) -> None:
     enqueued = Enqueued()
     stock.broker.add_middleware(enqueued)
+    assert isinstance(stock.broker, RabbitmqBroker)
     stock.broker.declare_queue("work", ensure=True)
     del stock.broker.connection  # on which RabbitMQ remembers what is allowed
     refuse_publishing(True)

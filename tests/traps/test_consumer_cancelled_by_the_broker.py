@@ -5,10 +5,14 @@ One node cancels a consumer only with its queue, so the frame that a cluster wou
 
 import dramatiq
 import pika.frame
+from dramatiq.brokers.rabbitmq import _RabbitmqConsumer
 from in_process import Ours, Stock, until
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.spec import Basic
 from queues import wait_until_empty
+
+from jobkit.broker.consumer import RabbitmqConsumer
+from jobkit.broker.session import Session
 
 DELAY = 2  # seconds: long enough for a consumer to be cancelled and to come back meanwhile
 
@@ -25,6 +29,7 @@ def test_stock_leaves_delayed_jobs_in_its_memory_and_runs_them_twice(stock: Stoc
         stock.send("later", delay=DELAY)
         thread = worker.consumers["work.DQ"]
         until(lambda: thread.delay_queue.qsize() == 1, "the job waits in the worker's memory")
+        assert isinstance(thread.consumer, _RabbitmqConsumer)
         cancel(thread.consumer.channel)
         until(lambda: thread.delay_queue.qsize() == 2, "the same job waits there twice")
         until(lambda: stock.ends == ["later", "later"], "it runs twice")
@@ -35,6 +40,7 @@ def test_delayed_jobs_are_not_there_to_be_left_behind(ours: Ours, vhost_url: str
         until(lambda: session_of(worker), "the worker takes messages")
         ours.send("later", delay=DELAY)
         session = session_of(worker)
+        assert session is not None
         cancel(session.channel)
         until(lambda: session_of(worker) not in {None, session}, "the worker takes messages again")
         ours.send("now")
@@ -43,6 +49,7 @@ def test_delayed_jobs_are_not_there_to_be_left_behind(ours: Ours, vhost_url: str
     assert ours.runs == ["now", "later"]
 
 
-def session_of(worker: dramatiq.Worker) -> object:
+def session_of(worker: dramatiq.Worker) -> Session | None:
     """What the consumer of the queue is connected by."""
-    return getattr(worker.consumers["work"].consumer, "_session", None)
+    consumer = worker.consumers["work"].consumer
+    return consumer._session if isinstance(consumer, RabbitmqConsumer) else None

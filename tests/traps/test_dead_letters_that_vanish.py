@@ -36,6 +36,7 @@ def test_stock_keeps_the_body_without_the_last_failure(stock: Stock, vhost_url: 
         until(lambda: depth(vhost_url, "work.XQ") == 1, "it is in the dead-letter queue")
     with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
         _, properties, body = connection.channel().basic_get("work.XQ")
+    assert properties is not None
     (death,) = properties.headers["x-death"]
     assert death["reason"] == "rejected"
     kept = f"{body!r} {properties!r}"

@@ -33,13 +33,13 @@ def service() -> Plain:
 
 
 def test_stock_makes_a_broker_of_its_own_when_an_actor_is_declared_before_one_is_set(no_broker: None) -> None:
-    dramatiq.actor(lambda: None, actor_name="early")
+    dramatiq.actor(actor_name="early")(lambda: None)
     assert dramatiq.broker.global_broker is not None
 
 
 def test_stock_refuses_an_option_whose_middleware_is_added_after_the_declaration() -> None:
     with pytest.raises(ValueError, match="time_limit"):
-        dramatiq.actor(lambda: None, actor_name="early", broker=StubBroker(middleware=[]), time_limit=1000)
+        dramatiq.actor(actor_name="early", broker=StubBroker(middleware=[]), time_limit=1000)(lambda: None)
 
 
 def test_a_declaration_needs_no_broker_and_makes_none(no_broker: None, service: Plain) -> None:

@@ -16,18 +16,24 @@ from jobkit.store.base import JobKey
 from jobkit.store.redis import RedisStore
 
 
+def wait_for_acks(settled: Settled, count: int) -> None:
+    until(lambda: len(settled.acked) == count, "the delivery is acked")
+
+
 def test_stock_overwrites_the_result_of_a_finished_job_with_none(vhost_url: str, redis_url: str) -> None:
     with Redis.from_url(redis_url) as client:
-        backend, settled = RedisBackend(client=client), Settled()
-        stock = Stock(vhost_url, OnceOnly(client), Results(backend=backend), settled, store_results=True)
+        # The ignores: Dramatiq's results have no annotations.
+        backend, settled = RedisBackend(client=client), Settled()  # type: ignore[no-untyped-call]
+        keeper = Results(backend=backend)  # type: ignore[no-untyped-call]
+        stock = Stock(vhost_url, OnceOnly(client), keeper, settled, store_results=True)
         stock.do = lambda _name: "worth keeping"
         message = stock.actor.message("report")
         with stock.working():
             results = []
             for deliveries in (1, 2):
                 stock.broker.enqueue(message)
-                until(lambda deliveries=deliveries: len(settled.acked) == deliveries, "the delivery is acked")
-                results.append(backend.get_result(message))
+                wait_for_acks(settled, deliveries)
+                results.append(backend.get_result(message))  # type: ignore[no-untyped-call]
     assert stock.runs == ["report"]
     assert results == ["worth keeping", None]
 
@@ -39,7 +45,7 @@ def test_the_result_of_a_finished_job_stays(ours: Ours, vhost_url: str, redis_ur
     with ours.working():
         for deliveries in (1, 2):
             ours.send("report", job_id="report/17")
-            until(lambda deliveries=deliveries: len(settled.acked) == deliveries, "the delivery is acked")
+            wait_for_acks(settled, deliveries)
             record = store.record(JobKey("work", "report/17"))
             assert record is not None
             assert record.result == b'"worth keeping"'

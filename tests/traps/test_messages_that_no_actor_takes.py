@@ -61,6 +61,7 @@ def test_stock_dead_letters_it_without_a_reason_and_hardly_tells_anybody(
     with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
         _, properties, kept = connection.channel().basic_get("work.XQ")
     assert (onlooker.told, kept) == (told, body)
+    assert properties is not None
     assert set(properties.headers) == {
         "x-death",
         "x-first-death-exchange",

@@ -17,13 +17,17 @@ from local_stack.redis import Redis as RedisNode
 WORD = "jobs wait for it"
 
 
+def wait_for_ends(stock: Stock, count: int) -> None:
+    until(lambda: len(stock.ends) == count, "the job runs")
+
+
 def test_stock_logs_that_the_store_is_down_and_runs_the_job_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
     with Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as nobody:
         stock = Stock(StubBroker(), OnceOnly(nobody))
         with stock.working():
             for delivery in (1, 2):
                 stock.send("invoice", job_id="invoice/17")
-                until(lambda delivery=delivery: len(stock.ends) == delivery, "the job runs")
+                wait_for_ends(stock, delivery)
     assert "Unexpected failure in before_process_message" in caplog.text
     assert stock.runs == ["invoice", "invoice"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]  # ships no types
 
 from jobkit.settings import DEFAULT_SECRET, PlatformSettings, ServiceSettings
 
@@ -19,7 +19,9 @@ OURS = (*WORKERS, "scheduler")
 
 def settings_of(container: str) -> type[ServiceSettings]:
     name = WORKERS[container]
-    found = getattr(importlib.import_module(f"{name}_service.settings"), f"{name.title()}Settings")
+    found: type[ServiceSettings] = getattr(
+        importlib.import_module(f"{name}_service.settings"), f"{name.title()}Settings"
+    )
     assert issubclass(found, ServiceSettings)
     return found
 

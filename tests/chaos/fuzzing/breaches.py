@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from hostile import BAD_PAYLOAD, Edit, Kind, Target, envelope, text
+from hostile import BAD_PAYLOAD, Draft, Edit, Kind, Target, envelope, text
 from pydantic import ValidationError
 
 from jobkit.contracts import Job
 
 #: Values that some field will not like.
-JUNK = (
+JUNK: tuple[object, ...] = (
     *(None, True, -1, 1.5, float("nan"), float("inf"), 10**4000, "", "\x00", "\ud800", "x" * 5_000),
     *([], {}, [None], {"a": 1}, [[[]]] * 99),
 )
@@ -50,7 +50,12 @@ def kinds(target: Target) -> Iterator[Kind]:
 
 
 def _field(name: str, value: object = 1) -> Edit:
-    return lambda d: d.fields["kwargs"].__setitem__(name, value)  # type: ignore[attr-defined]  # it is a payload
+    def edit(d: Draft) -> None:
+        payload = d.fields["kwargs"]
+        assert isinstance(payload, dict)
+        payload[name] = value
+
+    return edit
 
 
 def _fields(count: int) -> Edit:

@@ -27,6 +27,8 @@ UNPRINTABLE = {
     "a mark that turns the text": "id\u202e",
     "a blank line": "\u2028",
 }
+NO_QUEUES: tuple[object, ...] = (None, 7, "elsewhere", "../../etc", {})
+OTHER_VERSIONS: tuple[object, ...] = (2, HUGE, "1", "\ud800", None, 1.0, float("nan"), [])
 
 
 def _wrong(name: str, *values: object) -> list[Kind]:
@@ -70,7 +72,7 @@ FIELDS = (
     Kind("args with values", ("bad_payload",), envelope("args", ["x"] * 5_000)),
     *(
         Kind(f"queue_name is {json.dumps(value)[:20]}", LEGAL, envelope("queue_name", value), rarity=20)
-        for value in (None, 7, "elsewhere", "../../etc", {})
+        for value in NO_QUEUES
     ),
     Kind("no queue_name", LEGAL, without("queue_name"), rarity=20),
     Kind("fields that nobody knows", LEGAL, envelope("x" * 5_000, [HUGE, float("nan")]), rarity=20),
@@ -99,6 +101,6 @@ STEERING = (
     *_steer("contract_version", True, 0, -HUGE),
     *(
         Kind(f"contract_version={json.dumps(value)[:20]}", NEWER_CONTRACT, option("contract_version", value))
-        for value in (2, HUGE, "1", "\ud800", None, 1.0, float("nan"), [])
+        for value in OTHER_VERSIONS
     ),
 )

@@ -14,7 +14,7 @@ class Crafted(pika.BasicProperties):
     """Properties whose headers are bytes of our own: pika would refuse to write them, other clients do not."""
 
     def __init__(self, table: bytes, message_id: bytes) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # pika's has no annotations
         self._table = table
         self._id = message_id
 
@@ -65,6 +65,7 @@ def _oversized_trace(d: Draft) -> None:
 
 
 DEATH = {"queue": "email", "reason": "rejected", "count": 10**12, "exchange": "", "routing-keys": ["x"]}
+NO_DEATHS: tuple[object, ...] = ("x", 7, ["x", 7], [[]], {})
 
 HEADERS = (
     Kind("headers nearly a frame long", BAD_PAYLOAD, headers(x="x" * NEARLY_A_FRAME), rarity=10),
@@ -77,7 +78,7 @@ HEADERS = (
     Kind("nested tables", BAD_PAYLOAD, headers(x=_nested(40))),
     Kind("x-death forged", BAD_PAYLOAD, headers(x_death=[DEATH])),
     Kind("x-death forged, good job", LEGAL, headers(x_death=[DEATH], x_delivery_count=10**6), rarity=20),
-    *(Kind(f"x-death is {value!r}", BAD_PAYLOAD, headers(x_death=value)) for value in ("x", 7, ["x", 7], [[]], {})),
+    *(Kind(f"x-death is {value!r}", BAD_PAYLOAD, headers(x_death=value)) for value in NO_DEATHS),
     Kind("failure-reason forged", BAD_PAYLOAD, headers(failure_reason="poison", failure_attempts=99)),
     Kind("failure-reason forged, good job", LEGAL, headers(failure_reason="poison"), rarity=20),
     Kind("failure-* of wrong types", BAD_PAYLOAD, headers(failure_reason=[{}], failure_attempts="x", failure_queue=7)),

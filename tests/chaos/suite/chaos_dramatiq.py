@@ -13,7 +13,8 @@ class QuorumBroker(RabbitmqBroker):
     """With quorum queues, as a virtual host makes that is told to; a cluster's classic queues live on one node."""
 
     def _build_queue_arguments(self, queue_name: str) -> dict[str, object]:
-        return {**super()._build_queue_arguments(queue_name), "x-queue-type": "quorum"}
+        arguments = super()._build_queue_arguments(queue_name)  # type: ignore[no-untyped-call]  # Dramatiq's
+        return {**arguments, "x-queue-type": "quorum"}
 
 
 broker = (QuorumBroker if len(URLS) > 1 else RabbitmqBroker)(url=URLS, confirm_delivery=True)

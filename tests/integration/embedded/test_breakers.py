@@ -105,8 +105,8 @@ class Stage:
         for job in jobs:
             self.ids[job.name] = JobKey(job.actor, job.name)
             sent = sent_at or int(time.time() * 1000)
-            fields = {"kwargs": job.model_dump(), "options": {}, "message_id": job.name, "message_timestamp": sent}
-            self.exchange.send([Message(job.queue, job.actor, (), **fields)])
+            message: Message[object] = Message(job.queue, job.actor, (), job.model_dump(), {}, job.name, sent)
+            self.exchange.send([message])
 
     def states(self) -> Counter[str]:
         records = [self.store.record(key) for key in self.ids.values()]

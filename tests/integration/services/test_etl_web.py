@@ -58,7 +58,7 @@ def server() -> Iterator[str]:
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"127.0.0.1:{http.server_port}"
-        http.finished.set()  # type: ignore[attr-defined]
+        http.finished.set()  # type: ignore[attr-defined]  # the same
         http.shutdown()
         thread.join()
 

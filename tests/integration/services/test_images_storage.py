@@ -3,7 +3,9 @@
 import os
 import resource
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -14,14 +16,16 @@ from images_service.settings import ImagesSettings
 from jobkit.errors import SettingsError, TransientError
 
 
-def open_storage(location, max_bytes=1_000_000):
+def open_storage(location: str | Path, max_bytes: int = 1_000_000) -> ObjectStorage:
     return ObjectStorage(open_store(str(location)), max_bytes=max_bytes, output_prefix="out")
 
 
 class Bucket(BaseHTTPRequestHandler):
     """As much of S3 as reading and writing whole objects takes."""
 
-    def do_GET(self):
+    server: "S3"
+
+    def do_GET(self) -> None:
         data = self.server.objects.get(self.path)
         if self.server.status != 200:
             self.answer(self.server.status, b"<Error><Code>AccessDenied</Code></Error>")
@@ -30,11 +34,11 @@ class Bucket(BaseHTTPRequestHandler):
         else:
             self.answer(200, data)
 
-    def do_PUT(self):
+    def do_PUT(self) -> None:
         self.server.objects[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
         self.answer(200, b"")
 
-    def answer(self, status, data):
+    def answer(self, status: int, data: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("ETag", '"1"')
@@ -42,14 +46,20 @@ class Bucket(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, *_):
+    def log_message(self, *_: object) -> None:
         pass
 
 
+class S3(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Bucket)
+        self.objects: dict[str, bytes] = {}
+        self.status = 200
+
+
 @pytest.fixture
-def s3(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
-    server.objects, server.status = {}, 200
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    server = S3()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     for name, value in {
@@ -66,7 +76,7 @@ def s3(monkeypatch):
     server.server_close()
 
 
-def test_what_is_added_can_be_read_again(tmp_path):
+def test_what_is_added_can_be_read_again(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     key = storage.add(b"pixels", ".png")
     assert storage.read(key) == b"pixels"
@@ -74,7 +84,7 @@ def test_what_is_added_can_be_read_again(tmp_path):
     assert storage.add(b"others", ".png") != key
 
 
-def test_s3_is_read_and_written_by_url(s3):
+def test_s3_is_read_and_written_by_url(s3: S3) -> None:
     storage = open_storage("s3://pictures/site")
     s3.objects["/pictures/site/photos/cat.jpg"] = b"cat"
     assert storage.read("photos/cat.jpg") == b"cat"
@@ -82,19 +92,19 @@ def test_s3_is_read_and_written_by_url(s3):
     assert s3.objects[f"/pictures/site/{key}"] == b"pixels"
 
 
-def test_a_missing_object_in_s3_is_permanent(s3):
+def test_a_missing_object_in_s3_is_permanent(s3: S3) -> None:
     with pytest.raises(MissingSource, match=r"holds no 'photos/cat\.jpg'"):
         open_storage("s3://pictures").read("photos/cat.jpg")
 
 
-def test_an_object_above_the_limit_is_refused_in_s3_too(s3):
+def test_an_object_above_the_limit_is_refused_in_s3_too(s3: S3) -> None:
     s3.objects["/pictures/cat.jpg"] = bytes(11)
     with pytest.raises(SourceTooLarge, match="11 bytes"):
         open_storage("s3://pictures", max_bytes=10).read("cat.jpg")
 
 
 @pytest.mark.parametrize("status", [403, 500])
-def test_a_storage_that_refuses_is_tried_again_later(s3, status):
+def test_a_storage_that_refuses_is_tried_again_later(s3: S3, status: int) -> None:
     s3.status = status
     with pytest.raises(StorageUnavailable) as caught:
         open_storage("s3://pictures").read("cat.jpg")
@@ -102,19 +112,19 @@ def test_a_storage_that_refuses_is_tried_again_later(s3, status):
     assert "\n" not in str(caught.value)
 
 
-def test_a_storage_that_does_not_answer_is_tried_again_later(s3, monkeypatch):
+def test_a_storage_that_does_not_answer_is_tried_again_later(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # nothing listens there
     with pytest.raises(StorageUnavailable, match="did not take"):
         open_storage("s3://pictures").add(b"pixels", ".png")
 
 
-def test_opening_a_remote_storage_asks_nothing_of_it(monkeypatch):
+def test_opening_a_remote_storage_asks_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with open_resources(ImagesSettings(storage_url="s3://pictures")):
         pass
 
 
-def test_a_write_that_fails_leaves_no_part_behind_and_is_tried_again(tmp_path):
+def test_a_write_that_fails_leaves_no_part_behind_and_is_tried_again(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, hard))  # the kernel fails a write midway, as on a full disk
@@ -126,43 +136,45 @@ def test_a_write_that_fails_leaves_no_part_behind_and_is_tried_again(tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_key_never_leaves_the_storage(tmp_path):
+def test_a_key_never_leaves_the_storage(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     with pytest.raises(BadKey):
         open_storage(tmp_path / "inside").read("../secret")
 
 
 @pytest.mark.parametrize("spelling", ["{}/a b/images", "file://{}/a%20b/images", "file://localhost{}/a%20b/images"])
-def test_a_directory_may_be_a_path_or_a_url_and_is_made(tmp_path, spelling):
+def test_a_directory_may_be_a_path_or_a_url_and_is_made(tmp_path: Path, spelling: str) -> None:
     open_storage(spelling.format(tmp_path)).add(b"pixels", ".png")
     assert (tmp_path / "a b" / "images" / "out").is_dir()
 
 
-def test_a_relative_directory_is_below_the_working_directory(tmp_path, monkeypatch):
+def test_a_relative_directory_is_below_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     open_storage("var/images").add(b"pixels", ".png")
     assert (tmp_path / "var" / "images" / "out").is_dir()
 
 
 @pytest.mark.parametrize("location", ["bogus://pictures", "file://var/images", "s3://"])
-def test_a_storage_of_no_known_kind_is_refused_with_its_variable(location):
+def test_a_storage_of_no_known_kind_is_refused_with_its_variable(location: str) -> None:
     with pytest.raises(SettingsError, match=f"IMAGES_STORAGE_URL: cannot open '{location}'"):
         open_storage(location)
 
 
-def test_a_storage_that_is_a_file_is_refused_with_its_variable(tmp_path):
+def test_a_storage_that_is_a_file_is_refused_with_its_variable(tmp_path: Path) -> None:
     (tmp_path / "images").write_bytes(b"")
     with pytest.raises(SettingsError, match="IMAGES_STORAGE_URL"):
         open_storage(tmp_path / "images")
 
 
-def test_a_directory_that_cannot_be_written_is_refused_with_its_variable(tmp_path, monkeypatch):
+def test_a_directory_that_cannot_be_written_is_refused_with_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as the superuser, who may write anywhere
     with pytest.raises(SettingsError, match=r"IMAGES_STORAGE_URL: .* may not write"):
         open_storage(tmp_path)
 
 
-def test_settings_come_from_variables_of_the_service(monkeypatch):
+def test_settings_come_from_variables_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGES_STORAGE_URL", "s3://pictures/site")
     monkeypatch.setenv("IMAGES_MAX_PIXELS", "1000")
     monkeypatch.setenv("IMAGES_OUTPUT_PREFIX", "made/here")
@@ -172,7 +184,9 @@ def test_settings_come_from_variables_of_the_service(monkeypatch):
 
 
 @pytest.mark.parametrize("prefix", ["", "/absolute", "a/../b", "a//b"])
-def test_an_output_prefix_outside_the_storage_is_refused_with_its_variable(monkeypatch, prefix):
+def test_an_output_prefix_outside_the_storage_is_refused_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
     monkeypatch.setenv("IMAGES_OUTPUT_PREFIX", prefix)
     with pytest.raises(SettingsError, match="IMAGES_OUTPUT_PREFIX: must be a relative path"):
         ImagesSettings.load()

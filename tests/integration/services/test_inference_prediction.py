@@ -1,11 +1,13 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from threading import Barrier
+from threading import Barrier, RLock
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # ships no types
 
 from inference_service.adapters import onnx_model
 from inference_service.adapters.datasets import Examples
@@ -14,7 +16,7 @@ from inference_service.adapters.registry import ModelCard, Registry
 from inference_service.adapters.scikit import ScikitLearn
 from inference_service.adapters.storage import ObjectStorage, open_storage
 from inference_service.errors import BadInputs, DamagedModel, ModelBusy, StorageUnavailable, UnknownModel
-from inference_service.handlers import predict_batch
+from inference_service.handlers import Predictions, predict_batch
 from jobkit.contracts.inference import PredictBatch, TrainModel
 
 DIGITS = load_digits()
@@ -40,23 +42,25 @@ class CountingStorage:
     def __init__(self, storage: ObjectStorage) -> None:
         self._storage = storage
         self.reads: list[str] = []
+        self.put, self.keys, self.delete = storage.put, storage.keys, storage.delete
 
-    def get(self, key, *, max_bytes=None):
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes | None:
         if key.endswith(".onnx"):
             self.reads.append(key)
         return self._storage.get(key, max_bytes=max_bytes)
 
-    def __getattr__(self, name):
-        return getattr(self._storage, name)
+
+class Publish(Protocol):
+    def __call__(self, onnx: bytes, model: str = ..., hour: int = ...) -> str: ...
 
 
 @pytest.fixture
-def storage():
+def storage() -> CountingStorage:
     return CountingStorage(open_storage("memory:///"))
 
 
 @pytest.fixture
-def publish(storage):
+def publish(storage: CountingStorage) -> Publish:
     def publish(onnx: bytes, model: str = "digits", hour: int = 0) -> str:
         card = ModelCard(
             model=model,
@@ -75,15 +79,15 @@ def publish(storage):
 
 
 @pytest.fixture
-def cache(storage):
+def cache(storage: CountingStorage) -> ModelCache:
     return ModelCache(Registry(storage), 2)
 
 
-def batch(rows=ROWS[:10], **fields) -> PredictBatch:
+def batch(rows: npt.ArrayLike = ROWS[:10], **fields: Any) -> PredictBatch:
     return PredictBatch(**{"model": "digits", "inputs": np.asarray(rows).tolist(), **fields})
 
 
-def test_each_row_gets_its_label_with_a_confidence(cache, publish, models):
+def test_each_row_gets_its_label_with_a_confidence(cache: ModelCache, publish: Publish, models: list[bytes]) -> None:
     digest = publish(models[2])
     answer = predict_batch(batch(ROWS[1000:1500]), cache, max_rows=1000)
     assert answer.digest == digest
@@ -96,26 +100,34 @@ def test_each_row_gets_its_label_with_a_confidence(cache, publish, models):
     assert confidences[right].mean() > confidences[~right].mean()
 
 
-def test_a_named_version_answers_though_a_newer_one_is_the_latest(cache, publish, models):
+def test_a_named_version_answers_though_a_newer_one_is_the_latest(
+    cache: ModelCache, publish: Publish, models: list[bytes]
+) -> None:
     old, new = publish(models[0]), publish(models[1], hour=1)
     assert predict_batch(batch(), cache, max_rows=10).digest == new
     assert predict_batch(batch(digest=old), cache, max_rows=10).digest == old
 
 
-def test_a_new_latest_version_answers_from_the_next_call_on(cache, publish, models):
+def test_a_new_latest_version_answers_from_the_next_call_on(
+    cache: ModelCache, publish: Publish, models: list[bytes]
+) -> None:
     publish(models[0])
     predict_batch(batch(), cache, max_rows=10)
     new = publish(models[1], hour=1)
     assert predict_batch(batch(), cache, max_rows=10).digest == new
 
 
-def test_rows_of_another_width_are_refused_with_both_widths(cache, publish, models):
+def test_rows_of_another_width_are_refused_with_both_widths(
+    cache: ModelCache, publish: Publish, models: list[bytes]
+) -> None:
     publish(models[0])
     with pytest.raises(BadInputs, match="the rows have 63 features and model digits takes 64"):
         predict_batch(batch(ROWS[:2, :63]), cache, max_rows=10)
 
 
-def test_a_number_beyond_32_bits_is_refused_with_its_row(cache, publish, models):
+def test_a_number_beyond_32_bits_is_refused_with_its_row(
+    cache: ModelCache, publish: Publish, models: list[bytes]
+) -> None:
     publish(models[0])
     rows = ROWS[:3].astype(float)
     rows[1, 5] = 1e39
@@ -123,12 +135,12 @@ def test_a_number_beyond_32_bits_is_refused_with_its_row(cache, publish, models)
         predict_batch(batch(rows), cache, max_rows=10)
 
 
-def test_more_rows_than_allowed_are_refused(cache):
+def test_more_rows_than_allowed_are_refused(cache: ModelCache) -> None:
     with pytest.raises(BadInputs, match="the batch has 10 rows and 9 are allowed"):
         predict_batch(batch(), cache, max_rows=9)
 
 
-def test_a_model_that_was_never_published_is_refused(cache, publish, models):
+def test_a_model_that_was_never_published_is_refused(cache: ModelCache, publish: Publish, models: list[bytes]) -> None:
     with pytest.raises(UnknownModel, match="no model digits has been published"):
         cache.get("digits")
     publish(models[0])
@@ -136,7 +148,9 @@ def test_a_model_that_was_never_published_is_refused(cache, publish, models):
         cache.get("digits", "0" * 64)
 
 
-def test_a_damaged_model_is_never_served(cache, publish, models, storage):
+def test_a_damaged_model_is_never_served(
+    cache: ModelCache, publish: Publish, models: list[bytes], storage: CountingStorage
+) -> None:
     digest = publish(models[0])
     storage.put(f"models/digits/{digest}.onnx", models[0][:-1])
     with pytest.raises(DamagedModel, match="does not have the digest"):
@@ -148,11 +162,13 @@ def test_a_damaged_model_is_never_served(cache, publish, models, storage):
         cache.get("digits")
 
 
-def test_a_storage_outage_is_not_taken_for_a_missing_model(cache, publish, models, storage, monkeypatch):
+def test_a_storage_outage_is_not_taken_for_a_missing_model(
+    cache: ModelCache, publish: Publish, models: list[bytes], storage: CountingStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digest = publish(models[0])
     cache.get("digits")
 
-    def unavailable(key, *, max_bytes=None):
+    def unavailable(key: str, *, max_bytes: int | None = None) -> bytes | None:
         raise StorageUnavailable("no storage")
 
     monkeypatch.setattr(storage, "get", unavailable)
@@ -161,11 +177,13 @@ def test_a_storage_outage_is_not_taken_for_a_missing_model(cache, publish, model
     assert cache.get("digits", digest)[0] == digest  # what is loaded needs no storage
 
 
-def test_threads_that_want_the_same_model_load_it_once(cache, publish, models, storage):
+def test_threads_that_want_the_same_model_load_it_once(
+    cache: ModelCache, publish: Publish, models: list[bytes], storage: CountingStorage
+) -> None:
     publish(models[0])
     together = Barrier(8, timeout=5)
 
-    def ask(_):
+    def ask(_: int) -> Predictions:
         together.wait()
         return predict_batch(batch(), cache, max_rows=10)
 
@@ -175,14 +193,18 @@ def test_threads_that_want_the_same_model_load_it_once(cache, publish, models, s
     assert all(answer == answers[0] for answer in answers)
 
 
-def test_the_least_recently_used_model_makes_room(cache, publish, models, storage):
+def test_the_least_recently_used_model_makes_room(
+    cache: ModelCache, publish: Publish, models: list[bytes], storage: CountingStorage
+) -> None:
     a, b, c = (publish(onnx, hour=hour) for hour, onnx in enumerate(models))
     for digest in (a, b, a, c, a, b):  # c takes b's place, then b takes c's
         cache.get("digits", digest)
     assert [key.split("/")[-1].removesuffix(".onnx") for key in storage.reads] == [a, b, c, b]
 
 
-def test_a_load_that_failed_is_tried_again(cache, publish, models, storage):
+def test_a_load_that_failed_is_tried_again(
+    cache: ModelCache, publish: Publish, models: list[bytes], storage: CountingStorage
+) -> None:
     digest = publish(models[0])
     storage.delete(f"models/digits/{digest}.onnx")
     with pytest.raises(UnknownModel):
@@ -191,7 +213,9 @@ def test_a_load_that_failed_is_tried_again(cache, publish, models, storage):
     assert cache.get("digits")[0] == digest
 
 
-def test_a_load_that_hangs_holds_up_nobody_for_ever(cache, publish, models, monkeypatch):
+def test_a_load_that_hangs_holds_up_nobody_for_ever(
+    cache: ModelCache, publish: Publish, models: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded, waiting = publish(models[0]), publish(models[1], hour=1)
     cache.get("digits", loaded)
     monkeypatch.setattr(onnx_model, "LOAD_PATIENCE", 0.01)
@@ -202,22 +226,24 @@ def test_a_load_that_hangs_holds_up_nobody_for_ever(cache, publish, models, monk
     assert cache.get("digits", waiting)[0] == waiting
 
 
-def test_a_time_limit_that_strikes_as_the_lock_is_taken_leaves_it_free(cache, publish, models):
+def test_a_time_limit_that_strikes_as_the_lock_is_taken_leaves_it_free(
+    cache: ModelCache, publish: Publish, models: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Struck(BaseException):
         pass
 
     class StrikingLock:
-        def __init__(self, lock):
+        def __init__(self, lock: RLock) -> None:
             self.lock, self.release = lock, lock.release
 
-        def acquire(self, timeout):
+        def acquire(self, timeout: float) -> bool:
             self.lock.acquire()
             raise Struck
 
     digest, lock = publish(models[0]), cache._loading
-    cache._loading = StrikingLock(lock)
+    monkeypatch.setattr(cache, "_loading", StrikingLock(lock))
     with pytest.raises(Struck):
         cache.get("digits")
-    cache._loading = lock
+    monkeypatch.undo()
     with ThreadPoolExecutor(1) as other:
         assert other.submit(cache.get, "digits").result()[0] == digest

@@ -256,7 +256,7 @@ def test_the_scheduler_is_told_to_stop_while_it_begins_to_wait() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     stop = stop_on_signals()
     try:
-        with stop._cond:  # where the wait is, when the signal comes
+        with stop._cond:  # type: ignore[attr-defined]  # where the wait is, when the signal comes; a part of CPython
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wait(5)
     finally:

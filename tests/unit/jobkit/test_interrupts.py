@@ -186,7 +186,7 @@ def test_jobs_that_end_just_at_their_limit_are_never_interrupted_afterwards(eage
     for _ in range(2_000):
         length = limit * draw.uniform(0.7, 1.4)
         try:
-            outcome = interrupts.run(lambda length=length: job(length), limit=limit)  # type: ignore[misc]
+            outcome = interrupts.run(lambda length=length: job(length), limit=limit)  # type: ignore[misc]  # bound now
         except TimeLimitExceeded:
             outcome = "interrupted"
         for _ in range(20):  # an interrupt that escaped would land here, and fail the test

@@ -6,27 +6,34 @@ import random
 import struct
 import time
 import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
 
 import pytest
-import pyvips
+import pyvips  # type: ignore[import-untyped]  # it ships stubs, but no py.typed marker
 from PIL import Image
 
 from images_service.adapters import open_resources
 from images_service.errors import BrokenImage, MissingSource, SourceTooLarge, UnknownFormat
 from images_service.handlers import process_image
 from images_service.settings import ImagesSettings
-from jobkit.contracts.images import Compress, Crop, ProcessImage, Resize, Thumbnail
+from jobkit.contracts.images import Compress, Crop, Operation, ProcessedImage, ProcessImage, Resize, Thumbnail
 from jobkit.errors import PermanentError
 
 FORMATS = ["jpeg", "png", "webp", "gif", "tiff"]
 
 
+class Process(Protocol):
+    def __call__(self, source: bytes | None, operation: Operation = ...) -> ProcessedImage: ...
+
+
 @pytest.fixture
-def process(tmp_path):
+def process(tmp_path: Path) -> Iterator[Process]:
     """Process these bytes with one operation."""
     with open_resources(ImagesSettings(storage_url=str(tmp_path), max_bytes=1_000_000)) as resources:
 
-        def run(source, operation=Resize(width=10)):  # noqa: B008  a frozen contract
+        def run(source: bytes | None, operation: Operation = Resize(width=10)) -> ProcessedImage:  # noqa: B008  a frozen contract
             if source is not None:
                 (tmp_path / "source.jpg").write_bytes(source)
             job = ProcessImage(source="source.jpg", operations=[operation])
@@ -38,30 +45,30 @@ def process(tmp_path):
 
 
 @functools.cache
-def picture(kind, size=(80, 60)):
+def picture(kind: str, size: tuple[int, int] = (80, 60)) -> bytes:
     buffer = io.BytesIO()
     noise = Image.frombytes("RGB", size, random.Random(1).randbytes(size[0] * size[1] * 3))
     noise.save(buffer, kind)
     return buffer.getvalue()
 
 
-def png(width, height, pixels=b""):
+def png(width: int, height: int, pixels: bytes = b"") -> bytes:
     """A PNG that claims to have that size."""
 
-    def chunk(kind, data):
+    def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
-def test_a_missing_source_is_permanent_and_says_what_to_do(process):
+def test_a_missing_source_is_permanent_and_says_what_to_do(process: Process) -> None:
     with pytest.raises(MissingSource, match=r"holds no 'source\.jpg': upload the source before") as caught:
         process(None)
     assert isinstance(caught.value, PermanentError)
 
 
-def test_an_empty_source_is_permanent(process):
+def test_an_empty_source_is_permanent(process: Process) -> None:
     with pytest.raises(UnknownFormat, match="is empty"):
         process(b"")
 
@@ -79,18 +86,18 @@ def test_an_empty_source_is_permanent(process):
         b"\xff",
     ],
 )
-def test_an_unknown_format_is_permanent_whatever_the_name_says(process, source):
+def test_an_unknown_format_is_permanent_whatever_the_name_says(process: Process, source: bytes) -> None:
     with pytest.raises(UnknownFormat, match="is no JPEG, PNG, WebP, GIF or TIFF"):
         process(source)
 
 
-def test_channels_beside_the_colours_are_refused(process):
+def test_channels_beside_the_colours_are_refused(process: Process) -> None:
     source = pyvips.Image.black(20, 10, bands=6).copy(interpretation="srgb").tiffsave_buffer()
     with pytest.raises(UnknownFormat, match="has 6 channels"):
         process(source)
 
 
-def test_decoders_that_are_not_needed_stay_blocked(process):
+def test_decoders_that_are_not_needed_stay_blocked(process: Process) -> None:
     with pytest.raises(pyvips.Error):
         pyvips.Image.new_from_buffer(picture("avif"), "")
 
@@ -108,26 +115,26 @@ def test_decoders_that_are_not_needed_stay_blocked(process):
     ids=["shrink", "enlarge", "crop", "compress", "thumbnail"],
 )
 @pytest.mark.parametrize("part", [0.2, 0.98])
-def test_a_truncated_source_is_permanent(process, kind, operation, part):
+def test_a_truncated_source_is_permanent(process: Process, kind: str, operation: Operation, part: float) -> None:
     whole = picture(kind)
     with pytest.raises(BrokenImage, match="truncated or damaged"):
         process(whole[: int(len(whole) * part)], operation)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_header_alone_is_permanent(process, kind):
+def test_a_header_alone_is_permanent(process: Process, kind: str) -> None:
     with pytest.raises(BrokenImage, match="truncated or damaged"):
         process(picture(kind)[:16])
 
 
-def test_a_damaged_png_is_permanent(process):
+def test_a_damaged_png_is_permanent(process: Process) -> None:
     source = bytearray(picture("png"))
     source[len(source) // 2] ^= 0xFF
     with pytest.raises(BrokenImage):
         process(bytes(source))
 
 
-def test_a_decompression_bomb_is_refused_by_its_header(process):
+def test_a_decompression_bomb_is_refused_by_its_header(process: Process) -> None:
     bomb = png(50_000, 50_000, bytes(100_000))
     assert len(bomb) < 1_000
     started = time.process_time()
@@ -136,6 +143,6 @@ def test_a_decompression_bomb_is_refused_by_its_header(process):
     assert time.process_time() - started < 0.2
 
 
-def test_too_many_bytes_are_refused_before_they_are_read(process):
+def test_too_many_bytes_are_refused_before_they_are_read(process: Process) -> None:
     with pytest.raises(SourceTooLarge, match="1000001 bytes, and IMAGES_MAX_BYTES allows 1000000"):
         process(bytes(1_000_001))

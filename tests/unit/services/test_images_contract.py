@@ -14,16 +14,16 @@ EVERY_OPERATION = (
 )
 
 
-def test_a_job_goes_to_the_images_queue():
+def test_a_job_goes_to_the_images_queue() -> None:
     assert (ProcessImage.queue, ProcessImage.actor) == ("images", "process_image")
 
 
-def test_every_operation_survives_the_wire():
+def test_every_operation_survives_the_wire() -> None:
     job = ProcessImage(source="photos/cat.jpg", operations=EVERY_OPERATION)
     assert ProcessImage.model_validate_json(job.model_dump_json()) == job
 
 
-def test_operations_are_told_apart_by_their_kind():
+def test_operations_are_told_apart_by_their_kind() -> None:
     payload = {"source": "a.png", "operations": [{"kind": "thumbnail", "size": 8}, {"kind": "compress", "quality": 1}]}
     job = ProcessImage.model_validate_json(json.dumps(payload))
     assert job.operations == (Thumbnail(size=8), Compress(quality=1))
@@ -44,19 +44,19 @@ def test_operations_are_told_apart_by_their_kind():
         "a\n.jpg",
     ],
 )
-def test_a_source_outside_the_storage_is_refused_at_the_producer(key):
+def test_a_source_outside_the_storage_is_refused_at_the_producer(key: str) -> None:
     with pytest.raises(ValidationError, match="a key"):
         ProcessImage(source=key, operations=[Thumbnail(size=8)])
 
 
-def test_a_key_is_measured_in_bytes():
+def test_a_key_is_measured_in_bytes() -> None:
     ProcessImage(source="é" * 512, operations=[Thumbnail(size=8)])
     with pytest.raises(ValidationError, match="at most 1024 bytes"):
         ProcessImage(source="é" * 513, operations=[Thumbnail(size=8)])
 
 
 @pytest.mark.parametrize("count", [0, 21])
-def test_a_job_has_one_to_twenty_operations(count):
+def test_a_job_has_one_to_twenty_operations(count: int) -> None:
     with pytest.raises(ValidationError, match="operations"):
         ProcessImage(source="a.jpg", operations=[Thumbnail(size=8)] * count)
 
@@ -77,6 +77,8 @@ def test_a_job_has_one_to_twenty_operations(count):
         ({"kind": "rotate"}, "does not match any of the expected tags"),
     ],
 )
-def test_an_operation_that_makes_no_sense_is_refused_at_the_producer(operation, complaint):
+def test_an_operation_that_makes_no_sense_is_refused_at_the_producer(
+    operation: dict[str, object], complaint: str
+) -> None:
     with pytest.raises(ValidationError, match=complaint):
         ProcessImage.model_validate({"source": "a.jpg", "operations": [operation]})

@@ -1,30 +1,36 @@
 import io
 import zipfile
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from inference_service.adapters.datasets import Datasets
-from inference_service.adapters.storage import open_storage
+from inference_service.adapters.datasets import Dataset, Datasets
+from inference_service.adapters.storage import ObjectStorage, open_storage
 from inference_service.errors import BadDataset
 
 KEY = "numbers.npz"
 
 
-def npz(**arrays) -> bytes:
+def npz(**arrays: npt.ArrayLike) -> bytes:
     file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none of them is called allow_pickle
     return file.getvalue()
 
 
+class Read(Protocol):
+    def __call__(self, data: bytes | None, *, max_bytes: int = ...) -> Dataset: ...
+
+
 @pytest.fixture
-def storage():
+def storage() -> ObjectStorage:
     return open_storage("memory:///")
 
 
 @pytest.fixture
-def read(storage):
-    def read(data: bytes | None, *, max_bytes: int = 2**20):
+def read(storage: ObjectStorage) -> Read:
+    def read(data: bytes | None, *, max_bytes: int = 2**20) -> Dataset:
         if data is not None:
             storage.put(KEY, data)
         return Datasets(storage, max_bytes).read(KEY)
@@ -32,13 +38,13 @@ def read(storage):
     return read
 
 
-def test_a_data_set_is_read_back_as_it_was_written(read):
+def test_a_data_set_is_read_back_as_it_was_written(read: Read) -> None:
     data = read(npz(features=[[1, 2], [3, 4]], labels=[7, 8]))
     assert data.examples.features.tolist() == [[1, 2], [3, 4]]
     assert data.examples.labels.tolist() == [7, 8]
 
 
-def test_every_label_is_in_both_parts_and_no_row_in_two(read):
+def test_every_label_is_in_both_parts_and_no_row_in_two(read: Read) -> None:
     labels = np.repeat(["a", "b", "c"], [2, 10, 50])
     data = read(npz(features=np.arange(62).reshape(-1, 1), labels=labels))
     training, holdout = data.split(0.2, seed=3)
@@ -50,7 +56,7 @@ def test_every_label_is_in_both_parts_and_no_row_in_two(read):
 
 
 class Trap:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return (pytest.fail, ("a pickle was run",))
 
 
@@ -86,12 +92,14 @@ def shortened() -> bytes:
         (npz(features=[[1], [2]], labels=[0.5, 1.5]), "whole numbers or strings"),
     ],
 )
-def test_a_data_set_that_cannot_be_used_is_refused_with_its_reason(read, data, complaint):
+def test_a_data_set_that_cannot_be_used_is_refused_with_its_reason(
+    read: Read, data: bytes | None, complaint: str
+) -> None:
     with pytest.raises(BadDataset, match=complaint):
         read(data)
 
 
-def test_a_data_set_above_the_limit_is_refused_before_it_is_read(read):
+def test_a_data_set_above_the_limit_is_refused_before_it_is_read(read: Read) -> None:
     with pytest.raises(BadDataset, match="INFERENCE_DATASET_MAX_MIB"):
         read(npz(features=[[1]], labels=[1]), max_bytes=100)
 
@@ -99,6 +107,6 @@ def test_a_data_set_above_the_limit_is_refused_before_it_is_read(read):
 @pytest.mark.parametrize(
     ("labels", "complaint"), [([1, 1, 1], "1 different labels"), ([1, 1, 2], "one row labelled 2")]
 )
-def test_labels_that_cannot_be_learned_are_refused(read, labels, complaint):
+def test_labels_that_cannot_be_learned_are_refused(read: Read, labels: list[int], complaint: str) -> None:
     with pytest.raises(BadDataset, match=complaint):
         read(npz(features=[[1], [2], [3]], labels=labels)).split(0.5, seed=0)

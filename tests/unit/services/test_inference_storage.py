@@ -1,21 +1,22 @@
 import logging
+from pathlib import Path
 
 import pytest
 
 from inference_service.adapters import open_resources
 from inference_service.adapters.checkpoints import Checkpoint, Checkpoints
-from inference_service.adapters.storage import open_storage
+from inference_service.adapters.storage import ObjectStorage, open_storage
 from inference_service.errors import StorageUnavailable
 from inference_service.settings import InferenceSettings
 from jobkit.errors import SettingsError, TransientError
 
 
 @pytest.fixture(params=["file", "memory"])
-def storage(request, tmp_path):
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStorage:
     return open_storage({"file": tmp_path.as_uri(), "memory": "memory:///"}[request.param])
 
 
-def test_storage_returns_what_was_put_last(storage):
+def test_storage_returns_what_was_put_last(storage: ObjectStorage) -> None:
     storage.put("a/b", b"old")
     storage.put("a/b", b"new")
     storage.put("ab/c", b"")
@@ -24,20 +25,22 @@ def test_storage_returns_what_was_put_last(storage):
     assert storage.keys("a") == ["a/b"]
 
 
-def test_an_object_that_is_not_there_is_none_and_may_be_deleted(storage):
+def test_an_object_that_is_not_there_is_none_and_may_be_deleted(storage: ObjectStorage) -> None:
     assert storage.get("nothing") is None
     assert storage.keys("nothing") == []
     storage.delete("nothing")
 
 
-def test_an_object_above_the_limit_is_not_read(storage):
+def test_an_object_above_the_limit_is_not_read(storage: ObjectStorage) -> None:
     storage.put("large", b"12345")
     assert storage.get("large", max_bytes=5) == b"12345"
     with pytest.raises(ValueError, match="5 bytes are more than 4"):
         storage.get("large", max_bytes=4)
 
 
-def test_a_storage_that_does_not_answer_does_not_stop_the_start_and_is_worth_another_attempt(monkeypatch):
+def test_a_storage_that_does_not_answer_does_not_stop_the_start_and_is_worth_another_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name, value in {
         "AWS_ACCESS_KEY_ID": "name",
         "AWS_SECRET_ACCESS_KEY": "secret",
@@ -54,7 +57,7 @@ def test_a_storage_that_does_not_answer_does_not_stop_the_start_and_is_worth_ano
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_is_a_file_stops_the_start_and_names_the_variable(tmp_path):
+def test_a_folder_that_is_a_file_stops_the_start_and_names_the_variable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(SettingsError, match="INFERENCE_STORAGE_URL"),
@@ -64,13 +67,13 @@ def test_a_folder_that_is_a_file_stops_the_start_and_names_the_variable(tmp_path
 
 
 @pytest.mark.parametrize("url", ["ftp://example.com/x", "data", "file://data/x", ""])
-def test_a_url_that_is_no_storage_is_refused_and_names_the_variable(monkeypatch, url):
+def test_a_url_that_is_no_storage_is_refused_and_names_the_variable(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("INFERENCE_STORAGE_URL", url)
     with pytest.raises(SettingsError, match="INFERENCE_STORAGE_URL"):
         InferenceSettings.load()
 
 
-def test_the_last_checkpoints_are_kept_and_come_newest_first(storage):
+def test_the_last_checkpoints_are_kept_and_come_newest_first(storage: ObjectStorage) -> None:
     checkpoints = Checkpoints.of(storage, "job", {}, kept=2)
     for epoch in range(1, 6):
         checkpoints.save(Checkpoint(epoch, b"%d" % epoch))
@@ -78,7 +81,9 @@ def test_the_last_checkpoints_are_kept_and_come_newest_first(storage):
 
 
 @pytest.mark.parametrize("damaged", [b"", b"4", b"5 and something"])
-def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_used(storage, caplog, damaged):
+def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_used(
+    storage: ObjectStorage, caplog: pytest.LogCaptureFixture, damaged: bytes
+) -> None:
     checkpoints = Checkpoints.of(storage, "job", {}, kept=2)
     for epoch in (4, 5):
         checkpoints.save(Checkpoint(epoch, b"%d" % epoch))
@@ -88,7 +93,7 @@ def test_a_damaged_checkpoint_is_logged_and_the_one_before_is_used(storage, capl
     assert "is damaged: falling back to the one before" in caplog.text
 
 
-def test_checkpoints_of_other_inputs_are_not_seen_but_cleared(storage):
+def test_checkpoints_of_other_inputs_are_not_seen_but_cleared(storage: ObjectStorage) -> None:
     Checkpoints.of(storage, "job/../1", {"seed": 1}, kept=2).save(Checkpoint(1, b"1"))
     Checkpoints.of(storage, "job 2", {"seed": 1}, kept=2).save(Checkpoint(1, b"1"))
     edited = Checkpoints.of(storage, "job/../1", {"seed": 2}, kept=2)
