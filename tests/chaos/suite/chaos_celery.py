@@ -2,7 +2,7 @@
 
 import os
 
-from celery import Celery  # type: ignore[import-untyped]  # it has no annotations
+from celery import Celery
 from effect import ToldToFail, work
 
 URL = os.environ["JOBKIT_BROKER_URL"]
@@ -20,7 +20,7 @@ app.conf.update(
 )
 
 
-@app.task(  # type: ignore[untyped-decorator]  # the same
+@app.task(  # type: ignore[untyped-decorator]  # Celery ships no types
     name="task", autoretry_for=(ToldToFail,), max_retries=7, default_retry_delay=1
 )
 def task(name: str, seconds: float, fail_once: bool) -> None:
