@@ -6,19 +6,18 @@ here, before Dramatiq sees it.
 
 import logging
 import random
-import threading
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import pika
 from dramatiq import Message
 from dramatiq.broker import Consumer, MessageProxy
-from pika.adapters.blocking_connection import BlockingChannel
 
-from jobkit.broker.connection import CONNECTION_LOST, ConnectionSettings
+from jobkit.broker.connection import CONNECTION_LOST
 from jobkit.broker.envelope import decode
+from jobkit.broker.host import Host
 from jobkit.broker.session import RabbitmqDelivery, Session, Settlement
 from jobkit.deadletters import Failure, Reason, has_been_dead
 from jobkit.errors import JobkitError, MessageTooLarge, TopologyMismatch, Undecodable, UnknownActor, text_of
@@ -37,36 +36,6 @@ _REFUSALS: Final[dict[type[JobkitError], Reason]] = {
 }
 
 log = logging.getLogger(__name__)
-
-
-class Host(Protocol):
-    """What a consumer needs of the broker that it works for: a ``JobBroker``."""
-
-    stopping: threading.Event
-    connection_settings: ConnectionSettings
-
-    @property
-    def actors(self) -> Container[str]:
-        """The names of the actors that run here."""
-
-    @property
-    def max_message_bytes(self) -> int:
-        """The largest body that may be sent."""
-
-    def declare_on(self, channel: BlockingChannel, queue: str) -> None:
-        """Make the queue; raises ``TopologyMismatch``."""
-
-    def publish_dead_letter(self, body: bytes, properties: pika.BasicProperties, failure: Failure) -> None:
-        """Return once the dead letter is confirmed; raises ``SendError``."""
-
-    def report_outage(self, error: BaseException, *, first: bool) -> None:
-        """The broker cannot be reached; ``first`` if it never could."""
-
-    def report_connected(self) -> None:
-        """The broker is reached."""
-
-    def give_up(self, error: BaseException) -> None:
-        """End the worker: only a person can help."""
 
 
 class RabbitmqConsumer(Consumer):

@@ -1,0 +1,41 @@
+"""What a consumer needs of the broker that it works for."""
+
+import threading
+from collections.abc import Container
+from typing import Protocol
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+
+from jobkit.broker.connection import ConnectionSettings
+from jobkit.deadletters import Failure
+
+
+class Host(Protocol):
+    """A ``JobBroker``, as its consumers see it."""
+
+    stopping: threading.Event
+    connection_settings: ConnectionSettings
+
+    @property
+    def actors(self) -> Container[str]:
+        """The names of the actors that run here."""
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest body that may be sent."""
+
+    def declare_on(self, channel: BlockingChannel, queue: str) -> None:
+        """Make the queue; raises ``TopologyMismatch``."""
+
+    def publish_dead_letter(self, body: bytes, properties: pika.BasicProperties, failure: Failure) -> None:
+        """Return once the dead letter is confirmed; raises ``SendError``."""
+
+    def report_outage(self, error: BaseException, *, first: bool) -> None:
+        """The broker cannot be reached; ``first`` if it never could."""
+
+    def report_connected(self) -> None:
+        """The broker is reached."""
+
+    def give_up(self, error: BaseException) -> None:
+        """End the worker: only a person can help."""
