@@ -12,8 +12,9 @@ configure_logging("console", "INFO")
 def send(payload):
     raise ValueError("told to fail")
 
+secret = {"password": "s3cret"}  # not on a line that the traceback quotes
 try:
-    send({"password": "s3cret"})
+    send(secret)
 except ValueError as error:
     logging.getLogger("jobkit.jobs").warning("job failed", exc_info=error)
 """
