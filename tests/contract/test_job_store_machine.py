@@ -7,7 +7,7 @@ clock, and a store that loses its last second. An owner that dies needs no rule:
 import itertools
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypedDict, Unpack
+from typing import NotRequired, TypedDict, Unpack
 
 import pytest
 from hypothesis import settings
@@ -42,14 +42,14 @@ times = st.integers(1, 2)  # a call whose answer was lost is made again
 jumps = st.sampled_from([1, 900, 4_000, 14_999, 3_600_000, 3 * 86_400_000])
 
 
-class Asked(TypedDict, total=False):
+class Asked(TypedDict):
     """What a delivery says of itself, beside its owner and for how long it asks."""
 
     sent_at: int
-    attempts_before: int
-    revived: bool
-    alone_at: int
-    alone: bool
+    attempts_before: NotRequired[int]
+    revived: NotRequired[bool]
+    alone_at: NotRequired[int]
+    alone: NotRequired[bool]
 
 
 class LeaseMachine(RuleBasedStateMachine):
@@ -81,10 +81,10 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(target=leases, ttl=ttls)
     def a_delivery_waits_as_it_is_told_and_gets_the_job(self, ttl: int) -> object:
-        answer = self.ask("patient", ttl)
+        answer = self.ask("patient", ttl, sent_at=1)
         if isinstance(answer, Held):
             self.time_passes(milliseconds(answer.wait))
-            answer = self.ask("patient", ttl)
+            answer = self.ask("patient", ttl, sent_at=1)
             assert not isinstance(answer, Held), "stuck"
         return answer if isinstance(answer, Lease) else multiple()
 

@@ -1,9 +1,10 @@
 """Trap 7: a worker stops, and its last spans are still in memory.
 
-Worker processes end without running what ``atexit`` was given.
+Before Python 3.13, worker processes end without running what ``atexit`` was given.
 """
 
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,10 +30,14 @@ def environment(worker_settings: dict[str, str], collector: Collector) -> dict[s
     }
 
 
+#: From 3.13 on, Python's multiprocessing runs what was to run at the interpreter's exit in its children, too.
+LOST = [] if sys.version_info < (3, 13) else ["process probe"]
+
+
 @pytest.mark.parametrize(
     ("module", "exported"),
     [
-        pytest.param("stock_probe", [], id="stock_loses_its_last_spans"),
+        pytest.param("stock_probe", LOST, id="stock_loses_its_last_spans"),
         pytest.param("probe_service", ["process probe"], id="they_are_flushed_before_the_process_ends"),
     ],
 )
