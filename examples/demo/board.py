@@ -147,7 +147,7 @@ class Board:
         """Ask the store for every job that has not ended."""
         for entry in self.entries:
             if not entry.ended:
-                record = self._store.record(JobKey(entry.receipt.actor, entry.receipt.job_id))
+                record = self._store.record(JobKey.of(entry.receipt.queue, entry.receipt.actor, entry.receipt.job_id))
                 entry.seconds = time.monotonic() - entry.sent_at
                 entry.record = record
         with self._changed:

@@ -117,6 +117,28 @@ def test_a_store_that_is_away_for_longer_than_a_lease_lets_no_duplicate_in(
     assert set(ledger.counts("start").values()) == {1}
 
 
+def test_jobs_that_end_while_the_store_is_away_run_once_though_their_messages_come_back(
+    tmp_path: Path,
+    environment: dict[str, str],
+    producer: Producer,
+    ledger: Ledger,
+    rabbitmq: RabbitMQ,
+    redis_server: Redis,
+) -> None:
+    names = [f"job-{n}" for n in range(16)]
+    with WorkerProcess(tmp_path, environment, threads=16) as worker:
+        producer.send_many(Probe(name=name, seconds=2) for name in names)
+        ledger.wait(lambda log: len(log.entries("start")) == len(names), what="the start of the jobs")
+        redis_server.kill()
+        ledger.wait_for("end", *names)  # each thread waits with a result in its hand
+        close_connections(rabbitmq)
+        ledger.wait(lambda _: "taking messages from probe again" in worker.output(), what="the worker's word")
+        time.sleep(LEASE)  # and all leases run out
+        redis_server.start()
+        wait_until_empty(environment["JOBKIT_BROKER_URL"], "probe")
+    assert set(ledger.counts("start").values()) == {1}
+
+
 def test_connections_closed_under_running_jobs_lose_nothing_and_repeat_nothing(
     tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger, rabbitmq: RabbitMQ
 ) -> None:

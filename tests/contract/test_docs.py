@@ -26,6 +26,7 @@ from jobkit.broker import topology
 from jobkit.broker.envelope import decode
 from jobkit.cli import app
 from jobkit.contracts.email import SendEmail
+from jobkit.contracts.job import service_of
 from jobkit.deadletters import Failure, Reason
 from jobkit.settings import EnvironmentSettings, PlatformSettings
 from jobkit.store.base import JobRecord, JobState
@@ -88,7 +89,7 @@ class Post:
 
     def send(self, messages: Sequence[Message[Any]], *, delay: timedelta = timedelta()) -> None:
         for message in messages:
-            service = topology.service_of(message.queue_name)
+            service = service_of(message.queue_name)
             if service in SERVICES:
                 declared = importlib.import_module(f"{service}_service.actors").service
                 contract = declared.actors[message.actor_name].contract

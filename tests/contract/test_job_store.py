@@ -33,7 +33,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[JobStore]:
 
 @pytest.fixture
 def job() -> JobKey:
-    return JobKey("send_email", f"job-{next(_ids)}-{time.time_ns()}")
+    return JobKey("email", "send_email", f"job-{next(_ids)}-{time.time_ns()}")
 
 
 def take(
@@ -85,7 +85,7 @@ def test_a_transition_may_be_repeated_after_a_lost_answer(store: JobStore, job: 
     lease = take(store, job)
     assert store.complete(lease, b"1")
     assert store.complete(lease, b"1")
-    other = JobKey(job.actor, job.id + "-released")
+    other = JobKey(job.service, job.actor, job.id + "-released")
     lease = take(store, other)
     assert store.release(lease, delay=timedelta(0), counted=False)
     assert store.release(lease, delay=timedelta(0), counted=False)
@@ -181,9 +181,14 @@ def test_progress_is_readable_while_the_job_runs_and_starts_over_with_it(store: 
     assert (record.percent, record.step) == (0, "")
 
 
+def test_jobs_of_two_services_may_share_actor_and_id(store: JobStore, job: JobKey) -> None:
+    assert store.complete(take(store, job), b"")
+    assert take(store, JobKey("billing", job.actor, job.id)).attempt == 1
+
+
 def test_jobs_of_two_actors_may_share_an_id(store: JobStore, job: JobKey) -> None:
     store.complete(take(store, job), b"")
-    assert take(store, JobKey("build_report", job.id)).attempt == 1
+    assert take(store, JobKey("email", "build_report", job.id)).attempt == 1
 
 
 def test_a_job_without_a_record_is_unknown(store: JobStore, job: JobKey) -> None:
@@ -234,7 +239,7 @@ def test_a_dead_letter_that_is_sent_back_has_all_its_attempts_even_without_a_rec
     store: JobStore, job: JobKey
 ) -> None:
     assert take(store, job, revived=True, attempts_before=7).attempt == 1
-    other = JobKey(job.actor, job.id + "-dead")
+    other = JobKey(job.service, job.actor, job.id + "-dead")
     store.bury(take(store, other, sent_at=7), failure="bad address")
     assert take(store, other, "b", sent_at=7, revived=True, attempts_before=7).attempt == 1
 

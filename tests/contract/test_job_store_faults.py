@@ -15,7 +15,7 @@ NOW = 1_700_000_000_000
 SECOND = 1000
 DAY = 86_400 * SECOND
 TTL = timedelta(seconds=15)
-JOB = JobKey("send_email", "job-1")
+JOB = JobKey("email", "send_email", "job-1")
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -58,7 +58,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def __init__(self, stage: StagedStore) -> None:
         super().__init__()
         self.stage, self.store = stage, stage.store
-        self.job = JobKey("send_email", f"job-{next(_ids)}")
+        self.job = JobKey("email", "send_email", f"job-{next(_ids)}")
         self.model = JobModel(START)
         self.replica: object = None
         self.stage.set_clock(START)

@@ -41,7 +41,7 @@ def ended(worker: WorkerProcess, job: Probe, url: str, redis_url: str) -> str:
     """Send a job to the worker, and return its id when it is done or dead."""
     store = RedisStore(redis_url)
     with Producer(url) as producer:
-        key = JobKey("probe", producer.send(job).job_id)
+        key = JobKey("probe", "probe", producer.send(job).job_id)
     over = {JobState.DONE, JobState.DEAD}
     worker.ledger.wait(lambda _: (found := store.record(key)) is not None and found.state in over, what=key.id)
     store.close()

@@ -115,7 +115,7 @@ from rich.console import Console
 from screen import _picture
 from jobkit.receipt import Receipt
 from jobkit.store.base import JobKey, JobRecord, JobState
-key, note = JobKey("train", "1"), {"step": "epoch 12/40", "note": "accuracy 0.951"}
+key, note = JobKey("inference", "train", "1"), {"step": "epoch 12/40", "note": "accuracy 0.951"}
 record = JobRecord(key, JobState.RUNNING, attempt=1, crashes=0, fence=1, percent=50, **note)
 entries = [Entry(title, Receipt("1", "train", "inference"), 0.0, record, 12.3) for title in sys.argv[1:]]
 print = Console(width=80, file=sys.stdout).print

@@ -241,7 +241,7 @@ def test_a_worker_killed_between_effect_and_record_has_the_effect_twice_without_
         worker.start()
         worker.ledger.wait_for("end", *receipts)
         store = RedisStore(redis_url)
-        key = JobKey(Credit.actor, receipts["inbox"].job_id)
+        key = JobKey.of(Credit.queue, Credit.actor, receipts["inbox"].job_id)
         worker.ledger.wait(lambda _: (found := store.record(key)) is not None and found.state is JobState.DONE)
         record = store.record(key)
         store.close()

@@ -30,12 +30,12 @@ IDLE = 4
 NAME = "redis.invalid"
 #: READONLY and NOREPLICAS, in words.
 REFUSED = r"read only replica|Not enough good replicas"
-JOB = JobKey("send_email", "job-1")
+JOB = JobKey("email", "send_email", "job-1")
 
 
 def _writing(store_url: str) -> Callable[[], object]:
     store, ids = RedisStore(store_url, timeout=TIMEOUT), count()
-    return lambda: store.acquire(JobKey("send_email", f"{next(ids)}"), "a", ttl=MINUTE, sent_at=1)
+    return lambda: store.acquire(JobKey("email", "send_email", f"{next(ids)}"), "a", ttl=MINUTE, sent_at=1)
 
 
 def _reading(store_url: str) -> Callable[[], object]:

@@ -42,7 +42,7 @@ def test_a_sent_job_runs_once_and_its_result_is_recorded(
     receipt = producer.send(Probe(name="first"))
     ledger.wait_for("end", "first")
     store = RedisStore(redis_url)
-    key = JobKey("probe", receipt.job_id)
+    key = JobKey("probe", "probe", receipt.job_id)
     ledger.wait(lambda _: (record := store.record(key)) is not None and record.state is JobState.DONE)
     record = store.record(key)
     assert record is not None

@@ -68,9 +68,9 @@ def wait(condition: Callable[[], bool], what: str, limit: float = 60.0) -> None:
         time.sleep(0.1)
 
 
-def done(store: RedisStore, actor: str, job_id: str, limit: float = 60.0) -> JobRecord:
+def done(store: RedisStore, service: str, actor: str, job_id: str, limit: float = 60.0) -> JobRecord:
     """The job's record, once the job has ended well."""
-    key = JobKey(actor, job_id)
+    key = JobKey(service, actor, job_id)
 
     def ended() -> bool:
         record = store.record(key)
@@ -83,8 +83,8 @@ def done(store: RedisStore, actor: str, job_id: str, limit: float = 60.0) -> Job
     return record
 
 
-def result(store: RedisStore, actor: str, job_id: str, limit: float = 60.0) -> Any:
-    return json.loads(done(store, actor, job_id, limit).result or b"null")
+def result(store: RedisStore, service: str, actor: str, job_id: str, limit: float = 60.0) -> Any:
+    return json.loads(done(store, service, actor, job_id, limit).result or b"null")
 
 
 def caught(stack: Containers, recipient: str) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ def welcome(recipient: str) -> SendEmail:
 
 def test_an_email_reaches_the_mail_server(stack: Containers, producer: Producer, store: RedisStore) -> None:
     receipt = producer.send(welcome("ada@example.com"))
-    sent = result(store, "send_email", receipt.job_id)
+    sent = result(store, "email", "send_email", receipt.job_id)
     assert [message["MessageID"] for message in caught(stack, "ada@example.com")] == [sent["message_id"].strip("<>")]
 
 
@@ -111,7 +111,7 @@ def test_an_image_is_resized_and_stored(stack: Containers, producer: Producer, s
     stack.store("images", "incoming/gradient.png", file.getvalue())
     operations = (Resize(width=320), Thumbnail(size=64), Convert(format="webp"))
     receipt = producer.send(ProcessImage(source="incoming/gradient.png", operations=operations))
-    outputs = result(store, "process_image", receipt.job_id)["outputs"]
+    outputs = result(store, "images", "process_image", receipt.job_id)["outputs"]
     sizes = {output["kind"]: Image.open(io.BytesIO(stack.stored("images", output["key"]))).size for output in outputs}
     assert sizes == {"image": (320, 240), "thumbnail": (64, 48)}
 
@@ -136,20 +136,20 @@ def test_what_one_container_trains_another_predicts_with(
     stack: Containers, producer: Producer, store: RedisStore, digits: str
 ) -> None:
     trained = producer.send(TrainModel(model="digits", dataset=digits, epochs=5))
-    assert result(store, "train_model", trained.job_id)["accuracy"] > 0.9
+    assert result(store, "inference", "train_model", trained.job_id)["accuracy"] > 0.9
     inputs = (load_digits().data[:20] / 16).tolist()
     predicted = producer.send(PredictBatch(model="digits", inputs=inputs))
-    assert len(result(store, "predict_batch", predicted.job_id)["predictions"]) == 20
+    assert len(result(store, "inference", "predict_batch", predicted.job_id)["predictions"]) == 20
 
 
 def test_a_killed_worker_is_replaced_inside_its_container_and_its_job_done(
     stack: Containers, producer: Producer, store: RedisStore, digits: str
 ) -> None:
     receipt = producer.send(TrainModel(model="long", dataset=digits, epochs=150, hidden_units=256))
-    key = JobKey("train_model", receipt.job_id)
+    key = JobKey("inference", "train_model", receipt.job_id)
     wait(lambda: (record := store.record(key)) is not None and (record.percent or 0) > 5, "the training's progress")
     stack.kill_workers("training")
-    record = done(store, "train_model", receipt.job_id, limit=180)
+    record = done(store, "inference", "train_model", receipt.job_id, limit=180)
     assert record.crashes == 1
     assert stack.state("training")["RestartCount"] == 0
     wait(lambda: stack.state("training")["State"]["Health"]["Status"] == "healthy", "its successor's health")
@@ -166,10 +166,10 @@ def test_a_stop_in_the_middle_of_work_ends_in_time_with_status_0_and_loses_nothi
     assert {name: stack.state(name)["State"]["ExitCode"] for name in (*WORKERS, "scheduler")} == dict.fromkeys(
         (*WORKERS, "scheduler"), 0
     )
-    waiting = sum(store.record(JobKey("send_email", receipt.job_id)) is None for receipt in receipts)
+    waiting = sum(store.record(JobKey("email", "send_email", receipt.job_id)) is None for receipt in receipts)
     assert waiting > 0, "the stop came too late to interrupt anything"
     stack.compose("start", "email")
     for receipt in receipts:
-        done(store, "send_email", receipt.job_id)
+        done(store, "email", "send_email", receipt.job_id)
     ids = [message["MessageID"] for message in caught(stack, "many@example.com")]
     assert len(ids) == len(set(ids)) == len(receipts)

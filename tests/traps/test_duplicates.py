@@ -46,7 +46,7 @@ def test_the_result_of_a_finished_job_stays(ours: Ours, vhost_url: str, redis_ur
         for deliveries in (1, 2):
             ours.send("report", job_id="report/17")
             wait_for_acks(settled, deliveries)
-            record = store.record(JobKey("work", "report/17"))
+            record = store.record(JobKey("work", "work", "report/17"))
             assert record is not None
             assert record.result == b'"worth keeping"'
         wait_until_empty(vhost_url, "work")

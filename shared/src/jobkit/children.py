@@ -1,14 +1,16 @@
 """The jobs that jobs send."""
 
+import json
 import uuid
 from datetime import timedelta
 
-from jobkit.contracts.job import Job
+from jobkit.contracts.job import Job, service_of
 from jobkit.execution import ROUND_OPTION, Execution
 from jobkit.interrupts import Interrupts
 from jobkit.patience import Patience
 from jobkit.producer import SendsMessages, message_for
 from jobkit.receipt import Receipt
+from jobkit.store.base import JobKey
 
 #: Their ids come from this namespace, from their parent's id and their number or key.
 _CHILDREN = uuid.UUID("0e9f4d0a-7b0b-5d62-9a4e-6f1d7f6c2a11")
@@ -30,7 +32,7 @@ class Children:
             WorkerStopping: the worker stops, and the time that running jobs have is over.
         """
         parent.sends += 1
-        child = child_id(parent.job.id, job.actor, key if key is not None else parent.sends)
+        child = child_id(parent.job, job, key if key is not None else parent.sends)
         message = message_for(job, lane=lane, key=None, job_id=child)
         message.options[ROUND_OPTION] = parent.round
         self._interrupts.shielded(
@@ -41,6 +43,8 @@ class Children:
         return Receipt(message.message_id, message.actor_name, message.queue_name)
 
 
-def child_id(parent_id: str, actor: str, key: str | int) -> str:
-    """The id of the job that a job sends to ``actor``: by its key, or as its first, second … send."""
-    return str(uuid.uuid5(_CHILDREN, f"{parent_id}/{actor}/{key}"))
+def child_id(parent: JobKey, job: Job, name: str | int) -> str:
+    """The id of the job that a job sends: by its key, or as its first, second … send."""
+    # As JSON, so that no two of these have one text, whatever stands in ids and keys.
+    told = json.dumps([parent.service, parent.actor, parent.id, service_of(job.queue), job.actor, name])
+    return str(uuid.uuid5(_CHILDREN, told))

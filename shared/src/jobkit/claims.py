@@ -8,7 +8,7 @@ from dramatiq.middleware import SkipMessage
 
 from jobkit.errors import StoreUnavailable
 from jobkit.execution import ATTEMPTS_OPTION, DEFERRED_OPTION, Execution, Verdict
-from jobkit.leases import RETRY_RENEWAL
+from jobkit.leases import HEAD_START, LeaseKeeper
 from jobkit.patience import Patience
 from jobkit.store.base import Finished, Held, JobStore, Lease, Suspect
 from jobkit.time import milliseconds
@@ -19,22 +19,23 @@ LONGEST_DEFERRAL = timedelta(seconds=60)
 #: How long a job on its last chance waits for another such job to end.
 LAST_CHANCE_DEFERRAL = timedelta(seconds=2)
 
-#: Seconds. After an outage of the store, the owners of running jobs renew their leases before anybody asks for one.
-HEAD_START = 3 * RETRY_RENEWAL
-
 
 class Claims:
     """Asks the store for leases on behalf of deliveries, and puts back those that come too early.
 
     Args:
         store: Keeps the records.
+        keeper: Knows of outages in which leases may have run out.
         patience: Waits out outages.
         ttl: How long a lease lasts without renewal.
         max_crashes: After so many workers that died with it, a job is poison.
     """
 
-    def __init__(self, store: JobStore, patience: Patience, *, ttl: timedelta, max_crashes: int) -> None:
+    def __init__(
+        self, store: JobStore, keeper: LeaseKeeper, patience: Patience, *, ttl: timedelta, max_crashes: int
+    ) -> None:
         self._store = store
+        self._keeper = keeper
         self._patience = patience
         self._ttl = ttl
         self._max_crashes = max_crashes
@@ -80,14 +81,19 @@ class Claims:
         raise SkipMessage(f"{execution.job.actor} {execution.job.id} waits for another suspect to end")
 
     def _ask(self, execution: Execution) -> Lease | Held | Suspect | Finished:
+        # In an outage leases may run out, with their owners at work and nobody to tell it to. Those go first.
         try:
+            self._let_owners_go_first(self._keeper.head_start())
             return self._acquire(execution)
         except StoreUnavailable:
-            # Leases may have run out meanwhile, with their owners at work and nobody to tell it to.
             self._patience.wait_out(self._store.ping)
-            self._patience.pause(HEAD_START)
-            self._patience.refuse_when_stopping()
+            self._let_owners_go_first(HEAD_START)
             return self._patience.wait_out(lambda: self._acquire(execution))
+
+    def _let_owners_go_first(self, seconds: float) -> None:
+        if seconds:
+            self._patience.pause(seconds)
+            self._patience.refuse_when_stopping()
 
     def _acquire(self, execution: Execution) -> Lease | Held | Suspect | Finished:
         attempts = execution.message.options.get(ATTEMPTS_OPTION, 0)

@@ -123,7 +123,7 @@ def without_history(message: Message[Any]) -> Message[Any]:
 def begin(message: MessageProxy) -> Execution:
     """Take charge of a delivery: from here on it is acked only once its execution is settled."""
     plain: Message[Any] = Message(**{name: getattr(message, name) for name in _FIELDS})
-    execution = Execution(plain, JobKey(message.actor_name, message.message_id))
+    execution = Execution(plain, JobKey.of(message.queue_name, message.actor_name, message.message_id))
     said = message.__dict__  # by our own broker; the proxy would look for anything else in the message
     execution.revived = said.get("revived", False)
     said["execution"] = execution

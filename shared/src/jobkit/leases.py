@@ -12,6 +12,9 @@ from jobkit.store.base import JobStore, Lease
 #: Seconds until a renewal that failed is tried again: once the store is back, it should come before anybody's claim.
 RETRY_RENEWAL = 0.5
 
+#: Seconds. After an outage of the store, the owners of running jobs renew their leases before anybody asks for one.
+HEAD_START = 3 * RETRY_RENEWAL
+
 #: Seconds. A job that is interrupted, and comes back to the interpreter, has handed itself back by then.
 INTERRUPT_TIME = 0.5
 
@@ -21,25 +24,42 @@ log = logging.getLogger(__name__)
 class LeaseKeeper:
     """Renews all leases of this process in one call, three times in a lease's life, and during an outage more often.
 
-    A job whose lease has gone to another worker is interrupted: its result would not be recorded.
+    A job whose lease has gone to another worker is interrupted: its result would not be recorded. It asks the
+    store also when no job runs, so that it knows of every outage that is long enough for leases to run out.
     """
 
     def __init__(self, store: JobStore, interrupts: Interrupts, ttl: timedelta) -> None:
         self._store = store
         self._interrupts = interrupts
         self._ttl = ttl
-        self._kept: dict[Lease, int] = {}
+        self._kept: dict[Lease, int | None] = {}
         self._lock = threading.Lock()
+        self._first_come_at = 0.0  # by the monotonic clock
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Watch the store, and renew what is kept."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
+                self._thread = threading.Thread(target=self._run, name="jobkit-leases", daemon=True)
+                self._thread.start()
 
     def keep(self, lease: Lease, thread: int) -> None:
         """Renew ``lease``, whose job runs in ``thread``, until it is forgotten."""
         with self._lock:
             self._kept[lease] = thread
-            if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
-                self._thread = threading.Thread(target=self._run, name="jobkit-leases", daemon=True)
-                self._thread.start()
+        self.start()
+
+    def run_has_ended(self, lease: Lease) -> None:
+        """Renew it further, but interrupt nothing for it: its job is being recorded, which frees the lease."""
+        with self._lock:
+            if lease in self._kept:
+                self._kept[lease] = None
+
+    def head_start(self) -> float:
+        """Seconds for which owners go first, on all machines: the store was away just now, or it still is."""
+        return max(0.0, self._first_come_at - time.monotonic())
 
     def forget(self, lease: Lease) -> None:
         """Renew it no more."""
@@ -65,8 +85,11 @@ class LeaseKeeper:
         with self._lock:
             kept = dict(self._kept)
         try:
+            if not kept:
+                self._store.ping()
             answers = self._store.renew(list(kept), self._ttl)
         except StoreUnavailable as outage:
+            self._first_come_at = time.monotonic() + HEAD_START
             if say_so:
                 log.warning("leases cannot be renewed now: %s", outage)
             return False
@@ -74,12 +97,12 @@ class LeaseKeeper:
             log.exception("leases cannot be renewed now")
             return False
         for (lease, thread), held in zip(kept.items(), answers, strict=True):
-            if not held:
+            if not held and thread is not None:
                 self._lose(lease, thread)
         return True
 
     def _lose(self, lease: Lease, thread: int) -> None:
-        with self._lock:  # so that the job cannot be forgotten, and the next one begin, before it is interrupted
-            if lease in self._kept:
+        with self._lock:  # so that the job cannot end, and the next one begin, before it is interrupted
+            if self._kept.get(lease) == thread:
                 log.error("the lease of %s %s has gone to another worker", lease.job.actor, lease.job.id)
                 self._interrupts.interrupt(thread, LeaseLost)

@@ -14,9 +14,8 @@ from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.memory import MemoryBroker, MemoryExchange
 from jobkit.broker.rabbitmq import JobBroker
 from jobkit.broker.sender import Sender
-from jobkit.broker.topology import service_of
 from jobkit.context import Context
-from jobkit.contracts.job import Job
+from jobkit.contracts.job import Job, service_of
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
 from jobkit.producer import SendsMessages

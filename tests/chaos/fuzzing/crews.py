@@ -159,7 +159,7 @@ def train(url: str, store_url: str) -> None:
         receipt = producer.send(TRAINING)
     deadline = time.monotonic() + START
     while True:
-        record = store.record(JobKey(receipt.actor, receipt.job_id))
+        record = store.record(JobKey.of(receipt.queue, receipt.actor, receipt.job_id))
         if record is not None and record.state is JobState.DONE:
             break
         if time.monotonic() > deadline:

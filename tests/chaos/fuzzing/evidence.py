@@ -16,11 +16,7 @@ from jobkit.broker.topology import dead_letter_queue
 from jobkit.deadletters import Failure
 
 #: What a worker may say beside how a job or a message ended; anything else under hostile messages is a defect.
-HARMLESS = (
-    "a default password",
-    # Said, too, of a lease that was renewed in the moment between its job's record and its being forgotten.
-    "has gone to another worker",
-)
+HARMLESS = ("a default password",)
 
 
 class Logs:

@@ -103,7 +103,7 @@ class Stage:
 
     def send(self, *jobs: Call | CallOnce | Unrelated, sent_at: int = 0) -> None:
         for job in jobs:
-            self.ids[job.name] = JobKey(job.actor, job.name)
+            self.ids[job.name] = JobKey.of(job.queue, job.actor, job.name)
             sent = sent_at or int(time.time() * 1000)
             message: Message[object] = Message(job.queue, job.actor, (), job.model_dump(), {}, job.name, sent)
             self.exchange.send([message])

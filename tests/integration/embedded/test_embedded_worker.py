@@ -142,7 +142,7 @@ class Stage:
             worker.stop(timeout=5_000)
 
     def record(self, receipt: Receipt) -> JobRecord | None:
-        return self.store.record(JobKey(receipt.actor, receipt.job_id))
+        return self.store.record(JobKey.of(receipt.queue, receipt.actor, receipt.job_id))
 
     def wait(self, receipt: Receipt, state: JobState) -> JobRecord:
         def stands() -> bool:
@@ -293,7 +293,7 @@ def test_a_dead_job_that_is_sent_anew_runs_anew(stage: Stage) -> None:
 
 
 def test_a_job_that_took_down_three_workers_is_poison_and_does_not_run_again(stage: Stage) -> None:
-    key = JobKey("work", "deadly")
+    key = JobKey("work", "work", "deadly")
     for number in range(4):  # four leases that lapse: their workers never said a word
         assert isinstance(stage.store.acquire(key, str(number), ttl=timedelta(seconds=1), sent_at=1), Lease)
         stage.store.skipped += 2
@@ -305,7 +305,7 @@ def test_a_job_that_took_down_three_workers_is_poison_and_does_not_run_again(sta
 
 
 def test_two_crashes_are_not_yet_poison(stage: Stage) -> None:
-    key = JobKey("work", "unlucky")
+    key = JobKey("work", "work", "unlucky")
     for number in range(2):
         assert isinstance(stage.store.acquire(key, str(number), ttl=timedelta(seconds=1), sent_at=1), Lease)
         stage.store.skipped += 2

@@ -9,7 +9,7 @@ import pytest
 from dramatiq import Message
 from dramatiq.middleware import Shutdown
 
-from jobkit.children import Children
+from jobkit.children import Children, child_id
 from jobkit.contracts import Job
 from jobkit.errors import BrokerUnavailable, MessageTooLarge, TimeLimitExceeded
 from jobkit.execution import Execution
@@ -51,7 +51,7 @@ def interrupts() -> Interrupts:
 def send(sender: Away, over: threading.Event, interrupts: Interrupts) -> None:
     patience = Patience(threading.Event(), over, first=0.005, longest=0.01)
     message: Message[Any] = Message("work", "work", (), {}, {})
-    parent = Execution(message, JobKey("work", "parent"))
+    parent = Execution(message, JobKey("work", "work", "parent"))
     Children(sender, patience, interrupts).send(parent, Step(), lane="normal", key=None, delay=timedelta())
 
 
@@ -91,3 +91,29 @@ def test_what_can_never_be_sent_is_not_waited_for(over: threading.Event, interru
     with pytest.raises(MessageTooLarge):
         interrupts.run(lambda: send(sender, over, interrupts), limit=60)
     assert sender.tries == 1
+
+
+class Mail(Job, queue="mail"):
+    """A job of another kind."""
+
+
+class SendNext(Job, queue="next.urgent"):
+    """Another kind, of the same service."""
+
+
+def test_no_two_children_have_one_id() -> None:
+    parents = [
+        JobKey("shop", "charge", "order-17"),
+        JobKey("shop", "ship", "order-17"),
+        JobKey("depot", "ship", "order-17"),
+        JobKey("shop", "ship", "order-17/step/1"),
+    ]
+    names: list[str | int] = [1, "1", 2, "2", "step/1", "1/step"]
+    kinds = [Step(), Mail(), SendNext()]
+    ids = [child_id(parent, kind, name) for parent in parents for kind in kinds for name in names]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_same_child_has_the_same_id_in_all_versions() -> None:
+    told = child_id(JobKey("shop", "charge", "order-17"), Mail(), "receipt")
+    assert told == "873f0fe7-67c1-59ee-b116-7969ce86fd12"

@@ -159,7 +159,7 @@ def milliseconds(time: datetime) -> int:
 
 def running(lease_until: datetime) -> JobRecord:
     started = milliseconds(NOW - timedelta(minutes=1))
-    key = JobKey("send_email", "welcome/ada")
+    key = JobKey("email", "send_email", "welcome/ada")
     return JobRecord(key, JobState.RUNNING, 1, 0, 1, started_at=started, lease_until=milliseconds(lease_until))
 
 
@@ -168,6 +168,7 @@ def test_a_job_whose_worker_died_says_that_it_waits_for_a_worker(capsys: pytest.
     print_blocks([block(record, NOW)])
     assert capsys.readouterr().out.splitlines() == [
         "job: welcome/ada",
+        "service: email",
         "actor: send_email",
         "state: running",
         "lease: over since 2026-03-01 12:00:25 UTC: its worker died or lost the store, and the job waits for a worker",
@@ -185,7 +186,8 @@ def test_a_job_that_runs_is_not_said_to_wait() -> None:
 
 def test_a_waiting_job_says_when_it_is_due() -> None:
     due = milliseconds(NOW + timedelta(minutes=2))
-    record = JobRecord(JobKey("send_email", "a"), JobState.WAITING, 1, 0, 1, due_at=due, failure="told to fail")
+    job = JobKey("email", "send_email", "a")
+    record = JobRecord(job, JobState.WAITING, 1, 0, 1, due_at=due, failure="told to fail")
     assert (block(record, NOW)["due"], block(record, NOW)["lease"]) == ("2026-03-01 12:02:30 UTC", "")
     assert document(record, NOW)["due_at"] == "2026-03-01T12:02:30.000+00:00"
     assert document(record, NOW)["lease_until"] is None

@@ -9,12 +9,12 @@ import pytest
 
 from jobkit.errors import LeaseLost, StoreUnavailable
 from jobkit.interrupts import Interrupts
-from jobkit.leases import LeaseKeeper
+from jobkit.leases import HEAD_START, LeaseKeeper
 from jobkit.store.base import Held, JobKey, Lease
 from jobkit.store.memory import MemoryStore
 
 TTL = timedelta(milliseconds=30)  # the keeper renews every 10 ms
-JOB = JobKey("send_email", "job-1")
+JOB = JobKey("email", "send_email", "job-1")
 
 
 class Clock:
@@ -35,6 +35,11 @@ class WatchedStore(MemoryStore):
         self.renewals = 0
         self.calls = 0
         self.away = False
+
+    def ping(self) -> None:
+        if self.away:
+            raise StoreUnavailable("the store is away")
+        super().ping()
 
     def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
         self.calls += 1
@@ -105,7 +110,7 @@ def test_a_forgotten_lease_ends_by_itself(store: WatchedStore, keeper: LeaseKeep
 
 def test_all_leases_of_a_process_are_renewed_in_one_call(store: WatchedStore, keeper: LeaseKeeper) -> None:
     for number in range(20):
-        keeper.keep(take(store, job=JobKey("send_email", str(number))), threading.get_ident())
+        keeper.keep(take(store, job=JobKey("email", "send_email", str(number))), threading.get_ident())
     before, begun = store.calls, time.monotonic()
     renewed(store)
     assert store.calls - before <= 3 + (time.monotonic() - begun) / 0.01
@@ -143,3 +148,28 @@ def test_an_outage_of_the_store_is_survived_and_said(
     clock.now += 0.02
     assert isinstance(store.acquire(JOB, "b", ttl=TTL, sent_at=1), Held)
     assert any("the store is away" in record.getMessage() for record in caplog.records)
+
+
+def test_a_job_that_is_being_recorded_raises_no_alarm(
+    store: WatchedStore, keeper: LeaseKeeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    lease = take(store)
+    keeper.keep(lease, threading.get_ident())
+    renewed(store)
+    keeper.run_has_ended(lease)
+    assert store.complete(lease, b"")
+    renewed(store)
+    assert not caplog.records
+
+
+def test_owners_go_first_after_an_outage_that_was_noticed_with_or_without_a_job(
+    store: WatchedStore, keeper: LeaseKeeper
+) -> None:
+    keeper.start()
+    renewed(store)
+    assert keeper.head_start() == 0
+    store.away = True
+    wait_until(lambda: keeper.head_start() > 0)
+    store.away = False
+    renewed(store)
+    assert 0 < keeper.head_start() <= HEAD_START

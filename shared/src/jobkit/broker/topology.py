@@ -9,6 +9,7 @@ from typing import Final
 import pika.exceptions
 from pika.adapters.blocking_connection import BlockingChannel
 
+from jobkit.contracts.job import service_of
 from jobkit.errors import TopologyMismatch
 
 #: Deliveries before RabbitMQ itself dead-letters a message. It is the backstop for what the job record cannot count,
@@ -19,11 +20,6 @@ DELIVERY_LIMIT: Final = 100
 _DEAD_LETTER_DELIVERY_LIMIT: Final = 1_000_000_000
 
 _DURABLE_QUORUM: Final = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
-
-
-def service_of(queue: str) -> str:
-    """The service that a queue or lane belongs to: its name up to the first dot."""
-    return queue.partition(".")[0]
 
 
 def lane_queue(queue: str, lane: str) -> str:

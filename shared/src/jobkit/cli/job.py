@@ -9,18 +9,25 @@ import typer
 
 from jobkit.cli.output import iso, moment, print_blocks, print_json, readable
 from jobkit.cli.platform import one_line_errors, platform
+from jobkit.schedule.registry import RedisSchedules
 from jobkit.store.base import JobKey, JobRecord, JobState
 from jobkit.store.redis import RedisStore
 
 
-def show(actor: str, job_id: str, *, as_json: bool) -> None:
-    """Print the job's record; exit status 1 if there is none."""
-    with one_line_errors(), closing(RedisStore(platform().store_url)) as store:
-        record = store.record(JobKey(actor, job_id))
-    if record is None:
+def show(actor: str, job_id: str, *, service: str | None, as_json: bool) -> None:
+    """Print the job's record; exit status 1 if there is none, or more than one service has such a job."""
+    url = platform().store_url
+    with one_line_errors(), closing(RedisStore(url)) as store:
+        services = RedisSchedules(url).services() if service is None else [service]
+        found = [record for name in services if (record := store.record(JobKey(name, actor, job_id))) is not None]
+    if not found:
         typer.echo(f"nothing is known of {actor} {job_id}: it has not started, or its record has expired", err=True)
         raise typer.Exit(1)
-    now = datetime.now(UTC)
+    if len(found) > 1:
+        names = ", ".join(record.job.service for record in found)
+        typer.echo(f"{actor} {job_id} is a job of several services ({names}): say which by --service", err=True)
+        raise typer.Exit(1)
+    record, now = found[0], datetime.now(UTC)
     if as_json:
         print_json(document(record, now))
     else:
@@ -31,6 +38,7 @@ def block(record: JobRecord, now: datetime) -> Mapping[str, str]:
     """The record for people; what is not known has no value."""
     return {
         "job": record.job.id,
+        "service": record.job.service,
         "actor": record.job.actor,
         "state": record.state.value,
         "lease": _lease(record, now),
@@ -51,6 +59,7 @@ def document(record: JobRecord, now: datetime) -> Mapping[str, object]:
     """The record for programs: every field is there, null where nothing is known."""
     return {
         "job_id": record.job.id,
+        "service": record.job.service,
         "actor": record.job.actor,
         "state": record.state.value,
         "lease_until": iso(moment(record.lease_until)),

@@ -54,6 +54,7 @@ def schedules(as_json: AsJson = False) -> None:
 def status(
     actor: Annotated[str, typer.Argument(help="The actor, for example send_email.")],
     job_id: Annotated[str, typer.Argument(help="The job's id, as its sender got it back.")],
+    service: Annotated[str | None, typer.Option(help="Whose actor, if several services have one of that name.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show where a job stands.
@@ -62,7 +63,7 @@ def status(
     """
     from jobkit.cli.job import show
 
-    show(actor, job_id, as_json=as_json)
+    show(actor, job_id, service=service, as_json=as_json)
 
 
 @app.command("dead-letters")

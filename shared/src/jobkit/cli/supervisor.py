@@ -25,8 +25,9 @@ _HOPELESS: Final = frozenset({EXIT_MISCONFIGURED, RET_IMPORT})
 
 #: Seconds between two looks at the processes.
 _LOOK: Final = 0.25
-#: Seconds: a process that lived for less waits before it is started again, each time twice as long.
-_STEADY, _LONGEST_PAUSE = 30.0, 30.0
+#: Seconds. A process that lived for less than the first waits before it is started again, each time twice as long: so
+#: little that killed workers are back soon, enough for the machine to do more than start what ends at once.
+_STEADY, _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 0.2, 3.0
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class Supervisor:
 
     def _pause(self, slot: _Slot, now: float) -> None:
         steady = now - slot.started_at > _STEADY
-        slot.pause = 0.0 if steady else min(max(1.0, slot.pause * 2), _LONGEST_PAUSE)
+        slot.pause = 0.0 if steady else min(max(_FIRST_PAUSE, slot.pause * 2), _LONGEST_PAUSE)
         slot.start_at = now + slot.pause
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:

@@ -19,6 +19,11 @@ _WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _LANE_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 
+def service_of(queue: str) -> str:
+    """The service that a queue or lane belongs to: its name up to the first dot."""
+    return queue.partition(".")[0]
+
+
 class Job(BaseModel):
     """One kind of job: what a producer sends, and what the actor of the same name receives.
 

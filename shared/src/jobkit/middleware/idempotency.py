@@ -55,9 +55,12 @@ class Idempotency(Middleware):
     ) -> None:
         self._store = store
         self._patience = patience
-        self._claims = Claims(store, patience, ttl=ttl, max_crashes=max_crashes)
         self._keeper = LeaseKeeper(store, interrupts, ttl)
+        self._claims = Claims(store, self._keeper, patience, ttl=ttl, max_crashes=max_crashes)
         self._max_crashes = max_crashes
+
+    def before_worker_boot(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
+        self._keeper.start()
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         execution = begin(message)
@@ -119,6 +122,8 @@ class Idempotency(Middleware):
 
     def _end(self, execution: Execution) -> None:
         """Record what became of the job, and let its lease go."""
+        if execution.lease is not None:
+            self._keeper.run_has_ended(execution.lease)
         try:
             self._record(execution)
         except WorkerStopping:
@@ -144,10 +149,13 @@ class Idempotency(Middleware):
             Verdict.SNOOZED: lambda: store.release(lease, delay=execution.due_in(), counted=False),
             Verdict.DIED: lambda: store.bury(lease, failure=failure),
         }
-        if verdict in transitions and self._patience.see_through(transitions[verdict]):
+        if verdict not in transitions:
+            self._hand_back(execution)
+        elif self._patience.see_through(transitions[verdict]):
             execution.settle(verdict)
         else:
-            # Another owner has the job by now. Back in the queue, this delivery will find out what it did.
+            # Back in the queue, this delivery will find out what the other owner has done.
+            log.error("the lease of %s %s went to another worker before its end", lease.job.actor, lease.job.id)
             self._hand_back(execution)
 
     def _hand_back(self, execution: Execution) -> None:

@@ -147,6 +147,10 @@ class RedisSchedules:
         found = (s for service, text in lists.items() for s in self._read(service.decode(errors="replace"), text))
         return sorted(found, key=lambda s: s.name)
 
+    def services(self) -> list[str]:
+        """All services whose workers have ever announced their schedules, be it that they have none."""
+        return sorted(name.decode(errors="replace") for name in self._client.ask("HKEYS", _LISTS))
+
     def last_tick(self, name: str, when: str | None = None) -> datetime | None:
         value = self._client.ask("HGET", _TICKS, name)
         known = json.loads(value) if value else {"when": None, "cursors": {}}

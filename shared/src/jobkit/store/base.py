@@ -6,6 +6,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from jobkit.contracts.job import service_of
+
 #: A waiting job that is due this soon may run: the broker's delays have a resolution of one second.
 DUE_SLACK = timedelta(seconds=1)
 
@@ -21,10 +23,20 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobKey:
-    """The identity of a job. Ids are per actor, so that two kinds of job may use the same business key."""
+    """The identity of a job. Ids are per service and actor, so two kinds of job may use the same business key.
 
+    >>> JobKey.of("email.high", "send_email", "welcome/17")
+    JobKey(service='email', actor='send_email', id='welcome/17')
+    """
+
+    service: str
     actor: str
     id: str
+
+    @classmethod
+    def of(cls, queue: str, actor: str, job_id: str) -> "JobKey":
+        """The identity of a job that was sent to ``queue``, or to a lane of it."""
+        return cls(service_of(queue), actor, job_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from jobkit.store.base import DUE_SLACK, Finished, Held, JobKey, JobRecord, JobS
 from jobkit.store.redis_client import NOW, Argument, RedisClient
 from jobkit.time import milliseconds
 
-_KEY = "jobkit:job:{actor}:{id}"
+_KEY = "jobkit:job:{service}:{actor}:{id}"
 
 
 def _told(lease: Lease) -> list[Argument]:
@@ -126,4 +126,4 @@ class RedisStore:
 
     @staticmethod
     def _key(job: JobKey) -> str:
-        return _KEY.format(actor=job.actor, id=job.id)
+        return _KEY.format(service=job.service, actor=job.actor, id=job.id)
