@@ -173,19 +173,15 @@ def test_a_message_of_20_mib_is_refused_at_the_producer(vhost_url: str) -> None:
         producer.send(Probe(name="x" * 20 * 2**20))
 
 
-def test_a_message_of_20_mib_from_elsewhere_is_a_dead_letter(
+def test_a_message_of_15_mib_from_elsewhere_is_a_dead_letter(
     tmp_path: Path, environment: dict[str, str], ledger: Ledger
 ) -> None:
     with WorkerProcess(tmp_path, environment):
         url = environment["JOBKIT_BROKER_URL"]
         wait_for_queue(url, "probe")
-        body = message_body(kwargs={"name": "x" * 20 * 2**20})
+        body = message_body(kwargs={"name": "x" * 15 * 2**20})  # RabbitMQ 4.x itself refuses more than 16
         with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-            try:
-                connection.channel().basic_publish("", "probe", body)
-                connection.process_data_events(0)
-            except pika.exceptions.ChannelClosedByBroker:
-                pytest.skip("this RabbitMQ (4.x) refuses messages above 16 MiB itself")
+            connection.channel().basic_publish("", "probe", body)
         _, failure, kept = wait_for_dead_letter(url, "probe")
         assert failure.reason == "too_large"
         assert json.loads(kept)["kwargs"]["name"][:2] == "xx"

@@ -56,7 +56,9 @@ def test_stock_drops_its_dead_letters_without_a_word_when_their_time_is_over(
         job = stock.send("doomed")
         until(lambda: settled.rejected == [job], "the job is rejected")
         until(lambda: depth(vhost_url, "work.XQ") == 0, "the dead-letter queue is empty")
-    assert arguments_of(rabbitmq, vhost_url, "work.XQ") == {"x-message-ttl": 500}
+    told = arguments_of(rabbitmq, vhost_url, "work.XQ")
+    assert told.pop("x-queue-type", "classic") == "classic"  # RabbitMQ 4.x says so, 3.x does not
+    assert told == {"x-message-ttl": 500}
 
 
 def test_a_dead_letter_says_why_and_is_kept_until_somebody_decides(

@@ -62,12 +62,8 @@ def test_stock_dead_letters_it_without_a_reason_and_hardly_tells_anybody(
         _, properties, kept = connection.channel().basic_get("work.XQ")
     assert (onlooker.told, kept) == (told, body)
     assert properties is not None
-    assert set(properties.headers) == {
-        "x-death",
-        "x-first-death-exchange",
-        "x-first-death-queue",
-        "x-first-death-reason",
-    }
+    # What RabbitMQ writes, 4.x some more than 3.x, and nothing else.
+    assert all(name == "x-death" or name.startswith(("x-first-death-", "x-last-death-")) for name in properties.headers)
     assert properties.headers["x-first-death-reason"] == "rejected"
 
 
