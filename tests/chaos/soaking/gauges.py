@@ -19,7 +19,8 @@ from local_stack.redis import Redis
 
 #: Seconds between two readings.
 EVERY = 2.0
-#: Seconds after a process has started that are not judged: it imports, connects, and runs each kind of job once.
+#: Seconds after the start that are not judged, of a process or of the run: it imports, connects, and runs each kind of
+#: job once.
 WARM_UP = 20.0
 #: Readings that a third must have to be judged.
 LEAST = 5
@@ -103,7 +104,7 @@ class Gauges:
             for pid, readings in self._lives(name):
                 yield from _breach(f"process {pid}:", bound, readings)
         for name, bound in SHARED.items():
-            yield from _breach("", bound, self.shared[name])
+            yield from _breach("", bound, _warm(self.shared[name]))
 
     def summary(self) -> Iterator[tuple[str, str, str, str]]:
         """For each gauge its median in the first and last third, and its highest reading."""
@@ -118,7 +119,7 @@ class Gauges:
     def _lives(self, name: str) -> Iterator[tuple[int, list[Reading]]]:
         """The readings of each process that lived long enough to be judged."""
         for pid, series in self.processes.items():
-            warm = [reading for reading in series[name] if reading[0] > series[name][0][0] + WARM_UP]
+            warm = _warm(series[name])
             if len(warm) >= 3 * LEAST:
                 yield pid, warm
 
@@ -132,6 +133,10 @@ class Gauges:
         self._ended.set()
         self._thread.join(30)
         self._redis.close()
+
+
+def _warm(readings: Sequence[Reading]) -> list[Reading]:
+    return [reading for reading in readings if reading[0] > readings[0][0] + WARM_UP]
 
 
 def _thirds(readings: Sequence[Reading]) -> tuple[list[float], list[float]]:
