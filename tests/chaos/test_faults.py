@@ -38,12 +38,15 @@ def test_a_worker_killed_in_mid_job_loses_no_job_and_repeats_only_what_it_was_do
     ):
         producer.send_many(Probe(name=name, seconds=0.2) for name in names)
         ledger.wait(lambda log: len(log.entries("end")) >= 12, what="the first jobs")
+        killed_at = time.time()
         victim.kill()
-        ended = ledger.counts("end")
+        ended = {entry.name: entry.at for entry in ledger.entries("end")}
         ledger.wait_for("end", *names, limit=40)
-    assert set(ledger.counts("end").values()) == {1}
+    # The kill may fall between an effect and its record: the "end" of a job was written, and nothing else said so.
+    excused = {name for name, at in ended.items() if at > killed_at - 0.2}
+    assert {name for name, count in ledger.counts("end").items() if count > 1} <= excused
     repeated = {name for name, count in ledger.counts("start").items() if count > 1}
-    assert repeated.isdisjoint(ended)
+    assert repeated.isdisjoint(ended.keys() - excused)
     assert len(repeated) <= 4, "a process with four threads was killed"
 
 

@@ -99,6 +99,7 @@ class Pair:
     def cut_off(self) -> None:
         """NOREPLICAS is what it says, as a primary does that no longer hears of the others."""
         with self.admin(self.primary) as admin:
+            _until(lambda: not admin.info("replication")["connected_slaves"])  # it learns of it a moment later
             admin.config_set("min-replicas-to-write", 1)
 
 
