@@ -1,6 +1,7 @@
 """Who may run a job: the delivery that gets its lease."""
 
 import threading
+from contextlib import suppress
 from datetime import timedelta
 
 from dramatiq import Broker
@@ -81,19 +82,14 @@ class Claims:
         raise SkipMessage(f"{execution.job.actor} {execution.job.id} waits for another suspect to end")
 
     def _ask(self, execution: Execution) -> Lease | Held | Suspect | Finished:
-        # In an outage leases may run out, with their owners at work and nobody to tell it to. Those go first.
-        try:
-            self._let_owners_go_first(self._keeper.head_start())
-            return self._acquire(execution)
-        except StoreUnavailable:
-            self._patience.wait_out(self._store.ping)
-            self._let_owners_go_first(HEAD_START)
-            return self._patience.wait_out(lambda: self._acquire(execution))
-
-    def _let_owners_go_first(self, seconds: float) -> None:
-        if seconds:
-            self._patience.pause(seconds)
-            self._patience.refuse_when_stopping()
+        if not self._keeper.store_was_away():
+            with suppress(StoreUnavailable):
+                return self._acquire(execution)
+        # Leases may have run out meanwhile, with their owners at work and nobody to tell it to. Those go first.
+        self._patience.wait_out(self._store.ping)
+        self._patience.pause(HEAD_START)
+        self._patience.refuse_when_stopping()
+        return self._patience.wait_out(lambda: self._acquire(execution))
 
     def _acquire(self, execution: Execution) -> Lease | Held | Suspect | Finished:
         attempts = execution.message.options.get(ATTEMPTS_OPTION, 0)

@@ -1,6 +1,7 @@
 """Keeping the leases of the running jobs of one process."""
 
 import logging
+import math
 import threading
 import time
 from datetime import timedelta
@@ -34,7 +35,7 @@ class LeaseKeeper:
         self._ttl = ttl
         self._kept: dict[Lease, int | None] = {}
         self._lock = threading.Lock()
-        self._first_come_at = 0.0  # by the monotonic clock
+        self._away_until = 0.0  # by the monotonic clock
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -57,9 +58,9 @@ class LeaseKeeper:
             if lease in self._kept:
                 self._kept[lease] = None
 
-    def head_start(self) -> float:
-        """Seconds for which owners go first, on all machines: the store was away just now, or it still is."""
-        return max(0.0, self._first_come_at - time.monotonic())
+    def store_was_away(self) -> bool:
+        """Whether it is away, or came back so recently that owners elsewhere may not have renewed their leases yet."""
+        return time.monotonic() < self._away_until
 
     def forget(self, lease: Lease) -> None:
         """Renew it no more."""
@@ -89,13 +90,15 @@ class LeaseKeeper:
                 self._store.ping()
             answers = self._store.renew(list(kept), self._ttl)
         except StoreUnavailable as outage:
-            self._first_come_at = time.monotonic() + HEAD_START
+            self._away_until = math.inf
             if say_so:
                 log.warning("leases cannot be renewed now: %s", outage)
             return False
         except Exception:  # the leases of all jobs depend on this thread
             log.exception("leases cannot be renewed now")
             return False
+        if self._away_until == math.inf:
+            self._away_until = time.monotonic() + HEAD_START
         for (lease, thread), held in zip(kept.items(), answers, strict=True):
             if not held and thread is not None:
                 self._lose(lease, thread)

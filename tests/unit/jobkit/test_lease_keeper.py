@@ -7,9 +7,10 @@ from datetime import timedelta
 
 import pytest
 
+from jobkit import leases
 from jobkit.errors import LeaseLost, StoreUnavailable
 from jobkit.interrupts import Interrupts
-from jobkit.leases import HEAD_START, LeaseKeeper
+from jobkit.leases import LeaseKeeper
 from jobkit.store.base import Held, JobKey, Lease
 from jobkit.store.memory import MemoryStore
 
@@ -162,14 +163,16 @@ def test_a_job_that_is_being_recorded_raises_no_alarm(
     assert not caplog.records
 
 
-def test_owners_go_first_after_an_outage_that_was_noticed_with_or_without_a_job(
-    store: WatchedStore, keeper: LeaseKeeper
+@pytest.mark.parametrize(("head_start", "remembered"), [(1_000.0, True), (0.0, False)])
+def test_an_outage_is_noticed_without_a_job_and_remembered_for_the_head_start_of_owners(
+    store: WatchedStore, keeper: LeaseKeeper, monkeypatch: pytest.MonkeyPatch, head_start: float, remembered: bool
 ) -> None:
+    monkeypatch.setattr(leases, "HEAD_START", head_start)
     keeper.start()
     renewed(store)
-    assert keeper.head_start() == 0
+    assert not keeper.store_was_away()
     store.away = True
-    wait_until(lambda: keeper.head_start() > 0)
+    wait_until(keeper.store_was_away)
     store.away = False
     renewed(store)
-    assert 0 < keeper.head_start() <= HEAD_START
+    assert keeper.store_was_away() is remembered
