@@ -22,19 +22,19 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "fuzzing"), str(HERE.parent / "harness")]
 
-from campaign import Campaign  # noqa: E402  the tests are files, not packages
-from crews import SERVICES, Crew, crews, environment, furnish, targets, train  # noqa: E402
-from evidence import DeadLetters, Logs, unsettled  # noqa: E402
-from hostile import Hostile, Target  # noqa: E402
-from publishing import publish  # noqa: E402
-from queues import wait_for_queue, wait_until_empty  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-from vitals import Vitals  # noqa: E402
+from campaign import Campaign
+from crews import SERVICES, Crew, crews, environment, furnish, targets, train
+from evidence import DeadLetters, Logs, unsettled
+from hostile import Hostile, Target
+from publishing import publish
+from queues import wait_for_queue, wait_until_empty
+from rich.console import Console
+from rich.table import Table
+from vitals import Vitals
 
-from local_stack.mailcatcher import MailCatcher  # noqa: E402
-from local_stack.rabbitmq import RabbitMQ  # noqa: E402
-from local_stack.redis import Redis  # noqa: E402
+from local_stack.mailcatcher import MailCatcher
+from local_stack.rabbitmq import RabbitMQ
+from local_stack.redis import Redis
 
 MESSAGES = int(os.environ.get("FUZZ_MESSAGES", "10000"))
 SEED = os.environ.get("FUZZ_SEED", "7")

@@ -26,18 +26,18 @@ from typing import TypeVar
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "suite"), str(HERE.parent / "harness")]
 
-from clock import Clock  # noqa: E402  the tests are files, not packages
-from cluster import Cluster  # noqa: E402
-from faults import FAULTS, Fault  # noqa: E402
-from report import Row, line, page, show  # noqa: E402
-from rich.console import Console  # noqa: E402
-from run import Nodes, Run  # noqa: E402
-from systems import SYSTEMS, System  # noqa: E402
+from clock import Clock
+from cluster import Cluster
+from faults import FAULTS, Fault
+from report import Row, line, page, show
+from rich.console import Console
+from run import Nodes, Run
+from systems import SYSTEMS, System
 
-from local_stack import packages  # noqa: E402
-from local_stack.errors import MissingPackages  # noqa: E402
-from local_stack.rabbitmq import RabbitMQ  # noqa: E402
-from local_stack.redis import Redis  # noqa: E402
+from local_stack import packages
+from local_stack.errors import MissingPackages
+from local_stack.rabbitmq import RabbitMQ
+from local_stack.redis import Redis
 
 JOBS = int(os.environ.get("CHAOS_JOBS", "2000"))
 PAGE = HERE.parents[1] / "docs/reference/faults.md"

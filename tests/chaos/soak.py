@@ -26,22 +26,22 @@ HERE = Path(__file__).resolve().parent
 ROOMS = [HERE / "soaking", HERE / "suite", HERE / "fuzzing", HERE.parent / "harness"]
 sys.path[:0] = [str(room) for room in ROOMS]
 
-from account import Account, dead_letters, settle  # noqa: E402  the tests are files, not packages
-from faults import FAULTS, Fault  # noqa: E402
-from gauges import Gauges  # noqa: E402
-from ledger import Ledger  # noqa: E402
-from load import Load  # noqa: E402
-from proxy import Proxy  # noqa: E402
-from queues import wait_until_empty  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-from strikes import Scene  # noqa: E402
-from vitals import descendants  # noqa: E402
-from worker_groups import Workers  # noqa: E402
+from account import Account, dead_letters, settle
+from faults import FAULTS, Fault
+from gauges import Gauges
+from ledger import Ledger
+from load import Load
+from proxy import Proxy
+from queues import wait_until_empty
+from rich.console import Console
+from rich.table import Table
+from strikes import Scene
+from vitals import descendants
+from worker_groups import Workers
 
-from local_stack.process import Process  # noqa: E402
-from local_stack.rabbitmq import RabbitMQ  # noqa: E402
-from local_stack.redis import Redis  # noqa: E402
+from local_stack.process import Process
+from local_stack.rabbitmq import RabbitMQ
+from local_stack.redis import Redis
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
 SEED = os.environ.get("SOAK_SEED", "7")
