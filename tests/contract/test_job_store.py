@@ -251,3 +251,102 @@ def test_a_job_that_runs_again_shows_nothing_of_the_time_before(store: JobStore,
     record = store.record(job)
     assert record is not None
     assert (record.due_at, record.finished_at, record.result, record.failure) == (0, 0, b"", "")
+
+
+NOW = time.time_ns() // 1_000_000
+
+
+def die(store: JobStore, job: JobKey, owner: str, sent_at: int) -> None:
+    assert store.bury(take(store, job, owner, sent_at=sent_at), failure="no")
+
+
+def test_an_older_duplicate_of_a_job_that_has_died_since_is_answered(store: JobStore, job: JobKey) -> None:
+    die(store, job, "first", NOW)
+    die(store, job, "sent again", NOW + 10)
+    for sent_at in (NOW, NOW + 10):  # the broker delivers both once more
+        assert store.acquire(job, "late", ttl=TTL, sent_at=sent_at) == Finished(JobState.DEAD)
+
+
+def test_a_duplicate_that_waited_while_its_job_died_is_answered(store: JobStore, job: JobKey) -> None:
+    lease = take(store, job, "newer", sent_at=NOW + 10)
+    assert isinstance(store.acquire(job, "older", ttl=TTL, sent_at=NOW), Held)
+    assert store.bury(lease, failure="no")
+    assert store.acquire(job, "older", ttl=TTL, sent_at=NOW) == Finished(JobState.DEAD)
+
+
+def test_a_send_from_long_before_the_death_is_answered_though_it_was_never_delivered(
+    store: JobStore, job: JobKey
+) -> None:
+    die(store, job, "a", NOW)
+    assert store.acquire(job, "b", ttl=TTL, sent_at=NOW - 3_600_000) == Finished(JobState.DEAD)
+
+
+def test_a_send_is_never_answered_with_an_earlier_death_though_its_senders_clock_is_behind(
+    store: JobStore, job: JobKey
+) -> None:
+    die(store, job, "a", NOW)
+    behind = NOW - 5 * 60_000
+    die(store, job, "sent after the death", behind)
+    assert store.acquire(job, "redelivered", ttl=TTL, sent_at=behind) == Finished(JobState.DEAD)
+    assert store.acquire(job, "redelivered", ttl=TTL, sent_at=NOW) == Finished(JobState.DEAD)
+
+
+def test_a_sender_that_does_not_say_when_is_not_answered_with_an_earlier_death(store: JobStore, job: JobKey) -> None:
+    die(store, job, "a", NOW)
+    take(store, job, "b", sent_at=0)
+
+
+def test_a_job_remembers_the_last_sends_and_no_more(store: JobStore, job: JobKey) -> None:
+    for number in range(40):
+        die(store, job, str(number), NOW + number)
+    assert store.acquire(job, "late", ttl=TTL, sent_at=NOW + 30) == Finished(JobState.DEAD)
+    assert isinstance(store.acquire(job, "older", ttl=TTL, sent_at=NOW), Lease)
+
+
+def test_a_delayed_job_that_comes_too_early_waits_until_it_is_due(store: JobStore, job: JobKey) -> None:
+    due_at, delay = NOW + 3_600_000, timedelta(hours=1)
+    held = store.acquire(job, "a", ttl=TTL, sent_at=NOW, due_at=due_at, delay=delay)
+    assert isinstance(held, Held)
+    assert held.state is JobState.WAITING
+    assert timedelta(minutes=59) < held.wait <= delay
+    record = store.record(job)
+    assert record is not None
+    assert (record.state, record.attempt, record.waits_for) == (JobState.WAITING, 0, "its delay")
+    again = store.acquire(job, "a copy", ttl=TTL, sent_at=NOW, due_at=due_at, delay=delay)
+    assert isinstance(again, Held)
+    assert again.wait <= held.wait
+
+
+def test_a_senders_clock_that_is_ahead_delays_its_job_by_no_more_than_it_asked_for(
+    store: JobStore, job: JobKey
+) -> None:
+    tomorrow, delay = NOW + 86_400_000, timedelta(seconds=2)
+    held = store.acquire(job, "a", ttl=TTL, sent_at=NOW, due_at=tomorrow, delay=delay)
+    assert isinstance(held, Held)
+    assert held.wait <= delay
+    wait_until(lambda: isinstance(store.acquire(job, "b", ttl=TTL, sent_at=NOW, due_at=tomorrow, delay=delay), Lease))
+
+
+def test_a_delayed_job_that_comes_in_time_runs_at_once(store: JobStore, job: JobKey) -> None:
+    take(store, job, sent_at=NOW, due_at=NOW + 500, delay=timedelta(seconds=60))
+
+
+def test_a_dead_job_that_is_sent_again_with_a_delay_waits_too(store: JobStore, job: JobKey) -> None:
+    die(store, job, "a", NOW)
+    later = NOW + 1
+    held = store.acquire(job, "b", ttl=TTL, sent_at=later, due_at=NOW + 60_000, delay=timedelta(minutes=1))
+    assert isinstance(held, Held)
+    record = store.record(job)
+    assert record is not None
+    assert (record.state, record.failure, record.finished_at) == (JobState.WAITING, "", 0)
+
+
+def test_a_job_that_waits_says_what_for_until_it_runs(store: JobStore, job: JobKey) -> None:
+    assert store.release(take(store, job), delay=timedelta(), counted=False, waits_for="breaker smtp is open")
+    waiting = store.record(job)
+    assert waiting is not None
+    assert waiting.waits_for == "breaker smtp is open"
+    take(store, job, "b")
+    running = store.record(job)
+    assert running is not None
+    assert running.waits_for == ""

@@ -39,6 +39,7 @@ ttls = st.sampled_from([1_000, 5_000, 15_000])
 delays = st.sampled_from([0, 500, 2_000, 60_000])
 failures = st.sampled_from(["", "no route"])
 times = st.integers(1, 2)  # a call whose answer was lost is made again
+sends = st.sampled_from([0, 1, START - 1, START, START + 1])  # no time, and one from long ago
 jumps = st.sampled_from([1, 900, 4_000, 14_999, 3_600_000, 3 * 86_400_000])
 
 
@@ -69,7 +70,7 @@ class LeaseMachine(RuleBasedStateMachine):
         target=leases,
         owner=owners,
         ttl=ttls,
-        sent_at=st.integers(1, 2),
+        sent_at=sends,
         attempts_before=st.integers(0, 3),
         revived=st.booleans(),
         alone_at=st.integers(0, 2),
@@ -81,10 +82,10 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(target=leases, ttl=ttls)
     def a_delivery_waits_as_it_is_told_and_gets_the_job(self, ttl: int) -> object:
-        answer = self.ask("patient", ttl, sent_at=1)
+        answer = self.ask("patient", ttl, sent_at=START)
         if isinstance(answer, Held):
             self.time_passes(milliseconds(answer.wait))
-            answer = self.ask("patient", ttl, sent_at=1)
+            answer = self.ask("patient", ttl, sent_at=START)
             assert not isinstance(answer, Held), "stuck"
         return answer if isinstance(answer, Lease) else multiple()
 

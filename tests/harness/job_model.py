@@ -6,10 +6,10 @@ between which two moments of it the job has to become free.
 
 from dataclasses import dataclass, replace
 
-from jobkit.store.base import DUE_SLACK, Finished, Held, JobState, Lease, Suspect
+from jobkit.store.base import CLOCK_SKEW, DUE_SLACK, Finished, Held, JobState, Lease, Suspect
 from jobkit.time import milliseconds
 
-SLACK = milliseconds(DUE_SLACK)
+SLACK, SKEW = milliseconds(DUE_SLACK), milliseconds(CLOCK_SKEW)
 
 Answer = Lease | Held | Suspect | Finished
 
@@ -28,10 +28,21 @@ class Known:
     span: int = 0  # for how long it was leased, or made to wait
     earliest: int = 0  # until then nobody else gets it
     latest: int = 0  # from then on whoever asks gets it
+    seen: tuple[int, ...] = ()  # the sends that were delivered
+    died_at: int = 0  # by the store's clock
 
     @classmethod
     def of(cls, lease: Lease, failure: str = "") -> "Known":
-        return cls(lease, lease.attempt, lease.crashes, lease.first_failed_at, failure=failure)
+        return cls(lease, lease.attempt, lease.crashes, lease.first_failed_at, failure=failure, seen=(lease.sent_at,))
+
+    def see(self, sent_at: int) -> None:
+        if sent_at not in self.seen:
+            self.seen = (*self.seen, sent_at)
+
+    def answers(self, sent_at: int) -> bool:
+        """Whether the job's death answers this send: one that came later starts it again."""
+        duplicate = sent_at in self.seen or 0 < sent_at < self.died_at - SKEW
+        return sent_at == self.lease.sent_at or (sent_at < self.lease.sent_at and duplicate)
 
     def hold(self, now: int, span: int) -> None:
         self.span, self.earliest, self.latest = span, now + span, now + span
@@ -79,15 +90,17 @@ class JobModel:
         if known and known.state is JobState.DONE:
             assert answer == Finished(JobState.DONE)
             return
-        if known and known.state is JobState.DEAD and known.lease.sent_at == sent_at and not revived:
+        if known and known.state is JobState.DEAD and known.answers(sent_at) and not revived:
             assert answer == Finished(JobState.DEAD)
             return
         if known and known.state is JobState.RUNNING and known.lease.owner == owner:
             assert answer == known.lease
             self._lend(known, ttl)
             return
-        if known and known.state is not JobState.DEAD and self._is_held(known, answer):
-            return
+        if known and known.state is not JobState.DEAD:
+            known.see(sent_at)
+            if self._is_held(known, answer):
+                return
 
         attempt, crashes, first_failed_at, failure = 0, 0, 0, ""
         if known and known.state is not JobState.DEAD:
@@ -101,8 +114,12 @@ class JobModel:
         assert isinstance(answer, Lease), answer
         attempt = max(attempt, 0 if revived else attempts_before) + 1
         self._check_fence(answer.fence)
-        assert answer == Lease(answer.job, owner, answer.fence, attempt, crashes, first_failed_at, sent_at)
+        latest = max(known.lease.sent_at, sent_at) if known else sent_at
+        assert answer == Lease(answer.job, owner, answer.fence, attempt, crashes, first_failed_at, latest)
+        seen = known.seen if known else ()
         self.known = Known.of(answer, failure)
+        self.known.seen = seen
+        self.known.see(sent_at)
         self._lend(self.known, ttl)
 
     def _is_held(self, known: Known, answer: Answer) -> bool:
@@ -142,7 +159,7 @@ class JobModel:
         known = self._record_of(lease)
         self.told.pop(name(lease), None)
         if known and known.state in {JobState.RUNNING, JobState.WAITING}:
-            known.state, known.result, known.failure = state, result, failure
+            known.state, known.result, known.failure, known.died_at = state, result, failure, self.clock
         return known is not None and known.state is state
 
     def release(self, lease: Lease, *, delay: int, counted: bool, failure: str) -> bool:

@@ -16,7 +16,7 @@ from pydantic_settings import SettingsConfigDict
 from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.context import Context
 from jobkit.contracts import Job
-from jobkit.errors import PermanentError, Retry, TransientError
+from jobkit.errors import PermanentError, Snooze, TransientError
 from jobkit.retry import fixed
 from jobkit.schedule import cron
 from jobkit.service import Service
@@ -118,7 +118,7 @@ def _misbehave(how: str) -> None:
         case "permanent":
             raise PermanentError("told to give up")
         case "snooze":
-            raise Retry(delay=1)
+            raise Snooze(delay=1)
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang":

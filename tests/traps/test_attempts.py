@@ -5,7 +5,7 @@ from dramatiq import RateLimitExceeded, actor
 from dramatiq.brokers.stub import StubBroker
 from in_process import Ours, Stock, until
 
-from jobkit.errors import Retry, TransientError
+from jobkit.errors import Snooze, TransientError
 from jobkit.retry import fixed
 
 WAITS = 5  # more than there are attempts
@@ -30,7 +30,7 @@ def test_stock_uses_up_an_attempt_for_each_wait_and_the_job_dies() -> None:
     assert (len(stock.runs), stock.ends) == (3, [])
 
 
-@pytest.mark.parametrize("wait", [Retry(0.01), no_slot()], ids=["retry", "rate limit"])
+@pytest.mark.parametrize("wait", [Snooze(0.01), no_slot()], ids=["retry", "rate limit"])
 def test_a_wait_uses_up_no_attempt(wait: Exception) -> None:
     ours = Ours(retry=fixed(0.01, attempts=2, jitter=0))
 

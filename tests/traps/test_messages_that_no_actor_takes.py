@@ -12,7 +12,7 @@ import pika
 import pytest
 from dramatiq import Broker
 from dramatiq.middleware import Middleware
-from in_process import Stock, until
+from in_process import Ours, Stock, until
 from probe_service import Probe
 from queues import depth, message_body, publish, wait_for_dead_letter, wait_for_queue
 from sockets import connections
@@ -20,6 +20,7 @@ from worker_process import WorkerProcess
 
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.rabbitmq import JobBroker
+from jobkit.broker.topology import DELIVERY_LIMIT
 from jobkit.errors import BrokerUnavailable
 from jobkit.producer import Producer
 from local_stack.rabbitmq import RabbitMQ
@@ -100,10 +101,49 @@ def shared_worker(
     shared_url: str, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WorkerProcess]:
     redis_server.start()
-    settings = {"JOBKIT_BROKER_URL": shared_url, "JOBKIT_STORE_URL": redis_server.url}
+    settings = {
+        "JOBKIT_BROKER_URL": shared_url,
+        "JOBKIT_STORE_URL": redis_server.url,
+        "JOBKIT_ROLLOUT_SECONDS": "0",  # no newer worker will come
+    }
     with WorkerProcess(tmp_path_factory.mktemp("shared"), settings) as started:
         wait_for_queue(shared_url, "probe")
         yield started
+
+
+def test_a_message_for_an_actor_that_is_not_there_yet_waits_in_the_broker(ours: Ours, vhost_url: str) -> None:
+    with ours.working():
+        wait_for_queue(vhost_url, "work")
+        publish(vhost_url, "work", message_body(queue_name="work", actor_name="later", kwargs={"new": "field"}))
+        until(lambda: depth(vhost_url, "jobkit.delay.02") == 1, "it waits for four seconds and one more")
+    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
+        _, _, body = connection.channel().basic_get("jobkit.delay.02")
+    waiting = json.loads(body or b"")
+    assert (waiting["options"]["refused"], waiting["kwargs"]) == (5, {"new": "field"})
+    assert depth(vhost_url, "work.dlq") == 0
+
+
+def test_a_message_that_is_returned_again_and_again_is_a_dead_letter_with_its_reason(
+    ours: Ours, vhost_url: str
+) -> None:
+    assert isinstance(ours.broker, JobBroker)
+    ours.broker.declare_queue("work", ensure=True)
+    publish(vhost_url, "work", message_body(queue_name="work", actor_name="work", kwargs={"name": "x"}))
+    with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
+        channel = connection.channel()
+
+        def was_returned() -> bool:
+            method, _, _ = channel.basic_get("work")
+            if method is not None:
+                channel.basic_reject(method.delivery_tag, requeue=True)
+            return method is not None
+
+        for _ in range(DELIVERY_LIMIT):
+            until(was_returned, "it is in the queue again")
+    with ours.working():
+        _, failure, _ = wait_for_dead_letter(vhost_url, "work")
+    assert (failure.reason, ours.runs) == ("delivery_limit", [])
+    assert failure.message == "it was delivered 100 times before and never came to an end"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +156,6 @@ def shared_worker(
         (message_body(actor_name="nobody"), "unknown_actor", "'nobody'"),
         (message_body(message_id="x" * 201), "undecodable", "message_id"),
         (message_body(message_id=7), "undecodable", "message_id"),
-        (message_body(kwargs={"name": "x", "surprise": 1}), "bad_payload", "surprise"),
         (message_body(kwargs={"seconds": "soon"}), "bad_payload", "seconds"),
         (message_body(kwargs={"self": 1}), "undecodable", "self"),
         (message_body(args=[1]), "bad_payload", "args"),

@@ -35,6 +35,7 @@ from jobkit.schedule.registry import RedisSchedules
 from jobkit.schedule.schedule import Schedule
 from jobkit.settings import PlatformSettings, ServiceSettings
 from jobkit.store.base import JobStore
+from jobkit.waits import Limits
 
 R = TypeVar("R")
 
@@ -74,7 +75,11 @@ class Assembly(Generic[R]):
     ) -> list[Middleware]:
         """What surrounds every job. ``before_*`` hooks run downward, ``after_*`` hooks upward."""
         lease = timedelta(seconds=self.platform.lease_seconds)
-        record_ttl = timedelta(seconds=self.platform.record_ttl_seconds)
+        limits = Limits(
+            excuse=timedelta(seconds=self.platform.record_ttl_seconds),
+            rollout=timedelta(seconds=self.platform.rollout_seconds),
+            retry_after=timedelta(seconds=self.platform.longest_retry_after_seconds),
+        )
         idempotency = Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes)
         return [
             Tracing(),  # first, so that every later step is inside the span
@@ -83,9 +88,11 @@ class Assembly(Generic[R]):
             Shutdown(broker.stopping, over, interrupts, stop_limit(self.settings), idempotency.abandon),
             lifespan,  # closed only after the last job's record is written
             idempotency,
-            Retries(patience),  # its hook after the job runs before Idempotency's: first published, then recorded
+            Retries(
+                patience, limits=limits
+            ),  # its hook after the job runs before Idempotency's: first published, then recorded
             # Its hook after the job runs before Retries decides.
-            Breakers(self.switches, patience, self.name, excused_for=record_ttl),
+            Breakers(self.switches, patience, self.name, excused_for=limits.excuse),
             TimeLimit(interrupts),  # last, next to the job
         ]
 

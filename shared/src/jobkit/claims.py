@@ -8,7 +8,7 @@ from dramatiq import Broker
 from dramatiq.middleware import SkipMessage
 
 from jobkit.errors import StoreUnavailable
-from jobkit.execution import ATTEMPTS_OPTION, DEFERRED_OPTION, Execution, Verdict
+from jobkit.execution import ATTEMPTS_OPTION, Execution, Verdict, for_later
 from jobkit.leases import HEAD_START, LeaseKeeper
 from jobkit.patience import Patience
 from jobkit.store.base import Finished, Held, JobStore, Lease, Suspect
@@ -43,14 +43,15 @@ class Claims:
         self._last_chance = threading.Lock()
 
     def obtain(self, broker: Broker, execution: Execution) -> Lease:
-        """The lease.
+        """Return the lease.
 
         Raises:
-            SkipMessage: the job must not run now, or never again; the delivery is settled.
+            SkipMessage: the job must not run now, or never again; the delivery is settled, unless it is stale.
             WorkerStopping: the worker stops before the store has answered.
         """
         self._patience.refuse_when_stopping()
         answer = self._ask(execution)
+        refuse_if_stale(execution)  # it was delivered again while the store was away
         if isinstance(answer, Finished):
             execution.settle(Verdict.ANSWERED)
             raise SkipMessage(f"{execution.job.actor} {execution.job.id} is {answer.state} already")
@@ -62,7 +63,7 @@ class Claims:
         return answer
 
     def end(self, execution: Execution) -> None:
-        """Let another job on its last chance have a turn, if this was one."""
+        """Give back what the delivery has taken: the turn of a job on its last chance. Every delivery ends here."""
         if execution.alone:
             execution.alone = False
             self._last_chance.release()
@@ -93,6 +94,7 @@ class Claims:
 
     def _acquire(self, execution: Execution) -> Lease | Held | Suspect | Finished:
         attempts = execution.message.options.get(ATTEMPTS_OPTION, 0)
+        due_at, delay = execution.due
         return self._store.acquire(
             execution.job,
             execution.owner,
@@ -102,11 +104,24 @@ class Claims:
             revived=execution.revived,
             alone_at=self._max_crashes - 1,
             alone=execution.alone,
+            due_at=due_at,
+            delay=delay,
         )
 
     def _defer(self, broker: Broker, execution: Execution, wait: timedelta) -> None:
         delay = min(max(wait, timedelta(seconds=1)), LONGEST_DEFERRAL)
-        copy = execution.message.copy(options={DEFERRED_OPTION: True})
-        self._patience.wait_out(lambda: broker.enqueue(copy, delay=milliseconds(delay)))
+        copy = for_later(execution.message)
+
+        def publish() -> None:
+            refuse_if_stale(execution)
+            broker.enqueue(copy, delay=milliseconds(delay))
+
+        self._patience.wait_out(publish)
         execution.delay = delay
         execution.settle(Verdict.DEFERRED)
+
+
+def refuse_if_stale(execution: Execution) -> None:
+    """Raise ``SkipMessage`` if the connection of a delivery is gone: the broker delivers the message again."""
+    if execution.is_stale():
+        raise SkipMessage(f"{execution.job.actor} {execution.job.id} came over a connection that is gone")

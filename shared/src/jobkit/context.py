@@ -1,6 +1,7 @@
 """What a running job may ask for."""
 
 import logging
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
@@ -14,6 +15,9 @@ from jobkit.receipt import Receipt
 from jobkit.store.base import JobStore, Lease
 
 R = TypeVar("R")
+
+#: Characters.
+_LONGEST_NOTE = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +44,13 @@ class Context(Generic[R]):
     _interrupts: Interrupts
 
     def progress(self, percent: float, step: str = "", note: str = "") -> None:
-        """Say how far the job is, 0 to 100, for whoever asks by its id; while the store is away, nobody hears it."""
+        """Record how far the job is, 0 to 100, for whoever asks by its id.
+
+        While the store is away, nothing is recorded. ``step`` and ``note`` are cut to 1,000 characters.
+        """
+        percent = 0.0 if math.isnan(percent) else max(0.0, min(100.0, percent))
+        step, note = _storable(step), _storable(note)
         try:
-            percent = max(0.0, min(100.0, percent))
             self._interrupts.shielded(lambda: self._store.report(self._lease, percent=percent, step=step, note=note))
         except StoreUnavailable as outage:
             log.warning("progress is not recorded: %s", outage)
@@ -59,3 +67,8 @@ class Context(Generic[R]):
             SendError: it can never be sent, being too large for one; this job fails.
         """
         return self._children.send(self._execution, job, lane=lane, key=key, delay=delay or timedelta())
+
+
+def _storable(text: str) -> str:
+    """The text without what UTF-8 cannot express: a file's name may hold bytes of another encoding."""
+    return str(text)[:_LONGEST_NOTE].encode("utf-8", "backslashreplace").decode("utf-8")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Self
 
-from jobkit.errors import text_of
+from jobkit.errors import text_of, traceback_of
 
 #: Prefix of the headers. A message that bears them has been dead before.
 HEADER = "failure-"
@@ -28,7 +28,7 @@ _NUMBERS = frozenset({"attempts", "sent_at", "first_failed_at", "died_at"})
 _BROKER_REASONS = frozenset({"delivery_limit", "rejected", "maxlen", "expired"})
 
 #: Characters. A header frame must stay below 128 KiB whatever an exception carries.
-_MAX_MESSAGE, _MAX_TRACEBACK = 2_000, 16_000
+_MAX_TRACEBACK = 16_000
 
 
 class Reason(StrEnum):
@@ -42,7 +42,8 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"  #: the body is above the size limit
     UNKNOWN_ACTOR = "unknown_actor"  #: nobody here runs that actor
     BAD_PAYLOAD = "bad_payload"  #: the payload breaks its contract
-    NEWER_CONTRACT = "newer_contract"  #: written under a newer version of the contract
+    NEWER_CONTRACT = "newer_contract"  #: sent under a newer version of the contract, and no newer worker came
+    DELIVERY_LIMIT = "delivery_limit"  #: delivered too often without coming to an end
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +91,15 @@ class Failure:
         sent_at: int = 0,
         first_failed_at: int = 0,
         trace_id: str = "",
+        group: BaseException | None = None,
     ) -> Self:
-        """The record of a message that died of ``error``."""
+        """The record of a message that died of ``error``, which was part of ``group``."""
         name = type(error).__name__
-        text = _printable("".join(traceback.format_exception(error)))
         return cls(
             reason=reason,
             type=name,
-            message=_printable(text_of(error))[:_MAX_MESSAGE],
-            traceback=text[-_MAX_TRACEBACK:],
+            message=text_of(error),
+            traceback=traceback_of(group or error)[-_MAX_TRACEBACK:],
             fingerprint=_fingerprint(actor, name, error),
             attempts=attempts,
             queue=queue,
@@ -163,8 +164,4 @@ def _fingerprint(actor: str, name: str, error: BaseException) -> str:
     place = (
         f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].name}" if frames else re.sub(r"\d+", "#", text_of(error))
     )
-    return hashlib.sha256(_printable(f"{actor}|{name}|{place}").encode()).hexdigest()[:12]
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return hashlib.sha256(f"{actor}|{name}|{place}".encode("utf-8", "backslashreplace")).hexdigest()[:12]

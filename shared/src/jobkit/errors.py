@@ -1,12 +1,17 @@
 """Every error that jobkit raises or that a handler may raise to say what should happen next."""
 
+import math
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
+from itertools import islice
 
 import dramatiq.errors
 from dramatiq.middleware import Interrupt
 
-#: The broker-side delays end below it, after 8.5 years.
-LONGEST_DELAY = timedelta(seconds=2**28)
+#: The delay ladder has 28 levels, so this is the longest delay that it can hold: 8.5 years.
+LONGEST_DELAY = timedelta(seconds=2**28 - 1)
 
 
 class JobkitError(Exception):
@@ -21,21 +26,77 @@ class PermanentError(JobkitError):
 
 
 class TransientError(JobkitError):
-    """The job may succeed later: a name for ``retry_on`` to tell such failures from mistakes in the code."""
+    """The job may succeed later: a name for ``retry_on`` to tell such failures from mistakes in the code.
+
+    Args:
+        args: The text, as for any exception.
+        retry_after: Replaces the retry policy's next wait, once: what a ``Retry-After`` header says (RFC 9110, 10.2.3).
+            A number is in seconds. ``JOBKIT_LONGEST_RETRY_AFTER_SECONDS`` caps it.
+    """
+
+    retry_after: timedelta | None = None
+
+    def __init__(self, *args: object, retry_after: timedelta | float | None = None) -> None:
+        super().__init__(*args)
+        with suppress(TypeError, ValueError):  # a server may have sent nonsense; that must not replace this error
+            self.retry_after = None if retry_after is None else _not_in_the_past(retry_after)
 
 
-class Retry(dramatiq.errors.Retry):
-    """Run this job again after ``delay``, without using up an attempt (other systems call it a snooze).
+class Snooze(dramatiq.errors.Retry):
+    """Run this job again after ``delay``. This uses up no attempt.
 
-    A ``delay`` is rounded up to whole seconds, the resolution of the broker-side delays.
+    Args:
+        delay: A duration, or a number of seconds. It is rounded up to whole seconds, the resolution of the broker-side
+            delays. One that has just passed means now.
+        reason: Shown in the log and by ``jobkit status``.
+
+    Raises:
+        ValueError: the delay is not a number, or is longer than the broker can hold (``LONGEST_DELAY``).
     """
 
     def __init__(self, delay: timedelta | float, reason: str = "asked to run later") -> None:
-        seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-        if not 0 <= seconds < LONGEST_DELAY.total_seconds():
-            raise ValueError(f"delay={seconds} must be between 0 and {LONGEST_DELAY.total_seconds():.0f} seconds")
-        super().__init__(reason, delay=int(seconds * 1000))
-        self.after = timedelta(seconds=seconds)
+        self.after = usable_delay(delay)
+        super().__init__(reason, delay=int(self.after.total_seconds() * 1000))
+
+
+class Retry(dramatiq.errors.Retry):
+    """This attempt failed: run the job again after ``delay``, instead of the policy's wait.
+
+    It uses up an attempt, whatever the policy's ``retry_on`` says. When no attempt is left, the job dies.
+
+    Args:
+        delay: As for ``Snooze``.
+        cause: What went wrong. The dead letter describes it, if there is one.
+        reason: Instead of the cause's text.
+
+    Raises:
+        ValueError: as for ``Snooze``.
+    """
+
+    def __init__(self, delay: timedelta | float, cause: BaseException | None = None, reason: str = "") -> None:
+        self.after = usable_delay(delay)
+        text = reason or (text_of(cause) if cause is not None else "asked for another attempt")
+        super().__init__(text, delay=int(self.after.total_seconds() * 1000))
+        self.__cause__ = cause
+
+
+def usable_delay(delay: timedelta | float) -> timedelta:
+    """Return ``delay`` as a duration that the broker can hold; a moment that has just passed is now.
+
+    Raises:
+        ValueError: it is not a number, or too long.
+    """
+    after = _not_in_the_past(delay)
+    if after > LONGEST_DELAY:
+        raise ValueError(f"delay={delay} is above {LONGEST_DELAY.total_seconds():.0f} seconds, the longest delay")
+    return after
+
+
+def _not_in_the_past(delay: timedelta | float) -> timedelta:
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+    if math.isnan(seconds):
+        raise ValueError(f"delay={delay} is not a number of seconds")
+    return timedelta(seconds=min(max(0.0, seconds), timedelta.max.total_seconds() // 2))
 
 
 # What stops a running job ----------------------------------------------------------------------------------------
@@ -57,11 +118,15 @@ class BadPayload(PermanentError):
 
 
 class NewerContract(PermanentError):
-    """The message was written under a newer version of the contract than this worker knows."""
+    """The message was sent under a newer version of the contract than this worker has. It waits for a newer worker."""
 
 
 class UnknownActor(PermanentError):
-    """No actor of that name runs here."""
+    """No actor of that name runs here. The message waits for a worker that has it."""
+
+
+class NothingRan(PermanentError):
+    """The actor returned a coroutine or an iterator: the work in it has not been done."""
 
 
 class Undecodable(PermanentError):
@@ -70,6 +135,10 @@ class Undecodable(PermanentError):
 
 class Poison(PermanentError):
     """The job's worker died too often while it ran."""
+
+
+class DeliveredTooOften(PermanentError):
+    """The message came back to its queue again and again, and never got to an end."""
 
 
 # What keeps a database effect from happening exactly once -------------------------------------------------------
@@ -117,16 +186,50 @@ class SettingsError(JobkitError):
     """A setting is missing, malformed or unsafe; the message has one line for each, with the variable's name."""
 
 
-#: What passes by itself: it says nothing about the job that met it.
+#: Outages. They do not count against the job that met them.
 OUTAGES = (StoreUnavailable, BrokerUnavailable, SendRefused)
+
+#: Characters of an exception's text that are kept. Longer ones are cut: a driver may quote a whole statement.
+LONGEST_TEXT = 2_000
+
+
+#: Exceptions of a group whose tracebacks are written one by one, if the group as a whole cannot be.
+_MOST_LEAVES = 5
 
 
 def text_of(error: BaseException) -> str:
-    """The text of any exception, in characters that can be stored and sent.
+    """Return the text of any exception, in characters that can be stored and sent, cut to ``LONGEST_TEXT``.
 
     Neither one whose own ``__str__`` fails nor one that names a file of another encoding may stand in a job's way.
     """
     try:
-        return str(error).encode("utf-8", "backslashreplace").decode("utf-8")
-    except Exception:
+        text = str(error)
+        kept = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… ({len(text):,} characters)"
+        return kept.encode("utf-8", "backslashreplace").decode("utf-8")
+    except BaseException:  # a __str__ may raise anything, SystemExit too
         return f"<{type(error).__name__} has no text>"
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return the traceback of any exception as text, without the parts of its message that ``text_of`` cuts."""
+    try:
+        text = "".join(traceback.format_exception(error))
+        if len(text) > LONGEST_TEXT:
+            text = text.replace(str(error), text_of(error))
+    except BaseException:  # groups nested too deep, for one
+        parts = (
+            f"{''.join(traceback.format_tb(e.__traceback__))}{type(e).__name__}: {text_of(e)}\n" for e in leaves(error)
+        )
+        text = "".join(islice(parts, _MOST_LEAVES))
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions in a group, at any depth and in their order; of any other exception, itself."""
+    waiting = [error]
+    while waiting:  # no recursion: groups may be nested deeper than the stack allows
+        one = waiting.pop()
+        if isinstance(one, BaseExceptionGroup):
+            waiting.extend(reversed(one.exceptions))
+        else:
+            yield one

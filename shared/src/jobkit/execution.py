@@ -9,6 +9,7 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -21,14 +22,28 @@ from dramatiq.broker import MessageProxy
 from jobkit.deadletters import Reason
 from jobkit.store.base import JobKey, Lease
 
-#: How often a message says that it was tried, in case the record of it is lost.
+#: Attempts so far, carried in the message in case the job record is lost.
 ATTEMPTS_OPTION = "attempts"
 
-#: Set on every copy that is published to run later, so that its trace links instead of nesting.
+#: Marks a copy that is published to run later. Its trace is linked to the sender's and not nested in it.
 DEFERRED_OPTION = "deferred"
+
+#: Seconds that the job has waited because of outages that it met itself, without an attempt used up.
+EXCUSED_OPTION = "excused"
+
+#: Seconds that the message has waited for a worker with its contract or its actor.
+REFUSED_OPTION = "refused"
+
+#: When a delayed job may begin first, in milliseconds since the epoch by its sender's clock; and its delay in
+#: milliseconds, which limits how long the worker waits for that moment.
+DUE_OPTION = "due_at"
+DELAY_OPTION = "delay"
 
 #: Set on a job that a job has sent: the round of its parent.
 ROUND_OPTION = "round"
+
+#: The options that a copy has and the message that was sent has not.
+_HISTORY = frozenset({ATTEMPTS_OPTION, DEFERRED_OPTION, EXCUSED_OPTION, REFUSED_OPTION})
 
 #: Owners differ between machines by the first part, between forks by the second, within a process by the third.
 _PROCESS = secrets.token_hex(6)
@@ -61,12 +76,17 @@ class Execution:
         verdict: What was decided; None until then.
         delay: After how long the copy runs that follows from the verdict.
         error: What the run ended with.
+        shown: The failure that decided, of all those in an exception group.
         reason: Why it died.
+        waits_for: Why it waits without an attempt used up, for people.
         settled: True once all that follows is durable, so that the delivery may be acked.
         published: When the copy was published, by the monotonic clock.
         sends: How many jobs it has sent so far; numbers their derived ids.
         revived: Whether it has come back from a dead-letter queue.
         alone: Whether it runs on its last chance, with no other such job beside it.
+        stumbled: Whether it is returned because of a mistake that nobody foresaw. That counts towards the queue's
+            delivery limit.
+        is_stale: Tells whether the connection that delivered it is gone. The broker then delivers it again.
         excused_for: Its failure is not its own: it runs again after this, without an attempt used up.
     """
 
@@ -81,10 +101,14 @@ class Execution:
     verdict: Verdict | None = None
     delay: timedelta = timedelta()
     error: BaseException | None = None
+    shown: BaseException | None = None
     reason: Reason | None = None
+    waits_for: str = ""
     settled: bool = False
     revived: bool = False
     alone: bool = False
+    stumbled: bool = False
+    is_stale: Callable[[], bool] = lambda: False
     excused_for: timedelta | None = None
 
     @property
@@ -101,6 +125,14 @@ class Execution:
         said = self.message.options.get(ROUND_OPTION)
         return said if isinstance(said, int) else self.message.message_timestamp
 
+    @property
+    def due(self) -> tuple[int, timedelta]:
+        """When a delayed job may begin first, by its sender's clock, and its delay; 0 and 0 if it was not delayed."""
+        due_at, delay = (self.message.options.get(name) for name in (DUE_OPTION, DELAY_OPTION))
+        if not isinstance(due_at, int) or not isinstance(delay, int):
+            return 0, timedelta()
+        return due_at, timedelta(milliseconds=delay)
+
     def due_in(self) -> timedelta:
         """What is left of the delay: the copy was published a while ago if the store had to be waited for."""
         return max(timedelta(), self.delay - timedelta(seconds=time.monotonic() - self.published))
@@ -116,8 +148,23 @@ _current: ContextVar[Execution | None] = ContextVar("jobkit_execution", default=
 
 def without_history(message: Message[Any]) -> Message[Any]:
     """The message as it was sent, before it was retried: sent again, it has all its attempts."""
-    kept = {name: v for name, v in message.options.items() if name not in {ATTEMPTS_OPTION, DEFERRED_OPTION}}
-    return replace(message, options=kept)
+    return replace(message, options={name: v for name, v in message.options.items() if name not in _HISTORY})
+
+
+def for_later(message: Message[Any], **more: object) -> Message[Any]:
+    """Return the copy that is published to run later, with what it says of its past."""
+    return message.copy(options={DEFERRED_OPTION: True, **more})
+
+
+def after_a_run(message: Message[Any], **more: object) -> Message[Any]:
+    """Return the same for a job that has run: its sender's delay is over."""
+    options = {name: v for name, v in message.options.items() if name not in {DUE_OPTION, DELAY_OPTION}}
+    return for_later(replace(message, options=options), **more)
+
+
+def was_delayed(message: Message[Any]) -> bool:
+    """Whether the message was sent to run later, or is a copy that is."""
+    return DEFERRED_OPTION in message.options or DELAY_OPTION in message.options
 
 
 def begin(message: MessageProxy) -> Execution:
@@ -126,6 +173,7 @@ def begin(message: MessageProxy) -> Execution:
     execution = Execution(plain, JobKey.of(message.queue_name, message.actor_name, message.message_id))
     said = message.__dict__  # by our own broker; the proxy would look for anything else in the message
     execution.revived = said.get("revived", False)
+    execution.is_stale = said.get("is_stale", execution.is_stale)
     said["execution"] = execution
     _current.set(execution)
     return execution

@@ -1,22 +1,24 @@
 """From a delivered message to a call of the actor's function."""
 
+import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from dramatiq.middleware import Interrupt
+from pydantic import TypeAdapter
 
 from jobkit.breaker.breaker import CircuitBreaker
-from jobkit.broker.envelope import contract_version
 from jobkit.children import Children
 from jobkit.context import Context
 from jobkit.contracts.job import Job
-from jobkit.errors import BadPayload, NewerContract
+from jobkit.errors import NothingRan
 from jobkit.execution import Execution, current
 from jobkit.interrupts import Interrupts
 from jobkit.middleware.lifespan import Lifespan
+from jobkit.payload import parse
 from jobkit.retry import RetryPolicy
 from jobkit.schedule.cron import Cron
 from jobkit.store.base import JobStore
@@ -25,12 +27,6 @@ R = TypeVar("R")
 
 #: Bytes. Larger results belong into object storage, with their key as the result.
 MAX_RESULT = 262_144
-
-#: Pydantic makes a dictionary of each: half a gigabyte for the most that fit into one message.
-_MOST_COMPLAINTS = 1_000
-
-#: Characters. It begins with the name of a field, which anybody may have chosen.
-_LONGEST_COMPLAINT = 300
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +59,10 @@ class Runner(Generic[R]):
             execution = current()
             if execution is None:
                 raise RuntimeError("an actor runs in a worker only; call its function in tests")
-            job = parse(declared.contract, execution)
-            execution.result = encode_result(declared.function(job, self._context(execution)))
+            job = parse(declared.contract, execution.message)
+            result = declared.function(job, self._context(execution))
+            refuse_what_has_not_run(result)
+            execution.result = encode_result(result)
 
         return run
 
@@ -76,36 +74,16 @@ class Runner(Generic[R]):
         return Context(execution.job.id, lease.attempt, lease.fence, resources, *details)
 
 
-def parse(contract: type[Job], execution: Execution) -> Job:
-    """The job in a message.
-
-    Raises:
-        NewerContract: the sender knows a later version of the contract.
-        BadPayload: the payload breaks it; the values themselves are not in the text.
-    """
-    message = execution.message
-    version = contract_version(message)
-    if not isinstance(version, int) or version > contract.version:
-        raise NewerContract(
-            f"{message.actor_name} was sent under version {str(version)[:20]} of its contract and this worker knows "
-            f"{contract.version}: update the worker, then retry the dead letter"
-        )
-    if message.args:
-        raise BadPayload(f"{message.actor_name} takes its payload in kwargs, and args holds {len(message.args)} values")
-    try:
-        return contract.model_validate(message.kwargs)
-    except ValidationError as error:
-        raise BadPayload(f"{message.actor_name}: {_complaints(error)}") from None
-
-
-def _complaints(error: ValidationError) -> str:
-    """What is wrong, at a length that a log and a header can hold, whatever names and however many fields were sent."""
-    count = error.error_count()
-    if count > _MOST_COMPLAINTS:
-        return f"{count:,} things are wrong with the payload, too many to list"
-    complaints = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [f"{'.'.join(map(str, one['loc'])) or 'payload'}: {one['msg']}" for one in complaints[:20]]
-    return "; ".join(line if len(line) <= _LONGEST_COMPLAINT else f"{line[:_LONGEST_COMPLAINT]}…" for line in lines)
+def refuse_what_has_not_run(result: object) -> None:
+    """Raise ``NothingRan`` for a coroutine, a generator or another iterator: the work in it has not been done."""
+    if not (inspect.isawaitable(result) or isinstance(result, Iterator | AsyncIterator)):
+        return
+    if inspect.iscoroutine(result):
+        result.close()
+    raise NothingRan(
+        f"the actor returned a {type(result).__name__}, so its work has not been done. "
+        "Await it with asyncio.run(), or make a list of it, and return that"
+    )
 
 
 def encode_result(result: object) -> bytes:
@@ -114,7 +92,9 @@ def encode_result(result: object) -> bytes:
         return b""
     try:
         encoded = TypeAdapter(type(result)).dump_json(result)
-    except Exception:  # the work is done: a result that is no data must not make it be done again
+    except Interrupt:
+        raise
+    except BaseException:  # the work is done: a result that is no data must not make it be done again
         log.exception("the result, a %s, is no data and is not recorded", type(result).__name__)
         return b""
     if len(encoded) > MAX_RESULT:

@@ -101,7 +101,8 @@ class Service(Generic[S, R]):
         )
         ttl = timedelta(seconds=platform.record_ttl_seconds)
         store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds)
-        broker = JobBroker(connection, sender, prefetch=settings.prefetch)
+        rollout = timedelta(seconds=platform.rollout_seconds)
+        broker = JobBroker(connection, sender, prefetch=settings.prefetch, rollout=rollout)
         switches = RedisSwitches(platform.store_url, platform.store_timeout_seconds)
         self._assembly(platform, settings, store, switches, sender).install(broker, process_of_its_own=True)
         return broker

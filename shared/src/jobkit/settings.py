@@ -152,6 +152,15 @@ class PlatformSettings(EnvironmentSettings):
         description="Larger messages are refused at the sender, at most 8,000,000: RabbitMQ 4 takes 16 MiB, and a "
         "consumer twice the limit.",
     )
+    rollout_seconds: int = Field(
+        3600,
+        ge=0,
+        le=604_800,
+        description="Seconds that a message waits for a worker with its newer contract or its actor before it is dead.",
+    )
+    longest_retry_after_seconds: int = Field(
+        3600, ge=1, le=604_800, description="The longest wait that a failure may ask for by its `retry_after`."
+    )
     health_folder: Path | None = Field(
         None, description="Each worker process keeps a fresh file in it; what a container's health check looks at."
     )

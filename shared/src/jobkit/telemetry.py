@@ -26,6 +26,9 @@ _sent = _meter.create_counter("messaging.client.sent.messages", "{message}", "Me
 _send_time = _meter.create_histogram("messaging.client.operation.duration", "s", "Time until the broker's confirm.")
 _consumed = _meter.create_counter("messaging.client.consumed.messages", "{message}", "Messages that were delivered.")
 _breaker_changes = _meter.create_counter("jobkit.breaker.changes", "{change}", "Breakers that were opened or closed.")
+_ignored_fields = _meter.create_counter(
+    "jobkit.payload.ignored_fields", "{field}", "Fields of payloads that the worker's contract does not have."
+)
 _process_time = _meter.create_histogram("messaging.process.duration", "s", "Time that a job ran.")
 
 
@@ -108,7 +111,7 @@ def processed(
     if error is not None:
         details["error.type"] = type(error).__name__
         span.set_attribute("error.type", type(error).__name__)
-        with suppress(Exception):  # it asks the exception for its text, which may fail
+        with suppress(BaseException):  # it asks the exception for its text, which may raise anything
             span.record_exception(error)
         span.set_status(StatusCode.ERROR, text_of(error))
     span.set_attribute("jobkit.attempt", attempt)
@@ -116,6 +119,32 @@ def processed(
     span.end()
     _consumed.add(1, details)
     _process_time.record(duration, details)
+
+
+def died_unseen(queue: str, actor: str, job_id: str, carrier: Mapping[str, object], error: BaseException) -> None:
+    """Trace and count a message that was dead-lettered before any actor saw it; ``actor`` as its sender named it."""
+    created_by = trace.get_current_span(propagate.extract(_text_only(carrier))).get_span_context()
+    span = _tracer.start_span(
+        f"process {queue}",
+        context=Context(),
+        kind=SpanKind.CONSUMER,
+        links=[Link(created_by)] if created_by.is_valid else None,
+        attributes={**attributes(queue, "process", "process"), "messaging.message.id": job_id, "jobkit.actor": actor},
+    )
+    # The name of an actor that nobody has may be anything: as a metric's attribute it would be a series of its own.
+    processed(span, queue, "unknown", 0, 0.0, "died", error)
+
+
+def postponed(queue: str) -> None:
+    """Count a delivery that waits for a worker that has its actor."""
+    _consumed.add(
+        1, {**attributes(queue, "process", "process"), "jobkit.actor": "unknown", "jobkit.outcome": "snoozed"}
+    )
+
+
+def field_ignored(actor: str) -> None:
+    """Count a field of a payload that the worker's contract does not have."""
+    _ignored_fields.add(1, {"jobkit.actor": actor})
 
 
 def breaker_changed(name: str, to: str) -> None:

@@ -103,6 +103,7 @@ def environment(folder: Path, broker_url: str, store_url: str, smtp_url: str) ->
         **sizes,
         "JOBKIT_BROKER_URL": broker_url,
         "JOBKIT_STORE_URL": store_url,
+        "JOBKIT_ROLLOUT_SECONDS": "0",  # what no actor takes is dead at once
         "EMAIL_SMTP_URL": smtp_url,
         "IMAGES_STORAGE_URL": str(folder / "images"),
         "ETL_STORAGE_URL": str(folder / "etl"),

@@ -1,6 +1,7 @@
 """Ids that were used before: of a job that is done, that runs, that is dead; with another payload or actor."""
 
 import copy
+import time
 from collections.abc import Callable, Iterator
 from random import Random
 
@@ -38,9 +39,9 @@ def _dead_again(target: Target, token: str, draw: Random) -> Iterator[Hostile]:
 
 def _dead_anew(target: Target, token: str, draw: Random) -> Iterator[Hostile]:
     first, anew = draft(target, token, draw, good=False), draft(target, token, draw, good=False)
-    anew.fields["message_timestamp"] = 1
+    anew.fields["message_timestamp"] = int(time.time() * 1000) + 1000
     yield finish("a dead job, first", first, *BAD_PAYLOAD)
-    yield finish("a dead job, sent anew", anew, *BAD_PAYLOAD)
+    yield finish("a dead job, sent anew", anew, *BAD_PAYLOAD, late=True)
 
 
 def _other_actor(target: Target, token: str, draw: Random) -> Iterator[Hostile]:

@@ -64,7 +64,8 @@ class Logs:
 
 def _is_expected(event: str) -> bool:
     ends = ("dead-lettered a message", "job died (", "a message's headers cannot be read")
-    return event.startswith(ends) or any(text in event for text in HARMLESS)
+    waits = ("so it is ignored. Update this worker", "wait for a newer worker")
+    return event.startswith(ends) or event.endswith(waits) or any(text in event for text in HARMLESS)
 
 
 class DeadLetters:

@@ -6,7 +6,7 @@ A message is a draft that one kind of malice has edited. Unedited it is a good j
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -104,12 +104,16 @@ def draft(target: Target, token: str, draw: Random, *, good: bool) -> Draft:
         "queue_name": target.queue,
         "actor_name": target.job.actor,
         "args": [],
-        "kwargs": payload if good else {**payload, "unasked": token},
+        "kwargs": payload if good else {**payload, _a_text_in(payload): {"unasked": token}},
         "options": {},
         "message_id": token,
         "message_timestamp": int(time.time() * 1000),
     }
     return Draft(draw, target, token, fields, pika.BasicProperties(message_id=token, delivery_mode=2))
+
+
+def _a_text_in(payload: Mapping[str, object]) -> str:
+    return next(name for name, value in payload.items() if isinstance(value, str))
 
 
 def finish(kind: str, drafted: Draft, *fates: str, late: bool = False) -> Hostile:

@@ -12,7 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from jobkit.context import Context
 from jobkit.contracts import Job
-from jobkit.errors import PermanentError, Retry, TransientError
+from jobkit.errors import PermanentError, Snooze, TransientError
 from jobkit.retry import fixed
 from jobkit.schedule import cron
 from jobkit.service import Service
@@ -85,7 +85,7 @@ def _misbehave(how: str) -> None:
         case "fail":
             raise TransientError("told to fail")
         case "snooze":
-            raise Retry(delay=1)
+            raise Snooze(delay=1)
         case "give up":
             raise PermanentError("told to give up")
 

@@ -14,12 +14,11 @@ from dramatiq import Broker, Message
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import CurrentMessage, Middleware, MiddlewareError, SkipMessage
 
-from jobkit import claims
+from jobkit import claims, waits
 from jobkit.broker.memory import DeadLetter, MemoryBroker, MemoryExchange
 from jobkit.context import Context
 from jobkit.contracts import Job
-from jobkit.errors import BrokerUnavailable, PermanentError, Retry, SendRefused, StoreUnavailable, TransientError
-from jobkit.middleware import retries
+from jobkit.errors import BrokerUnavailable, PermanentError, SendRefused, Snooze, StoreUnavailable, TransientError
 from jobkit.middleware.idempotency import Idempotency
 from jobkit.producer import Producer
 from jobkit.receipt import Receipt
@@ -86,9 +85,9 @@ class Store(MemoryStore):
         self._meet("complete")
         return super().complete(lease, result)
 
-    def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "") -> bool:
+    def release(self, lease: Lease, **more: Any) -> bool:  # Any: as declared
         self._meet("release")
-        return super().release(lease, delay=delay, counted=counted, failure=failure)
+        return super().release(lease, **more)
 
 
 class Stage:
@@ -249,14 +248,14 @@ def test_what_is_not_to_be_retried_dies_at_once_and_the_worker_lives(
 
 
 def test_a_snooze_uses_up_no_attempt(stage: Stage) -> None:
-    stage.desk.do = failing(*(Retry(WAIT) for _ in range(6)))
+    stage.desk.do = failing(*(Snooze(WAIT) for _ in range(6)))
     record = stage.wait(stage.producer.send(Work()), JobState.DONE)
     assert [attempt for _, attempt in stage.desk.runs] == [1] * 7
     assert record.attempt == 1
 
 
 def test_snoozes_and_failures_are_told_apart(stage: Stage) -> None:
-    stage.desk.do = failing(Retry(WAIT), TransientError("busy"), Retry(WAIT), Retry(WAIT), TransientError("busy"))
+    stage.desk.do = failing(Snooze(WAIT), TransientError("busy"), Snooze(WAIT), Snooze(WAIT), TransientError("busy"))
     stage.wait(stage.producer.send(Work()), JobState.DONE)
     assert [attempt for _, attempt in stage.desk.runs] == [1, 1, 2, 2, 2, 3]
 
@@ -371,8 +370,11 @@ def test_a_result_that_cannot_be_recorded_does_not_make_the_work_be_done_again(s
 @pytest.mark.parametrize(
     ("message", "reason", "says"),
     [
-        ({"options": {"contract_version": 3}, "actor_name": "versioned"}, "newer_contract", "version 3"),
-        ({"kwargs": {"surprise": 1}}, "bad_payload", "surprise"),
+        (
+            {"options": {"contract_version": 3, "refused": 3600}, "actor_name": "versioned"},
+            "newer_contract",
+            "version 3",
+        ),
         ({"kwargs": {"name": ["x"]}}, "bad_payload", "name"),
         ({"args": (1,)}, "bad_payload", "args"),
     ],
@@ -394,6 +396,28 @@ def test_a_message_that_breaks_the_contract_dies_before_any_code_runs(
     assert failure.reason == reason
     assert says in failure.message
     assert stage.desk.runs == []
+
+
+def test_fields_that_a_newer_contract_has_gained_are_ignored_and_kept(stage: Stage) -> None:
+    stage.desk.do = failing(PermanentError("no"))
+    stage.exchange.send([Message("work", "work", (), {"name": "a", "colour": "red"}, {}, "newer", 1)])
+    assert stage.dead_letter().message.kwargs == {"name": "a", "colour": "red"}
+    assert stage.desk.runs == [("a", 1)]
+
+
+def test_a_message_of_a_newer_contract_waits_for_a_newer_worker_and_uses_up_no_attempt(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waits, "FIRST_WAIT", timedelta(milliseconds=10))
+    stage.exchange.send([Message("work", "versioned", (), {}, {"contract_version": 3}, "early", 1)])
+    key = JobKey("work", "versioned", "early")
+    until(lambda: (found := stage.store.record(key)) is not None and found.state is JobState.WAITING)
+    waiting = stage.store.record(key)
+    assert waiting is not None
+    assert (waiting.attempt, "update the worker" in waiting.waits_for) == (0, True)
+    monkeypatch.setattr(Versioned, "version", 3)
+    until(lambda: stage.desk.runs == [("versioned", 1)])
+    assert stage.exchange.dead_letters("work") == []
 
 
 def test_an_older_payload_is_run_by_a_newer_worker(stage: Stage) -> None:
@@ -493,7 +517,7 @@ def test_a_job_waits_with_what_it_has_done_until_its_children_are_accepted(
 def test_a_job_that_met_an_outage_by_itself_runs_again_with_its_attempts(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retries, "OUTAGE_DELAY", timedelta(milliseconds=10))
+    monkeypatch.setattr(waits, "FIRST_WAIT", timedelta(milliseconds=10))
     outages = [BrokerUnavailable("by a producer of its own")]
 
     def do(_job: Work, _context: Context[Desk]) -> None:
@@ -629,7 +653,7 @@ def test_a_declaration_that_cannot_work_is_refused_where_it_is_written() -> None
 def test_a_mistake_in_a_retry_policy_does_not_make_a_job_spin() -> None:
     stage = Stage()
     work = stage.brokers[0].get_actor("work")
-    work.options["retry"] = custom(lambda _attempt: 1 / 0, cap=WAIT, attempts=3)
+    work.options["retry"] = custom(lambda _attempt, _failure: 1 / 0, cap=WAIT, attempts=3)
     stage.desk.do = failing(*(TransientError("busy") for _ in range(9)))
     stage.start()
     stage.producer.send(Work())

@@ -25,7 +25,7 @@ from inference_service.adapters.storage import ObjectStorage, open_storage
 from inference_service.errors import ExportMismatch, StorageUnavailable, TrainingDiverged
 from inference_service.handlers import Progress, TrainedModel, predict_batch, train_model
 from jobkit.contracts.inference import PredictBatch, TrainModel
-from jobkit.errors import Retry
+from jobkit.errors import Snooze
 
 DIGITS = load_digits()
 MORNING = datetime(2026, 3, 1, 6, 0, tzinfo=UTC)
@@ -162,7 +162,7 @@ def test_a_training_above_its_time_slice_hands_itself_back_and_loses_no_epoch(
         try:
             trained = train(time_slice=0)
             break
-        except Retry:
+        except Snooze:
             assert storage.keys("models") == []
     assert (runs, trained.resumed_from, trained.digest) == (4, 3, uninterrupted.digest)
 

@@ -25,9 +25,10 @@ class Queue:
         self.now = 1000.0
         self.host = Mock(stopping=threading.Event(), actors={"work"}, max_message_bytes=1024)
         self.host.publish_dead_letter.side_effect = lambda *_: self.events.append("bury")
-        self.session = Mock()
+        self.session = Mock(is_over=False)
         self.session.arrived = deque(
-            (SimpleNamespace(delivery_tag=tag), pika.BasicProperties(), body) for tag, body in enumerate(bodies, 1)
+            (SimpleNamespace(delivery_tag=tag, redelivered=False), pika.BasicProperties(), body)
+            for tag, body in enumerate(bodies, 1)
         )
         self.session.wait.side_effect = self._wait
         self.session.settle.side_effect = lambda tag, settlement: self.events.append((tag, settlement))

@@ -50,7 +50,7 @@ def test_what_may_pass_is_retried_for_hours_and_what_cannot_is_not_retried_at_al
     assert policy.retries(MailServerUnavailable("down"))
     assert policy.retries(BrokerUnavailable("the follow-up was not confirmed"))
     assert not policy.retries(MessageRefused("spam"))
-    assert timedelta(hours=4) < policy.horizon < timedelta(hours=5)
+    assert timedelta(hours=5) < policy.horizon < timedelta(hours=6)
 
 
 def test_a_restart_does_not_kill_a_conversation_that_is_within_its_time_limit() -> None:

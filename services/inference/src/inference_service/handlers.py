@@ -18,7 +18,7 @@ from inference_service.adapters.registry import ModelCard, Registry
 from inference_service.adapters.storage import Storage
 from inference_service.errors import BadInputs, ExportMismatch
 from jobkit.contracts.inference import PredictBatch, TrainModel
-from jobkit.errors import Retry
+from jobkit.errors import Snooze
 
 EXPORT_TOLERANCE = 1e-4  #: Probabilities in 32-bit floats differ by 1e-6 between libraries; a wrong export by far more.
 
@@ -108,7 +108,7 @@ def train_model(
     model as a run that was not: the data, the parameters and the seed decide all weights.
 
     Raises:
-        Retry: the run has taken ``time_slice``; the rest is for the next delivery.
+        Snooze: the run has taken ``time_slice``; the rest is for the next delivery.
         BadDataset, TrainingDiverged: nothing can be learned as things are.
         ExportMismatch: the exported model answers otherwise than the trained one; nothing was published.
     """
@@ -128,7 +128,7 @@ def train_model(
         accuracy = classifier.accuracy(holdout)
         progress(100 * epoch / job.epochs, f"epoch {epoch}/{job.epochs}", f"accuracy {accuracy:.3f}")
         if epoch < job.epochs and monotonic() - began > time_slice.total_seconds():
-            raise Retry(1, f"epoch {epoch} of {job.epochs} is saved: the rest is for the next delivery")
+            raise Snooze(1, f"epoch {epoch} of {job.epochs} is saved: the rest is for the next delivery")
 
     onnx = classifier.to_onnx()
     _check_export(onnx, classifier, holdout, dataset.labels)

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from jobkit.errors import PermanentError, TimeLimitExceeded, TransientError
-from jobkit.retry import MAX_DELAY, RetryOn
+from jobkit.retry import MAX_DELAY, RetryOn, refuse_unless_it_selects
 
 #: What a dependency that is down or overloaded looks like from inside a job.
 OUTAGE_LIKE: Final = (TransientError, ConnectionError, TimeoutError, TimeLimitExceeded)
@@ -41,6 +41,9 @@ class CircuitBreaker:
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
             raise ValueError(f"name={self.name!r} must be a word that names the dependency")
+        if isinstance(self.failures, bool) or not isinstance(self.failures, int):
+            raise TypeError(f"failures={self.failures!r} must be a whole number")
+        refuse_unless_it_selects("trips_on", self.trips_on)
         if self.failures < 1:
             raise ValueError(f"failures={self.failures} must be 1 or more")
         if not timedelta(seconds=1) <= self.pause <= self.longest <= MAX_DELAY:

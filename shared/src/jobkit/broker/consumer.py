@@ -7,7 +7,7 @@ here, before Dramatiq sees it.
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -15,17 +15,29 @@ import pika
 from dramatiq import Message
 from dramatiq.broker import Consumer, MessageProxy
 
+from jobkit import telemetry
+from jobkit.broker import topology
 from jobkit.broker.connection import CONNECTION_LOST
-from jobkit.broker.envelope import decode
+from jobkit.broker.envelope import decode, is_usable_id
 from jobkit.broker.host import Host
 from jobkit.broker.session import RabbitmqDelivery, Session, Settlement
 from jobkit.deadletters import Failure, Reason, has_been_dead
-from jobkit.errors import JobkitError, MessageTooLarge, TopologyMismatch, Undecodable, UnknownActor, text_of
-from jobkit.execution import execution_of
+from jobkit.errors import (
+    DeliveredTooOften,
+    JobkitError,
+    MessageTooLarge,
+    TopologyMismatch,
+    Undecodable,
+    UnknownActor,
+    text_of,
+)
+from jobkit.execution import DEFERRED_OPTION, REFUSED_OPTION, execution_of, for_later
+from jobkit.time import milliseconds
+from jobkit.waits import next_wait
 
 _LONGEST_PAUSE: Final = 2.0
 
-#: Seconds: a message that could not be buried goes back to the queue and returns at once; without it this would spin.
+#: Seconds. A message that could not be replaced goes back to the queue and returns at once: without a pause, too often.
 _REST_AFTER_A_REFUSAL: Final = 1.0
 
 #: What is dead-lettered before Dramatiq sees it.
@@ -33,6 +45,7 @@ _REFUSALS: Final[dict[type[JobkitError], Reason]] = {
     MessageTooLarge: Reason.TOO_LARGE,
     Undecodable: Reason.UNDECODABLE,
     UnknownActor: Reason.UNKNOWN_ACTOR,
+    DeliveredTooOften: Reason.DELIVERY_LIMIT,
 }
 
 log = logging.getLogger(__name__)
@@ -50,7 +63,8 @@ class RabbitmqConsumer(Consumer):
         self._pause = 0.1
         self._retry_at = 0.0
         self._was_connected = False
-        self._rest_until: float | None = None  # after a burial
+        self._rest_until: float | None = None  # after a publish
+        self._warned_of = ""  # an actor that does not run here
 
     def __next__(self) -> MessageProxy | None:
         session = self._session or self._connect()
@@ -62,13 +76,13 @@ class RabbitmqConsumer(Consumer):
                 session.connection.process_data_events(min(self._timeout, 0.1))
                 return None
             if self._rest_until is not None:
-                # A burial takes until its time-out, and the next may be bad as well: heartbeats come in between.
+                # A publish takes until its time-out, and the next may fail as well: heartbeats come in between.
                 session.wait(max(0.0, self._rest_until - time.monotonic()))
                 if time.monotonic() < self._rest_until:
                     return None
                 self._rest_until = None
-            elif not session.arrived:
-                session.wait(self._timeout)
+            elif not session.arrived or session.is_over:
+                session.wait(self._timeout)  # which raises why it is over
         except CONNECTION_LOST as error:
             self._lose(session, error)
             return None
@@ -78,8 +92,10 @@ class RabbitmqConsumer(Consumer):
 
     def ack(self, message: MessageProxy) -> None:
         execution = execution_of(message)
-        unfinished = execution is not None and not execution.settled
-        self._settle(message, Settlement.REQUEUE if unfinished else Settlement.ACK)
+        if execution is None or execution.settled:
+            self._settle(message, Settlement.ACK)
+        else:
+            self._settle(message, Settlement.RETURN if execution.stumbled else Settlement.REQUEUE)
 
     def nack(self, message: MessageProxy) -> None:
         self._settle(message, Settlement.REJECT)
@@ -101,21 +117,27 @@ class RabbitmqConsumer(Consumer):
         self, session: Session, method: Any, properties: pika.BasicProperties, body: bytes
     ) -> MessageProxy | None:
         try:
-            self._check_size(body)
+            self._check_deliveries(method, properties)
+            self._check_size(body, self._broker.max_message_bytes * 2)
             message = self._decode(body, properties)
-            self._check_actor(message.actor_name)
+            if not has_been_dead(properties.headers) and DEFERRED_OPTION not in message.options:
+                self._check_size(body, self._broker.max_message_bytes)
+            if message.actor_name not in self._broker.actors:
+                self._postpone(session, method.delivery_tag, message)
+                return None
         except tuple(_REFUSALS) as error:
-            self._bury(session, method.delivery_tag, body, properties, error, _REFUSALS[type(error)])
+            self._bury(session, method.delivery_tag, body, properties, error)
             return None
-        return RabbitmqDelivery(
-            message,
-            session,
-            method.delivery_tag,
-            revived=has_been_dead(properties.headers),
-        )
+        return RabbitmqDelivery(message, session, method.delivery_tag, revived=has_been_dead(properties.headers))
 
-    def _check_size(self, body: bytes) -> None:
-        limit = self._broker.max_message_bytes * 2  # what a sender may send grows a little with every retry
+    def _check_deliveries(self, method: Any, properties: pika.BasicProperties) -> None:
+        count = (properties.headers or {}).get("x-delivery-count")
+        # RabbitMQ itself would dead-letter it at its next return, and nobody would be told.
+        if method.redelivered and isinstance(count, int) and count >= topology.DELIVERY_LIMIT:
+            raise DeliveredTooOften(f"it was delivered {count} times before and never came to an end")
+
+    def _check_size(self, body: bytes, limit: int) -> None:
+        # A copy of ours, and a dead letter that was sent again, is larger than what was sent: it has room up to twice.
         if len(body) > limit:
             raise MessageTooLarge(f"the body is {len(body):,} bytes long, the limit is {limit:,}")
 
@@ -128,31 +150,40 @@ class RabbitmqConsumer(Consumer):
             log.exception("decoding a message from %s failed in a way that nobody foresaw", self._queue)
             raise Undecodable(f"{type(error).__name__}: {text_of(error)}") from error
 
-    def _check_actor(self, name: str) -> None:
-        if name not in self._broker.actors:
-            raise UnknownActor(f"no actor {name[:100]!r} runs on queue {self._queue!r}")
+    def _postpone(self, session: Session, tag: int, message: Message[Any]) -> None:
+        """Let a message wait for a worker that has its actor; raises ``UnknownActor`` if it has waited long enough."""
+        name = message.actor_name[:100]
+        wait = next_wait(message.options, REFUSED_OPTION, self._broker.rollout)
+        if wait is None or not is_usable_id(message.actor_name):  # no worker will ever have an actor of such a name
+            raise UnknownActor(f"no actor {name!r} runs on queue {self._queue!r}")
+        if self._warned_of != name:
+            self._warned_of = name
+            log.warning("no actor %r runs on queue %s here: its messages wait for a newer worker", name, self._queue)
+        copy, delay = for_later(message, **wait.options), milliseconds(wait.delay)
+        if self._publish_instead(session, tag, lambda: self._broker.enqueue(copy, delay=delay)):
+            telemetry.postponed(self._queue)
 
     def _bury(
-        self,
-        session: Session,
-        tag: int,
-        body: bytes,
-        properties: pika.BasicProperties,
-        error: Exception,
-        reason: Reason,
+        self, session: Session, tag: int, body: bytes, properties: pika.BasicProperties, error: JobkitError
     ) -> None:
         actor, now = str(properties.type or ""), int(time.time() * 1000)
-        failure = Failure.of(error, reason, actor=actor, queue=self._queue, died_at=now)
+        failure = Failure.of(error, _REFUSALS[type(error)], actor=actor, queue=self._queue, died_at=now)
         log.error("dead-lettered a message from %s: %s", self._queue, error)
+        if self._publish_instead(session, tag, lambda: self._broker.publish_dead_letter(body, properties, failure)):
+            self._broker.report_death(error, failure, properties)
+
+    def _publish_instead(self, session: Session, tag: int, publish: Callable[[], object]) -> bool:
+        """Publish what takes a delivery's place, and settle it; False if that was not confirmed."""
         try:
-            self._broker.publish_dead_letter(body, properties, failure)
+            publish()
         except JobkitError as refusal:
-            log.warning("its dead-letter record was not confirmed, so it goes back to the queue: %s", refusal)
+            log.warning("what follows from a message was not confirmed, so it goes back to the queue: %s", refusal)
             session.settle(tag, Settlement.REQUEUE)
             self._rest_until = time.monotonic() + _REST_AFTER_A_REFUSAL
-        else:
-            session.settle(tag, Settlement.ACK)
-            self._rest_until = time.monotonic()
+            return False
+        session.settle(tag, Settlement.ACK)
+        self._rest_until = time.monotonic()
+        return True
 
     def _connect(self) -> Session | None:
         pause = self._retry_at - time.monotonic()

@@ -8,8 +8,16 @@ import pika
 from dramatiq import Message
 
 from jobkit.contracts.job import CONTRACT_VERSION_OPTION
-from jobkit.errors import Undecodable
-from jobkit.execution import ATTEMPTS_OPTION, ROUND_OPTION
+from jobkit.errors import LONGEST_DELAY, Undecodable
+from jobkit.execution import (
+    ATTEMPTS_OPTION,
+    DELAY_OPTION,
+    DUE_OPTION,
+    EXCUSED_OPTION,
+    REFUSED_OPTION,
+    ROUND_OPTION,
+)
+from jobkit.time import milliseconds
 
 #: W3C trace context: in the AMQP headers on the wire, in the message's options inside a process.
 TRACE_HEADERS = ("traceparent", "tracestate")
@@ -37,11 +45,19 @@ _NOT_THE_SENDERS = ("eta", "throws")
 #: W3C baggage, which a sender's telemetry adds. Its reader logs what is longer than it takes, in full.
 _BAGGAGE, _MAX_BAGGAGE = "baggage", 8192
 
-#: Taken over one by one, each if it is what it should be.
-_CHECKED_OPTIONS = {*_NOT_THE_SENDERS, *TRACE_HEADERS, ATTEMPTS_OPTION, ROUND_OPTION, _BAGGAGE}
+#: Options that are whole numbers, and the least that each may not be: more attempts than any policy makes, times beyond
+#: the year 9999, waits longer than any delay.
+_NUMBERS = {
+    ATTEMPTS_OPTION: 10_000,
+    ROUND_OPTION: _LAST_TIMESTAMP + 1,
+    DUE_OPTION: _LAST_TIMESTAMP + 1,
+    DELAY_OPTION: milliseconds(LONGEST_DELAY) + 1,
+    EXCUSED_OPTION: 2**28,
+    REFUSED_OPTION: 2**28,
+}
 
-#: More attempts than any policy makes.
-_MOST_ATTEMPTS = 10_000
+#: Taken over one by one, each if it is what it should be.
+_CHECKED_OPTIONS = {*_NOT_THE_SENDERS, *TRACE_HEADERS, *_NUMBERS, _BAGGAGE}
 
 
 def properties_of(message: Message[Any], app_id: str, headers: dict[str, object] | None = None) -> pika.BasicProperties:
@@ -117,14 +133,13 @@ def _identifier(fields: dict[str, Any]) -> str:
 def _options(sent: dict[str, Any], headers: Mapping[str, object] | None) -> dict[str, Any]:
     """The options that a worker heeds, in the types that it relies on; others are left as they are."""
     kept = {name: v for name, v in sent.items() if name not in _CHECKED_OPTIONS}
-    baggage, attempts = sent.get(_BAGGAGE), sent.get(ATTEMPTS_OPTION)
+    baggage = sent.get(_BAGGAGE)
     if isinstance(baggage, str) and len(baggage) <= _MAX_BAGGAGE:
         kept[_BAGGAGE] = baggage
-    if type(attempts) is int and 0 <= attempts < _MOST_ATTEMPTS:  # a bool is no number to the store
-        kept[ATTEMPTS_OPTION] = attempts
-    began = sent.get(ROUND_OPTION)
-    if type(began) is int and 0 <= began <= _LAST_TIMESTAMP:
-        kept[ROUND_OPTION] = began
+    for name, end in _NUMBERS.items():
+        number = sent.get(name)
+        if type(number) is int and 0 <= number < end:  # a bool is no number to the store
+            kept[name] = number
     return {**kept, **trace_of(sent), **trace_of(headers)}
 
 

@@ -2,9 +2,11 @@
 
 import threading
 from collections.abc import Container
-from typing import Protocol
+from datetime import timedelta
+from typing import Any, Protocol
 
 import pika
+from dramatiq import Message
 from pika.adapters.blocking_connection import BlockingChannel
 
 from jobkit.broker.connection import ConnectionSettings
@@ -25,11 +27,21 @@ class Host(Protocol):
     def max_message_bytes(self) -> int:
         """The largest body that may be sent."""
 
+    @property
+    def rollout(self) -> timedelta:
+        """How long a message waits for a worker that has its actor."""
+
+    def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
+        """Return once the message is confirmed, to arrive after ``delay`` milliseconds; raises ``SendError``."""
+
     def declare_on(self, channel: BlockingChannel, queue: str) -> None:
         """Make the queue; raises ``TopologyMismatch``."""
 
     def publish_dead_letter(self, body: bytes, properties: pika.BasicProperties, failure: Failure) -> None:
         """Return once the dead letter is confirmed; raises ``SendError``."""
+
+    def report_death(self, error: BaseException, failure: Failure, properties: pika.BasicProperties) -> None:
+        """A message was dead-lettered before any actor saw it."""
 
     def report_outage(self, error: BaseException, *, first: bool) -> None:
         """The broker cannot be reached; ``first`` if it never could."""

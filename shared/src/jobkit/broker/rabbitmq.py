@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -14,14 +15,19 @@ from dramatiq.broker import Consumer
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from pika.adapters.blocking_connection import BlockingChannel
 
+from jobkit import telemetry
 from jobkit.broker import ladder, topology
 from jobkit.broker.connection import ConnectionSettings, is_misconfigured
 from jobkit.broker.consumer import RabbitmqConsumer
+from jobkit.broker.envelope import trace_of
 from jobkit.broker.sender import Sender
 from jobkit.deadletters import Failure
 from jobkit.settings import EXIT_MISCONFIGURED
 
 log = logging.getLogger(__name__)
+
+#: Takes the exception, its record, and the message's actor and id as its properties name them.
+DeathHook = Callable[[BaseException, Failure, str, str], None]
 
 
 class JobBroker(RabbitmqBroker):
@@ -36,6 +42,11 @@ class JobBroker(RabbitmqBroker):
         connection: The nodes.
         sender: How messages leave.
         prefetch: Messages held per queue and process; 0 leaves it to Dramatiq (two per thread).
+        rollout: How long a message waits for a worker that has its actor.
+
+    Attributes:
+        death_hooks: Called with the exception, its record and the message's id and actor for each message that died
+            before any actor saw it.
     """
 
     def __init__(
@@ -44,11 +55,14 @@ class JobBroker(RabbitmqBroker):
         sender: Sender,
         *,
         prefetch: int = 0,
+        rollout: timedelta = timedelta(hours=1),
     ) -> None:
         super().__init__(url=list(connection.urls), middleware=[], confirm_delivery=True)
         self.parameters = connection.parameters()
         self.connection_settings = connection
         self.stopping = threading.Event()
+        self.rollout = rollout
+        self.death_hooks: list[DeathHook] = []
         self._sender = sender
         self._prefetch = prefetch
         self._fatal: BaseException | None = None
@@ -93,6 +107,16 @@ class JobBroker(RabbitmqBroker):
     def publish_dead_letter(self, body: bytes, properties: pika.BasicProperties, failure: Failure) -> None:
         """Publish a body that is no message with the record of its death; raises ``SendError``."""
         self._sender.bury_raw(body, properties, failure)
+
+    def report_death(self, error: BaseException, failure: Failure, properties: pika.BasicProperties) -> None:
+        """Count a message that was dead-lettered before any actor saw it, and tell the hooks."""
+        actor, job_id = str(properties.type or ""), str(properties.message_id or "")
+        telemetry.died_unseen(failure.queue, actor, job_id, trace_of(properties.headers), error)
+        for hook in self.death_hooks:
+            try:
+                hook(error, failure, actor, job_id)
+            except Exception:
+                log.exception("a dead letter could not be reported")
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         """An iterator over the queue; it connects when it is first asked for a message."""

@@ -26,7 +26,8 @@ class Settlement(Enum):
     """What becomes of a delivery."""
 
     ACK = "ack"
-    REQUEUE = "requeue"
+    REQUEUE = "requeue"  # as it was: from RabbitMQ 4.3 on this does not count towards the delivery limit
+    RETURN = "return"  # something went wrong: this counts
     REJECT = "reject"  # to the dead-letter exchange, by the broker
 
 
@@ -38,6 +39,10 @@ class RabbitmqDelivery(MessageProxy):
         self.session = session
         self.tag = tag
         self.revived = revived
+
+    def is_stale(self) -> bool:
+        """Whether its session is over: the broker delivers the message again, and it cannot be settled here."""
+        return self.session.is_over
 
 
 class Session:
@@ -58,9 +63,15 @@ class Session:
         self._wake_lock = threading.Lock()
         self._wake_pending = False
         self._cancelled = False
+        self._over = False
         self.channel.basic_qos(prefetch_count=prefetch)
         self.channel.add_on_cancel_callback(self._on_cancelled)
         self._consumer_tag = self.channel.basic_consume(queue, self._on_delivery)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing that came over it can be settled any more: the broker has taken it back."""
+        return self._over or not self.channel.is_open
 
     def settle(self, tag: int, settlement: Settlement) -> None:
         """Say what becomes of a delivery; from any thread, at any time, even after the session's end."""
@@ -83,8 +94,11 @@ class Session:
             # Pika keeps the broker's words to itself: such as that an ack was overdue (consumer_timeout).
             reason = getattr(self.channel, "_closing_reason", None)
             raise pika.exceptions.AMQPChannelError(f"the broker has closed the channel: {reason}")
-        if self._cancelled:
-            raise pika.exceptions.AMQPChannelError("the broker has cancelled the consumer")
+        if self._over:
+            raise pika.exceptions.AMQPChannelError(
+                "the broker has cancelled the consumer: its queue has moved or was deleted, or an ack is overdue "
+                "(consumer_timeout)"
+            )
 
     def stop_taking(self) -> None:
         """Ask for no more, and give back what no worker thread has seen."""
@@ -97,10 +111,17 @@ class Session:
         self._flush()
 
     def close(self) -> None:
-        """Send what is settled and close; the broker takes back the rest."""
+        """Send what is settled and close; the broker takes back the rest.
+
+        After a cancel by the broker nothing is sent: it has taken back all of it.
+        """
+        over, self._over = self._over, True
+        if over:
+            self._settled.clear()
         with suppress(*CONNECTION_LOST):  # it was gone before it could be closed
             if self.connection.is_open:
-                self._flush()
+                if not over:
+                    self._flush()
                 self.connection.close()
 
     def _on_delivery(self, _channel: Any, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
@@ -108,12 +129,14 @@ class Session:
         self.arrived.append((method, properties, body))
 
     def _on_cancelled(self, _frame: Any) -> None:
-        self._cancelled = True  # the queue was deleted or has moved: consume anew
+        # From now on none of its deliveries is ours. RabbitMQ 4.3 does this instead of closing the channel if an ack is
+        # overdue, and has given the messages to others: an ack would be wrong, and the consumer has to subscribe again.
+        self._cancelled = self._over = True
 
     def _flush(self) -> None:
         with self._wake_lock:
             self._wake_pending = False
-        if not self.channel.is_open:
+        if self._over or not self.channel.is_open:
             return
         while self._settled:
             tag, settlement = self._settled.popleft()
@@ -124,6 +147,8 @@ class Session:
             del self._open_tags[tag]
             if decided is Settlement.ACK:
                 self.channel.basic_ack(tag)
+            elif decided is Settlement.RETURN:
+                self.channel.basic_reject(tag, requeue=True)
             else:
                 self.channel.basic_nack(tag, requeue=decided is Settlement.REQUEUE)
 

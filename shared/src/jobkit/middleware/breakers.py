@@ -11,12 +11,23 @@ from typing import Any, Final
 
 from dramatiq import Actor, Broker
 from dramatiq.broker import MessageProxy
-from dramatiq.middleware import Interrupt, Middleware, MiddlewareError, SkipMessage
+from dramatiq.middleware import Interrupt, Middleware, MiddlewareError, Shutdown, SkipMessage
 
 from jobkit import telemetry
 from jobkit.breaker.breaker import CircuitBreaker, Sample
 from jobkit.breaker.switches import Closed, Open, Probe, Switches
-from jobkit.errors import OUTAGES, BadPayload, NewerContract, Poison, Retry, StoreUnavailable
+from jobkit.decision import cause_of
+from jobkit.errors import (
+    OUTAGES,
+    BadPayload,
+    LeaseLost,
+    NewerContract,
+    PermanentError,
+    Poison,
+    Snooze,
+    StoreUnavailable,
+    leaves,
+)
 from jobkit.execution import Execution, execution_of
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
 from jobkit.patience import Patience
@@ -27,10 +38,10 @@ log = logging.getLogger(__name__)
 _REPORT_TIME: Final = timedelta(seconds=15)
 
 #: What says nothing about a dependency: the job has not come to use it, or was not let to.
-_SILENT: Final = (BadPayload, NewerContract, Poison, Retry, SkipMessage, Interrupt, *OUTAGES)
+_SILENT: Final = (BadPayload, NewerContract, Poison, Snooze, SkipMessage, Interrupt, *OUTAGES)
 
 
-class CircuitOpen(Retry, MiddlewareError):
+class CircuitOpen(Snooze, MiddlewareError):
     """The job runs later, because what it depends on is down."""
 
 
@@ -41,6 +52,7 @@ class _Guard:
     breaker: CircuitBreaker
     sample: Sample
     seen_open: bool = False
+    postponed: int = 0  # runs, since it was seen open first
 
 
 class Breakers(Middleware):
@@ -87,14 +99,14 @@ class Breakers(Middleware):
         answer = self._patience.wait_out(lambda: self._switches.ask(name, owner, probe_for=limit + _REPORT_TIME))
         match answer:
             case Closed():
-                if guard.seen_open:  # what was counted before the outage is over must not open it again
-                    guard.seen_open = False
-                    guard.sample.forget()
+                if guard.seen_open:
+                    self._note_closed(guard)
             case Open(wait):
-                guard.seen_open = True
+                self._note_open(guard)
+                guard.postponed += 1
                 raise CircuitOpen(_spread(wait), f"breaker {guard.breaker.name} is open")
             case Probe():
-                guard.seen_open = True
+                self._note_open(guard)
                 self._probes.add(owner)
                 log.info("breaker %s: this job probes", guard.breaker.name)
 
@@ -135,13 +147,25 @@ class Breakers(Middleware):
             return self._switches.look(name) if guard.seen_open else None
         if error is None:
             guard.sample.add()
-        if probes and isinstance(error, _SILENT):
+        if probes and _is_silent(error):
             self._switches.give_up_probe(name, owner)
         elif probes and self._switches.close(name, owner):
-            guard.sample.forget()
             telemetry.breaker_changed(name, "closed")
-            log.info("breaker %s is closed: the probe has succeeded", guard.breaker.name)
+            self._note_closed(guard)
         return None
+
+    @staticmethod
+    def _note_open(guard: _Guard) -> None:
+        # A line for each change, and none for each job that waits: there may be thousands.
+        if not guard.seen_open:
+            guard.seen_open = True
+            log.warning("breaker %s is open: jobs wait for it, without an attempt used up", guard.breaker.name)
+
+    @staticmethod
+    def _note_closed(guard: _Guard) -> None:
+        log.info("breaker %s is closed; runs postponed here: %d", guard.breaker.name, guard.postponed)
+        guard.seen_open, guard.postponed = False, 0
+        guard.sample.forget()  # what was counted before the outage is over must not open it again
 
     def _trip(self, guard: _Guard, owner: str, error: BaseException) -> timedelta:
         name, breaker = self._name(guard), guard.breaker
@@ -170,11 +194,20 @@ class Breakers(Middleware):
 
 
 def _trips(breaker: CircuitBreaker, error: BaseException) -> bool:
+    """Whether the failure speaks against the dependency: a group if one of its parts does and none is permanent."""
+    failures = [cause_of(leaf) for leaf in leaves(error)]
+    if any(isinstance(one, PermanentError | LeaseLost | Shutdown) for one in failures):
+        return False
     try:
-        return not isinstance(error, Retry) and breaker.trips(error)
-    except Exception:  # a mistake in the breaker's rule must not stand in the way of the job's
+        return any(not isinstance(one, Snooze) and breaker.trips(one) for one in failures)
+    except BaseException:  # a mistake in the breaker's rule must not stand in the way of the job's
         log.exception("trips_on of breaker %s could not decide, so it does not", breaker.name)
         return False
+
+
+def _is_silent(error: BaseException | None) -> bool:
+    """Whether the end of a probe tells nothing about the dependency."""
+    return error is not None and any(isinstance(leaf, _SILENT) for leaf in leaves(error))
 
 
 def _spread(wait: timedelta) -> timedelta:

@@ -9,7 +9,7 @@ from dramatiq import Broker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware, MiddlewareError, SkipMessage
 
-from jobkit.claims import Claims
+from jobkit.claims import Claims, refuse_if_stale
 from jobkit.errors import Poison, StoreUnavailable, text_of
 from jobkit.execution import Execution, Verdict, begin, execution_of
 from jobkit.interrupts import Interrupts
@@ -65,6 +65,7 @@ class Idempotency(Middleware):
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         execution = begin(message)
         try:
+            refuse_if_stale(execution)
             lease = self._claims.obtain(broker, execution)
         except SkipMessage:
             raise
@@ -73,6 +74,7 @@ class Idempotency(Middleware):
         except Exception as error:
             # Dramatiq logs what a hook raises and runs the job all the same. This one must not run unprotected.
             log.exception("no lease could be obtained, the job goes back to the queue")
+            execution.stumbled = True
             self._patience.pause()  # it comes back at once: without a pause this would spin
             raise SkipMessage("no lease could be obtained") from error
         execution.lease = lease
@@ -90,7 +92,7 @@ class Idempotency(Middleware):
     ) -> None:
         execution = execution_of(message)
         if execution is None:
-            begin(message)  # something before this has raised: not settled, the job goes back to the queue
+            begin(message).stumbled = True  # something before this has raised: the job goes back to the queue
             self._patience.pause()
             return
         if message.failed and execution.verdict is Verdict.COMPLETED:
@@ -105,6 +107,8 @@ class Idempotency(Middleware):
             # Somebody skipped a job that had its lease: Dramatiq acks it, so it is done, or rejects it, so it is dead.
             execution.verdict = Verdict.DIED if message.failed else Verdict.COMPLETED
             self._end(execution)
+        else:
+            self._claims.end(execution)
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self.abandon()
@@ -128,8 +132,9 @@ class Idempotency(Middleware):
             self._record(execution)
         except WorkerStopping:
             execution.verdict = Verdict.HANDED_BACK
-        except Exception:
+        except BaseException:
             log.exception("what became of the job could not be recorded, so it goes back to the queue")
+            execution.stumbled = True
             execution.verdict = Verdict.HANDED_BACK
             self._patience.pause()  # it comes back at once: without a pause this would spin
         finally:
@@ -142,11 +147,14 @@ class Idempotency(Middleware):
         if lease is None or verdict is None:
             self._hand_back(execution)
             return
-        failure = f"{type(execution.error).__name__}: {text_of(execution.error)}"[:500] if execution.error else ""
+        shown = execution.shown or execution.error
+        failure = f"{type(shown).__name__}: {text_of(shown)}"[:500] if shown else ""
         transitions: dict[Verdict, Callable[[], bool]] = {
             Verdict.COMPLETED: lambda: store.complete(lease, execution.result),
             Verdict.RETRIED: lambda: store.release(lease, delay=execution.due_in(), counted=True, failure=failure),
-            Verdict.SNOOZED: lambda: store.release(lease, delay=execution.due_in(), counted=False),
+            Verdict.SNOOZED: lambda: store.release(
+                lease, delay=execution.due_in(), counted=False, waits_for=execution.waits_for[:500]
+            ),
             Verdict.DIED: lambda: store.bury(lease, failure=failure),
         }
         if verdict not in transitions:

@@ -13,11 +13,15 @@ from dramatiq.middleware import Middleware
 from structlog.tracebacks import ExceptionDictTransformer
 
 from jobkit import telemetry
-from jobkit.errors import PermanentError, text_of
+from jobkit.errors import LONGEST_TEXT, NewerContract, PermanentError, text_of, traceback_of
 from jobkit.execution import Verdict, current, end, execution_of
+from jobkit.middleware.breakers import CircuitOpen
 
 #: Without the values of local variables: a payload may hold what nobody should read.
-_TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False, max_frames=20))
+_structured = ExceptionDictTransformer(show_locals=False, max_frames=20)
+
+#: Exceptions that are shown apart; of longer chains there is the text.
+_MOST_EXCEPTIONS = 20
 
 LogStyle = Literal["json", "console"]
 
@@ -38,10 +42,9 @@ def configure_logging(style: LogStyle, level: str) -> None:
         _add_job,
     ]
     last: list[structlog.typing.Processor] = (
-        [_TRACEBACKS, structlog.processors.JSONRenderer()]
+        [_structured_traceback, structlog.processors.JSONRenderer()]
         if style == "json"
-        # The default shows locals as soon as rich is installed, in hundreds of lines.
-        else [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)]
+        else [_plain_traceback, structlog.dev.ConsoleRenderer(colors=False)]
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
@@ -60,6 +63,36 @@ def configure_logging(style: LogStyle, level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _exception_of(event: MutableMapping[str, Any]) -> BaseException | None:
+    """Take the exception out of a log event: it is rendered here, as its text may be of any length or fail."""
+    given = event.pop("exc_info", None)
+    if given is True:
+        given = sys.exc_info()
+    error = given[1] if isinstance(given, tuple) else given
+    return error if isinstance(error, BaseException) else None
+
+
+def _plain_traceback(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    error = _exception_of(event)
+    if error is not None:
+        event["exception"] = traceback_of(error).rstrip()
+    return event
+
+
+def _structured_traceback(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    error = _exception_of(event)
+    if error is None:
+        return event
+    try:
+        told = _structured((type(error), error, error.__traceback__))
+        for one in told:
+            one["exc_value"] = one["exc_value"][:LONGEST_TEXT]
+        event["exception"] = told if len(told) <= _MOST_EXCEPTIONS else traceback_of(error)
+    except BaseException:  # groups nested too deep, or an exception whose own code fails
+        event["exception"] = traceback_of(error)
+    return event
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -110,17 +143,19 @@ class Logs(Middleware):
         if execution is None:
             return
         error, delay = execution.error, execution.delay.total_seconds()
-        text = text_of(error) if error else ""
+        text = text_of(execution.shown or error) if error else ""
         match execution.verdict:
             case Verdict.COMPLETED:
                 log.info("job completed")
             case Verdict.RETRIED:
                 log.warning("job failed, runs again in %.0f s: %s", delay, text, exc_info=error)
+            case Verdict.SNOOZED if isinstance(error, CircuitOpen | NewerContract):
+                log.debug("job runs again in %.0f s: %s", delay, text)  # said once for all that wait like it
             case Verdict.SNOOZED:
                 log.info("job asked to run again in %.0f s: %s", delay, text)
             case Verdict.DIED:
                 # A permanent error was raised on purpose, and its dead letter holds the traceback.
-                shown = None if isinstance(error, PermanentError) else error
+                shown = None if isinstance(execution.shown, PermanentError) else error
                 log.error("job died (%s): %s", execution.reason, text, exc_info=shown)
             case _:
                 log.warning("job handed back: %s", text or "its lease or the store is gone")

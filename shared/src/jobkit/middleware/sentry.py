@@ -1,6 +1,7 @@
 """Error reports: one for each job that died, none for an attempt that will be repeated."""
 
-from typing import Any
+import logging
+from typing import Any, Protocol, runtime_checkable
 
 import sentry_sdk
 from dramatiq import Broker
@@ -10,10 +11,22 @@ from sentry_sdk.integrations.dramatiq import DramatiqIntegration
 from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.transport import Transport
 
+from jobkit.broker.rabbitmq import DeathHook
+from jobkit.deadletters import Failure
+from jobkit.errors import text_of
 from jobkit.execution import Verdict, execution_of
+
+log = logging.getLogger(__name__)
 
 #: Seconds that a worker which ends gives its last reports.
 FLUSH_TIMEOUT = 5.0
+
+
+@runtime_checkable
+class TellsOfDeaths(Protocol):
+    """A broker that tells of messages which died before any actor saw them."""
+
+    death_hooks: list[DeathHook]
 
 
 class Sentry(Middleware):
@@ -40,6 +53,8 @@ class Sentry(Middleware):
             include_local_variables=False,  # a payload may hold what nobody should read
             transport=self._transport,
         )
+        if isinstance(broker, TellsOfDeaths):
+            broker.death_hooks.append(self._report_unseen)
 
     def after_process_message(
         self,
@@ -59,7 +74,25 @@ class Sentry(Middleware):
             scope.set_context("job", {"id": execution.job.id, "attempt": execution.attempt})
             scope.set_tag("job_id", execution.job.id)
             scope.set_tag("attempt", str(execution.attempt))
-            sentry_sdk.capture_exception(execution.error)
+            _capture(execution.error)
+
+    def _report_unseen(self, error: BaseException, failure: Failure, actor: str, job_id: str) -> None:
+        with sentry_sdk.new_scope() as scope:
+            for name, value in {
+                "actor": actor,
+                "queue": failure.queue,
+                "reason": failure.reason,
+                "job_id": job_id,
+            }.items():
+                scope.set_tag(name, value)
+            _capture(error)
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         sentry_sdk.flush(timeout=FLUSH_TIMEOUT)
+
+
+def _capture(error: BaseException) -> None:
+    try:
+        sentry_sdk.capture_exception(error)
+    except BaseException:  # it asks the exception for its text and its frames, which may raise anything
+        log.exception("an error could not be reported: %s", text_of(error))

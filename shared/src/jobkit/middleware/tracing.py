@@ -9,15 +9,14 @@ from dramatiq.middleware import Middleware
 from opentelemetry import context, trace
 
 from jobkit import telemetry
-from jobkit.execution import DEFERRED_OPTION, Verdict, execution_of
+from jobkit.execution import Verdict, execution_of, was_delayed
 
 
 class Tracing(Middleware):
     """Opens a consumer span around everything that happens with a delivery, and counts it by its outcome."""
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        first = DEFERRED_OPTION not in message.options
-        span = telemetry.start_processing(message._message, first=first)
+        span = telemetry.start_processing(message._message, first=not was_delayed(message._message))
         token = context.attach(trace.set_span_in_context(span))
         message.__dict__["span"] = (span, token, time.perf_counter())
 

@@ -11,6 +11,12 @@ from jobkit.contracts.job import service_of
 #: A waiting job that is due this soon may run: the broker's delays have a resolution of one second.
 DUE_SLACK = timedelta(seconds=1)
 
+#: The most that the clocks of a sender and of the store may differ. A send is never answered with an earlier death.
+CLOCK_SKEW = timedelta(minutes=10)
+
+#: Values of ``sent_at`` that a record remembers. More sends of one job are rare, and the oldest are forgotten.
+MOST_SEEN = 16
+
 
 class JobState(StrEnum):
     """Where a job stands."""
@@ -86,7 +92,10 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """All that is known of a job, for people and for status queries. Times are milliseconds since the epoch."""
+    """All that is known of a job, for people and for status queries. Times are milliseconds since the epoch.
+
+    ``waits_for`` says why a job waits that has used up no attempt, such as a breaker that is open.
+    """
 
     job: JobKey
     state: JobState
@@ -102,6 +111,7 @@ class JobRecord:
     note: str = ""
     failure: str = ""
     result: bytes = b""
+    waits_for: str = ""
 
 
 class JobStore(Protocol):
@@ -134,6 +144,8 @@ class JobStore(Protocol):
         revived: bool = False,
         alone_at: int = 0,
         alone: bool = False,
+        due_at: int = 0,
+        delay: timedelta = timedelta(),
     ) -> Lease | Held | Suspect | Finished:
         """Ask for the right to run ``job`` for ``ttl``.
 
@@ -141,12 +153,17 @@ class JobStore(Protocol):
             job: Which job.
             owner: Who asks. The same owner gets the same lease again, and for the whole of ``ttl``.
             ttl: For how long, unless it is renewed.
-            sent_at: When the job was sent, or the one that led to it (``Execution.round``). It tells a redelivery of a
-                dead job from the same job sent anew.
+            sent_at: When the job was sent, or the one that led to it (``Execution.round``), by its sender's clock. It
+                tells a redelivery of a dead job from the same job sent again: a later ``sent_at`` starts it again. An
+                earlier one is answered if it was seen before, or is older than the death by more than ``CLOCK_SKEW``. 0
+                is a sender that did not say when.
             attempts_before: What the message itself says of attempts made, should the record have been lost.
             revived: Whether the message has come back from a dead-letter queue, which starts a dead job anew.
             alone_at: After so many crashes, no lease is given unless ``alone``; 0 is never.
             alone: Whether no other such job runs in this process.
+            due_at: When a delayed job may begin first, by the sender's clock; 0 if it was not delayed. A delivery that
+                comes earlier is told to wait, the first time that the job is asked for.
+            delay: Limits that wait, as the sender's clock may be wrong.
         """
 
     def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
@@ -155,8 +172,16 @@ class JobStore(Protocol):
     def complete(self, lease: Lease, result: bytes) -> bool:
         """Record that the job is done, with its result."""
 
-    def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "") -> bool:
-        """Free the job to run again after ``delay``; ``counted`` tells whether this run used up an attempt."""
+    def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "", waits_for: str = "") -> bool:
+        """Free the job to run again after ``delay``.
+
+        Args:
+            lease: Whose job.
+            delay: Until it is due.
+            counted: Whether this run used up an attempt.
+            failure: What the run failed with.
+            waits_for: What the job waits for, for people.
+        """
 
     def bury(self, lease: Lease, *, failure: str) -> bool:
         """Record that the job was dead-lettered."""

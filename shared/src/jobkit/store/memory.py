@@ -6,7 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from jobkit.store.base import DUE_SLACK, Finished, Held, JobKey, JobRecord, JobState, Lease, Suspect
+from jobkit.store.base import (
+    CLOCK_SKEW,
+    DUE_SLACK,
+    MOST_SEEN,
+    Finished,
+    Held,
+    JobKey,
+    JobRecord,
+    JobState,
+    Lease,
+    Suspect,
+)
 from jobkit.time import milliseconds
 
 
@@ -19,6 +30,17 @@ class _Row:
     sent_at: int = 0
     first_failed_at: int = 0
     expires_at: int = 0
+    seen: tuple[int, ...] = ()  # the sends that were delivered, by their sent_at
+
+    def see(self, sent_at: int) -> None:
+        """Remember a send that was delivered; the last ones of many."""
+        if sent_at not in self.seen:
+            self.seen = (*self.seen, sent_at)[-MOST_SEEN:]
+
+    def has_died_of(self, sent_at: int) -> bool:
+        """Whether this death answers a delivery: it does not if the send came later, or its clock may be behind."""
+        old = sent_at > 0 and self.record.finished_at - sent_at > milliseconds(CLOCK_SKEW)
+        return sent_at == self.sent_at or (sent_at < self.sent_at and (sent_at in self.seen or old))
 
     def is_of(self, lease: Lease) -> bool:
         return (self.record.fence, self.owner) == (lease.fence, lease.owner)
@@ -49,13 +71,16 @@ class MemoryStore:
         revived: bool = False,
         alone_at: int = 0,
         alone: bool = False,
+        due_at: int = 0,
+        delay: timedelta = timedelta(),
     ) -> Lease | Held | Suspect | Finished:
         with self._lock:
             now = self._now()
             row = self._row(job) or _Row(JobRecord(job, JobState.WAITING, 0, 0, 0))
+            is_new = job not in self._rows or row.record.state is JobState.DEAD
             record = row.record
             if record.state is JobState.RUNNING and row.owner == owner:
-                self._lend(row, ttl, now)  # it hears of its lease only now
+                self._lend(row, ttl, now)  # it is told of its lease only now
                 return self._lease(row)
             refusal = self._refusal(row, now, sent_at=sent_at, revived=revived)
             if refusal is not None:
@@ -64,13 +89,21 @@ class MemoryStore:
             crashes = 0 if anew else record.crashes + (record.state is JobState.RUNNING)
             if alone_at and crashes == alone_at and not alone:
                 return Suspect(crashes)
+            row.see(sent_at)
+            latest = max(row.sent_at, sent_at)
+            early = min(due_at - now, milliseconds(delay))
+            if early > milliseconds(DUE_SLACK) and is_new:
+                waiting = JobRecord(job, JobState.WAITING, 0, 0, record.fence, waits_for="its delay")
+                self._rows[job] = row = _Row(waiting, sent_at=latest, seen=row.seen)
+                self._make_wait(row, early, now)
+                return Held(timedelta(milliseconds=early), JobState.WAITING)
             before = max(0 if anew else record.attempt, 0 if revived else attempts_before)
             # No lower than the clock, so that it rises even over the loss or the expiry of the record.
             fence = max(record.fence + 1, now)
             first_failed_at = 0 if anew else row.first_failed_at
             failure = record.failure if first_failed_at else ""
             started = JobRecord(job, JobState.RUNNING, before + 1, crashes, fence, started_at=now, failure=failure)
-            self._rows[job] = row = _Row(started, owner, sent_at=sent_at, first_failed_at=first_failed_at)
+            self._rows[job] = row = _Row(started, owner, sent_at=latest, first_failed_at=first_failed_at, seen=row.seen)
             self._lend(row, ttl, now)
             return self._lease(row)
 
@@ -92,7 +125,7 @@ class MemoryStore:
     def bury(self, lease: Lease, *, failure: str) -> bool:
         return self._finish(lease, JobState.DEAD, failure=failure)
 
-    def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "") -> bool:
+    def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "", waits_for: str = "") -> bool:
         with self._lock:
             row = self._row_of(lease)
             if row and row.record.state is JobState.RUNNING:
@@ -104,10 +137,9 @@ class MemoryStore:
                     state=JobState.WAITING,
                     attempt=row.record.attempt if counted else row.record.attempt - 1,
                     failure=failure or row.record.failure,
+                    waits_for=waits_for,
                 )
-                row.span = milliseconds(delay)
-                row.until = now + row.span
-                row.expires_at = row.until + self._ttl
+                self._make_wait(row, milliseconds(delay), now)
             return row is not None
 
     def report(self, lease: Lease, *, percent: float, step: str, note: str) -> bool:
@@ -149,7 +181,13 @@ class MemoryStore:
         row = self._row(lease.job)
         if row is None or (row.record.fence < lease.fence and row.record.state is not JobState.DONE):
             record = JobRecord(lease.job, JobState.RUNNING, lease.attempt, lease.crashes, lease.fence)
-            row = _Row(record, lease.owner, sent_at=lease.sent_at, first_failed_at=lease.first_failed_at)
+            row = _Row(
+                record,
+                lease.owner,
+                sent_at=lease.sent_at,
+                first_failed_at=lease.first_failed_at,
+                seen=(lease.sent_at,),
+            )
             self._rows[lease.job] = row
         return row if row.is_of(lease) else None
 
@@ -158,13 +196,20 @@ class MemoryStore:
         row.until = now + row.span
         row.expires_at = row.until + self._ttl
 
+    def _make_wait(self, row: _Row, span: int, now: int) -> None:
+        row.span = span
+        row.until = now + span
+        row.expires_at = row.until + self._ttl
+
     def _refusal(self, row: _Row, now: int, *, sent_at: int, revived: bool) -> Held | Finished | None:
-        """Why the job is not given out anew; None if it may be."""
+        """Return why the job is not given out; None if it may be."""
         record = row.record
-        if record.state is JobState.DONE or (record.state is JobState.DEAD and row.sent_at == sent_at and not revived):
+        if record.state is JobState.DONE:
             return Finished(record.state)
         if record.state is JobState.DEAD:
-            return None
+            return Finished(record.state) if not revived and row.has_died_of(sent_at) else None
+        if row.until:
+            row.see(sent_at)
         # More than there was at first means that the clock went back: nobody knows how much has passed, so it begins
         # again, and is over when that much has passed from now.
         row.until = min(row.until, now + row.span)

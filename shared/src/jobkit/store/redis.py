@@ -4,7 +4,18 @@ from collections.abc import Sequence
 from datetime import timedelta
 from importlib.resources import files
 
-from jobkit.store.base import DUE_SLACK, Finished, Held, JobKey, JobRecord, JobState, Lease, Suspect
+from jobkit.store.base import (
+    CLOCK_SKEW,
+    DUE_SLACK,
+    MOST_SEEN,
+    Finished,
+    Held,
+    JobKey,
+    JobRecord,
+    JobState,
+    Lease,
+    Suspect,
+)
 from jobkit.store.redis_client import NOW, Argument, RedisClient
 from jobkit.time import milliseconds
 
@@ -45,10 +56,12 @@ class RedisStore:
         revived: bool = False,
         alone_at: int = 0,
         alone: bool = False,
+        due_at: int = 0,
+        delay: timedelta = timedelta(),
     ) -> Lease | Held | Suspect | Finished:
         arguments: list[Argument] = [
             *(owner, milliseconds(ttl), self._ttl, sent_at, attempts_before, int(revived), milliseconds(DUE_SLACK)),
-            *(alone_at, int(alone)),
+            *(alone_at, int(alone), due_at, milliseconds(delay), milliseconds(CLOCK_SKEW), MOST_SEEN),
         ]
         verdict, *details = self._acquire([self._key(job)], arguments)
         match verdict.decode():
@@ -77,8 +90,8 @@ class RedisStore:
         arguments = [*_told(lease), JobState.DEAD, self._ttl, b"", failure]
         return bool(self._finish([self._key(lease.job)], arguments))
 
-    def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "") -> bool:
-        arguments = [*_told(lease), milliseconds(delay), int(counted), self._ttl, failure]
+    def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "", waits_for: str = "") -> bool:
+        arguments = [*_told(lease), milliseconds(delay), int(counted), self._ttl, failure, waits_for]
         return bool(self._release([self._key(lease.job)], arguments))
 
     def report(self, lease: Lease, *, percent: float, step: str, note: str) -> bool:
@@ -112,6 +125,7 @@ class RedisStore:
             note=text("note"),
             failure=text("failure"),
             result=row.get("result", b""),
+            waits_for=text("waits_for"),
         )
 
     def ping(self) -> None:

@@ -1,10 +1,22 @@
 -- Give the job to whoever asks, unless it is running elsewhere, not due, done, or dead.
--- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, revived (0|1), slack ms, alone at, alone (0|1)
+-- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, revived (0|1), slack ms, alone at, alone (0|1), due at,
+-- delay ms, clock skew ms, most seen
 local key, owner, ttl, record_ttl, sent_at = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local revived = ARGV[6] == '1'
+local revived, slack = ARGV[6] == '1', tonumber(ARGV[7])
 local row = redis.call('HMGET', key, 'state', 'owner', 'lease_until', 'due_at', 'attempt', 'crashes', 'sent_at',
-  'first_failed_at', 'fence', 'span')
+  'first_failed_at', 'fence', 'span', 'seen', 'finished_at')
 local state, attempt, crashes, first_failed_at = row[1], tonumber(row[5] or 0), tonumber(row[6] or 0), row[8] or '0'
+local seen = row[11] or (row[7] and ',' .. row[7] .. ',' or ',')
+local was_seen = string.find(seen, ',' .. sent_at .. ',', 1, true) ~= nil
+
+-- Remember the sends of this job that were delivered, the last ones of many: "," .. "1790000000000" .. ",".
+local function see()
+  if was_seen then return end
+  seen = seen .. sent_at .. ','
+  local _, count = string.gsub(seen, '%d+', '')
+  if count > tonumber(ARGV[13]) then seen = string.gsub(seen, '^,%d+', '', 1) end
+  redis.call('HSET', key, 'seen', seen)
+end
 
 -- How much of a lease or a wait is left. More than there was at first means that the clock went back: nobody knows how
 -- much has passed, so it begins again, and is over when that much has passed from now.
@@ -19,23 +31,28 @@ end
 if state == 'done' then
   return {'done'}
 elseif state == 'dead' then
-  if row[7] == sent_at and not revived then
+  -- A later send starts it again. An earlier one is a duplicate, unless its sender's clock was behind. 0 is no time.
+  local later = tonumber(sent_at) - tonumber(row[7])
+  local old = sent_at ~= '0' and tonumber(row[12] or now) - tonumber(sent_at) > tonumber(ARGV[12])
+  if not revived and (later == 0 or (later < 0 and (was_seen or old))) then
     return {'dead'}
   end
   attempt, crashes, first_failed_at = 0, 0, '0'
 elseif state == 'running' then
   if row[2] == owner then
-    lend(key, ttl, record_ttl) -- it hears of its lease only now
+    lend(key, ttl, record_ttl) -- it is told of its lease only now
     return {'leased', row[9], row[5], row[6], first_failed_at, row[7]}
   end
+  see()
   local remaining = left('lease_until', row[3])
   if remaining > 0 then
     return {'held', string.format('%.0f', remaining), 'running'}
   end
   crashes = crashes + 1
 elseif state == 'waiting' then
+  see()
   local remaining = left('due_at', row[4])
-  if remaining > tonumber(ARGV[7]) then
+  if remaining > slack then
     return {'held', string.format('%.0f', remaining), 'waiting'}
   end
 end
@@ -45,14 +62,27 @@ if crashes > 0 and crashes == tonumber(ARGV[8]) and ARGV[9] == '0' then
   return {'suspect', tostring(crashes)}
 end
 
+see()
+local latest = string.format('%.0f', math.max(tonumber(row[7] or 0), tonumber(sent_at)))
+
+-- A delayed job that the broker delivered too early waits here, the first time: a policy may shorten the broker's delays.
+local early = math.min(tonumber(ARGV[10]) - now, tonumber(ARGV[11]))
+if early > slack and (not state or state == 'dead') then
+  redis.call('HSET', key, 'state', 'waiting', 'due_at', now + early, 'span', early, 'sent_at', latest, 'attempt', 0,
+    'crashes', 0, 'first_failed_at', '0', 'waits_for', 'its delay')
+  redis.call('HDEL', key, 'owner', 'percent', 'step', 'note', 'finished_at', 'result', 'failure')
+  redis.call('PEXPIRE', key, early + record_ttl)
+  return {'held', string.format('%.0f', early), 'waiting'}
+end
+
 attempt = math.max(attempt, revived and 0 or tonumber(ARGV[5])) + 1
 -- No lower than the clock, so that it rises even over the loss or the expiry of the record.
 local fence = string.format('%.0f', math.max(tonumber(row[9] or 0) + 1, now))
-redis.call('HSET', key, 'state', 'running', 'owner', owner, 'attempt', attempt, 'crashes', crashes, 'sent_at', sent_at,
+redis.call('HSET', key, 'state', 'running', 'owner', owner, 'attempt', attempt, 'crashes', crashes, 'sent_at', latest,
   'first_failed_at', first_failed_at, 'started_at', now, 'fence', fence)
-redis.call('HDEL', key, 'percent', 'step', 'note', 'due_at', 'finished_at', 'result')
+redis.call('HDEL', key, 'percent', 'step', 'note', 'due_at', 'finished_at', 'result', 'waits_for')
 if first_failed_at == '0' then
   redis.call('HDEL', key, 'failure')
 end
 lend(key, ttl, record_ttl)
-return {'leased', fence, tostring(attempt), tostring(crashes), first_failed_at, sent_at}
+return {'leased', fence, tostring(attempt), tostring(crashes), first_failed_at, latest}

@@ -1,6 +1,6 @@
 -- The job is free to run again when it is due. Answers 1 again to the same lease.
 -- ARGV: the lease (fence, owner, attempt, crashes, first failed at, sent at), delay ms, counted (0|1), record ttl ms,
--- failure
+-- failure, waits for
 local key, delay = KEYS[1], tonumber(ARGV[7])
 local before = state_under(key, unpack(ARGV, 1, 6))
 if before ~= 'running' then
@@ -16,6 +16,9 @@ if ARGV[10] ~= '' then
   end
 end
 redis.call('HSET', key, 'state', 'waiting', 'due_at', now + delay, 'span', delay)
-redis.call('HDEL', key, 'lease_until')
+redis.call('HDEL', key, 'lease_until', 'waits_for')
+if ARGV[11] ~= '' then
+  redis.call('HSET', key, 'waits_for', ARGV[11])
+end
 redis.call('PEXPIRE', key, delay + tonumber(ARGV[9]))
 return 1

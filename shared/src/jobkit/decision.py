@@ -1,0 +1,144 @@
+"""What the end of a run means: done, another attempt, later without an attempt, dead, or back to the queue.
+
+A pure function of the failure, the policy and what the message says of its past. Whoever calls it carries it out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+import dramatiq.errors
+from dramatiq.errors import RateLimitExceeded
+from dramatiq.middleware import Interrupt, Shutdown, SkipMessage
+
+from jobkit.deadletters import Reason
+from jobkit.errors import (
+    LONGEST_DELAY,
+    OUTAGES,
+    BadPayload,
+    LeaseLost,
+    NewerContract,
+    PermanentError,
+    Poison,
+    Snooze,
+    TransientError,
+    leaves,
+    text_of,
+)
+from jobkit.execution import EXCUSED_OPTION, REFUSED_OPTION, Execution, Verdict
+from jobkit.patience import WorkerStopping
+from jobkit.retry import RetryPolicy
+from jobkit.waits import Limits, next_wait
+
+_REASONS: Final = (
+    (Poison, Reason.POISON),
+    (BadPayload, Reason.BAD_PAYLOAD),
+    (NewerContract, Reason.NEWER_CONTRACT),
+    (PermanentError, Reason.PERMANENT),
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows from a run.
+
+    Attributes:
+        verdict: How it ended.
+        delay: When it runs again.
+        reason: Why it is dead.
+        shown: The failure that decided, of all those in a group.
+        options: What the copy that runs again says of its past.
+    """
+
+    verdict: Verdict
+    delay: timedelta = timedelta()
+    reason: Reason | None = None
+    shown: BaseException | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def waits_for(self) -> str:
+        """Why it waits, for people; empty where it does not, or waits for its next attempt."""
+        return text_of(self.shown) if self.verdict is Verdict.SNOOZED and self.shown is not None else ""
+
+
+def decide(execution: Execution, error: BaseException | None, policy: RetryPolicy, limits: Limits) -> Decision:
+    """Return what follows from a run that ended with ``error``. In a group, the most severe failure decides."""
+    if error is None:
+        return Decision(Verdict.COMPLETED)
+    one = min(leaves(error), key=lambda leaf: _severity(leaf, policy))
+    shown = cause_of(one)
+    match _severity(one, policy):
+        case 0 | 1:
+            return Decision(Verdict.HANDED_BACK, shown=shown)
+        case 3 | 4:
+            wait = next_wait(execution.message.options, REFUSED_OPTION, limits.rollout)
+            if isinstance(one, NewerContract) and wait is not None:
+                return Decision(Verdict.SNOOZED, wait.delay, shown=shown, options=wait.options)
+            reason = next((reason for kind, reason in _REASONS if isinstance(one, kind)), Reason.NOT_RETRIED)
+            return Decision(Verdict.DIED, reason=reason, shown=shown)
+        case 7:
+            excuse = _excuse(execution, one, policy, limits)
+            if excuse is not None:
+                return excuse
+        case 8:
+            return Decision(Verdict.SNOOZED, max(_asked(leaf) for leaf in leaves(error)), shown=shown)
+    if execution.excused_for is not None and policy.attempts > 1:
+        return Decision(Verdict.SNOOZED, execution.excused_for, shown=shown)
+    if execution.attempt >= policy.attempts:
+        return Decision(Verdict.DIED, reason=Reason.EXHAUSTED, shown=shown)
+    delay = max(_wait(leaf, execution.attempt, policy, limits) for leaf in leaves(error))
+    return Decision(Verdict.RETRIED, delay, shown=shown)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return what a ``Retry`` was raised for; any other exception is its own cause."""
+    if isinstance(error, dramatiq.errors.Retry) and not isinstance(error, Snooze) and error.__cause__ is not None:
+        return error.__cause__
+    return error
+
+
+def _severity(error: BaseException, policy: RetryPolicy) -> int:
+    """Return the rank of a failure among those of a group: the lowest decides."""
+    ranks: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int], ...] = (
+        (LeaseLost, 0),
+        ((Shutdown, WorkerStopping, SkipMessage), 1),
+        (Interrupt, 2),  # the time limit
+        (PermanentError, 3),
+        ((*OUTAGES, RateLimitExceeded), 7),
+        (Snooze, 8),
+        (dramatiq.errors.Retry, 5),
+    )
+    for kinds, rank in ranks:
+        if isinstance(error, kinds):
+            return rank
+    return 6 if policy.retries(error) else 4
+
+
+def _excuse(execution: Execution, error: BaseException, policy: RetryPolicy, limits: Limits) -> Decision | None:
+    """Return the wait of a job that met an outage, or a limiter of Dramatiq's; None once it has to use up attempts."""
+    if isinstance(error, RateLimitExceeded):
+        return Decision(Verdict.SNOOZED, policy.delay(execution.attempt, error), shown=error)
+    wait = next_wait(execution.message.options, EXCUSED_OPTION, limits.excuse)
+    # A policy of one attempt means that nothing is done again, whoever is to blame.
+    if policy.attempts == 1 or wait is None:
+        return None
+    return Decision(Verdict.SNOOZED, wait.delay, shown=error, options=wait.options)
+
+
+def _wait(error: BaseException, attempt: int, policy: RetryPolicy, limits: Limits) -> timedelta:
+    if isinstance(error, dramatiq.errors.Retry):
+        return _asked(error) if error.delay is not None else policy.delay(attempt, error)
+    if isinstance(error, TransientError) and error.retry_after is not None:
+        return min(error.retry_after, limits.retry_after)
+    return policy.delay(attempt, error)
+
+
+def _asked(error: BaseException) -> timedelta:
+    """Return the delay that a ``Snooze`` or a ``Retry``, ours or Dramatiq's, asks for."""
+    after = getattr(error, "after", None)
+    if isinstance(after, timedelta):
+        return after
+    milliseconds = getattr(error, "delay", None) or 0
+    return min(max(timedelta(), timedelta(milliseconds=milliseconds)), LONGEST_DELAY)
