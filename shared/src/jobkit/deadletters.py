@@ -27,9 +27,6 @@ _NUMBERS = frozenset({"attempts", "sent_at", "first_failed_at", "died_at"})
 #: RabbitMQ's own reasons for dead-lettering a message.
 _BROKER_REASONS = frozenset({"delivery_limit", "rejected", "maxlen", "expired"})
 
-#: Characters. A header frame must stay below 128 KiB whatever an exception carries.
-_MAX_TRACEBACK = 16_000
-
 
 class Reason(StrEnum):
     """Why a message is dead."""
@@ -99,7 +96,8 @@ class Failure:
             reason=reason,
             type=name,
             message=text_of(error),
-            traceback=traceback_of(group or error)[-_MAX_TRACEBACK:],
+            # Both texts are cut: a header frame must stay below 128 KiB whatever an exception carries.
+            traceback=traceback_of(group or error),
             fingerprint=_fingerprint(actor, name, error),
             attempts=attempts,
             queue=queue,

@@ -193,6 +193,9 @@ OUTAGES = (StoreUnavailable, BrokerUnavailable, SendRefused)
 LONGEST_TEXT = 2_000
 
 
+#: The same of a traceback.
+LONGEST_TRACEBACK = 16_000
+
 #: Exceptions of a group whose tracebacks are written one by one, if the group as a whole cannot be.
 _MOST_LEAVES = 5
 
@@ -211,7 +214,7 @@ def text_of(error: BaseException) -> str:
 
 
 def traceback_of(error: BaseException) -> str:
-    """Return the traceback of any exception as text, without the parts of its message that ``text_of`` cuts."""
+    """Return the end of any exception's traceback as text, without the parts of its message that ``text_of`` cuts."""
     try:
         text = "".join(traceback.format_exception(error))
         if len(text) > LONGEST_TEXT:
@@ -221,7 +224,7 @@ def traceback_of(error: BaseException) -> str:
             f"{''.join(traceback.format_tb(e.__traceback__))}{type(e).__name__}: {text_of(e)}\n" for e in leaves(error)
         )
         text = "".join(islice(parts, _MOST_LEAVES))
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text[-LONGEST_TRACEBACK:].encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

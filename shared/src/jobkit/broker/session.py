@@ -39,10 +39,8 @@ class RabbitmqDelivery(MessageProxy):
         self.session = session
         self.tag = tag
         self.revived = revived
-
-    def is_stale(self) -> bool:
-        """Whether its session is over: the broker delivers the message again, and it cannot be settled here."""
-        return self.session.is_over
+        # Once its session is over, the broker delivers the message again, and it cannot be settled here.
+        self.is_stale = lambda: session.is_over
 
 
 class Session:

@@ -1,5 +1,6 @@
 """Structured logs: every line that a job causes says which job it was."""
 
+import json
 import logging
 import logging.config
 import sys
@@ -13,15 +14,12 @@ from dramatiq.middleware import Middleware
 from structlog.tracebacks import ExceptionDictTransformer
 
 from jobkit import telemetry
-from jobkit.errors import LONGEST_TEXT, NewerContract, PermanentError, text_of, traceback_of
+from jobkit.errors import LONGEST_TRACEBACK, NewerContract, PermanentError, text_of, traceback_of
 from jobkit.execution import Verdict, current, end, execution_of
 from jobkit.middleware.breakers import CircuitOpen
 
 #: Without the values of local variables: a payload may hold what nobody should read.
 _structured = ExceptionDictTransformer(show_locals=False, max_frames=20)
-
-#: Exceptions that are shown apart; of longer chains there is the text.
-_MOST_EXCEPTIONS = 20
 
 LogStyle = Literal["json", "console"]
 
@@ -87,9 +85,8 @@ def _structured_traceback(_logger: Any, _method: str, event: MutableMapping[str,
         return event
     try:
         told = _structured((type(error), error, error.__traceback__))
-        for one in told:
-            one["exc_value"] = one["exc_value"][:LONGEST_TEXT]
-        event["exception"] = told if len(told) <= _MOST_EXCEPTIONS else traceback_of(error)
+        short = len(json.dumps(told)) <= 2 * LONGEST_TRACEBACK
+        event["exception"] = told if short else traceback_of(error)
     except BaseException:  # groups nested too deep, or an exception whose own code fails
         event["exception"] = traceback_of(error)
     return event
