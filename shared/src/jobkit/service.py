@@ -42,10 +42,20 @@ class Service(Generic[S, R]):
     Args:
         name: Also the first word of the names of its queues.
         lifespan: Opens the service's resources from its settings, once in each worker process.
+        retry: The retry policy of actors that have none of their own.
+        time_limit: The time limit of actors that have none of their own.
     """
 
-    def __init__(self, name: str, *, lifespan: Callable[[S], AbstractContextManager[R]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        lifespan: Callable[[S], AbstractContextManager[R]],
+        retry: RetryPolicy = DEFAULT_POLICY,
+        time_limit: timedelta = DEFAULT_TIME_LIMIT,
+    ) -> None:
         self.name = name
+        self._retry, self._time_limit = retry, time_limit
         self.actors: dict[str, ActorDeclaration[R]] = {}
         self._lifespan = lifespan
 
@@ -53,8 +63,8 @@ class Service(Generic[S, R]):
         self,
         contract: type[J],
         *,
-        retry: RetryPolicy = DEFAULT_POLICY,
-        time_limit: timedelta = DEFAULT_TIME_LIMIT,
+        retry: RetryPolicy | None = None,
+        time_limit: timedelta | None = None,
         periodic: Cron | None = None,
         breaker: CircuitBreaker | None = None,
     ) -> Callable[[Callable[[J, Context[R]], T]], Callable[[J, Context[R]], T]]:
@@ -62,8 +72,8 @@ class Service(Generic[S, R]):
 
         Args:
             contract: The jobs; its queue must belong to this service.
-            retry: What happens when the function raises.
-            time_limit: After this long the job is interrupted, which counts as a failure.
+            retry: What happens when the function raises; None stands for the service's policy.
+            time_limit: After this long the job is interrupted, which counts as a failure; None stands for the service's.
             periodic: Also run it by this schedule; the contract's fields must all have defaults.
             breaker: What the jobs depend on, and when they wait for it.
         """
@@ -80,7 +90,9 @@ class Service(Generic[S, R]):
         def declare(function: Callable[[J, Context[R]], T]) -> Callable[[J, Context[R]], T]:
             if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
                 raise TypeError(f"{contract.actor} must be a plain function: calling it would not run it")
-            self.actors[contract.actor] = ActorDeclaration(contract, function, retry, time_limit, periodic, breaker)
+            policy = self._retry if retry is None else retry
+            limit = self._time_limit if time_limit is None else time_limit
+            self.actors[contract.actor] = ActorDeclaration(contract, function, policy, limit, periodic, breaker)
             return function
 
         return declare

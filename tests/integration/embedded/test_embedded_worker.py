@@ -650,6 +650,17 @@ def test_a_declaration_that_cannot_work_is_refused_where_it_is_written() -> None
         service.actor(Work)
 
 
+def test_actors_have_their_services_policy_and_time_limit_unless_they_have_their_own() -> None:
+    service: Service[ServiceSettings, None] = Service(
+        "work", lifespan=lambda _settings: contextlib.nullcontext(), retry=never(), time_limit=timedelta(minutes=5)
+    )
+    service.actor(Work)(lambda _job, _context: None)
+    service.actor(Once, retry=fixed(1), time_limit=timedelta(minutes=1))(lambda _job, _context: None)
+    declared = service.actors["work"], service.actors["once"]
+    assert [one.retry.attempts for one in declared] == [1, 8]
+    assert [one.time_limit for one in declared] == [timedelta(minutes=5), timedelta(minutes=1)]
+
+
 def test_a_mistake_in_a_retry_policy_does_not_make_a_job_spin() -> None:
     stage = Stage()
     work = stage.brokers[0].get_actor("work")
