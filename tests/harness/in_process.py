@@ -104,6 +104,7 @@ class Ours(Twin):
         *middleware: Middleware,
         retry: RetryPolicy | None = None,
         time_limit: timedelta = timedelta(seconds=20),
+        max_message_bytes: int = 1_048_576,
     ) -> None:
         super().__init__()
         service: Service[ServiceSettings, None] = Service(QUEUE, lifespan=lambda _settings: nullcontext())
@@ -120,6 +121,7 @@ class Ours(Twin):
                 store_url=store_url,
                 lease_seconds=LEASE,
                 store_timeout_seconds=LEASE / 6,
+                max_message_bytes=max_message_bytes,
             )
             self.broker, self.producer = service.build(platform, settings), Producer(broker_url)
         else:

@@ -73,7 +73,7 @@ class Service(Generic[S, R]):
         Args:
             contract: The jobs; its queue must belong to this service.
             retry: What happens when the function raises; None stands for the service's policy.
-            time_limit: After this long the job is interrupted, which counts as a failure; None stands for the service's.
+            time_limit: After this long the job is interrupted, a failed attempt; None stands for the service's.
             periodic: Also run it by this schedule; the contract's fields must all have defaults.
             breaker: What the jobs depend on, and when they wait for it.
         """
