@@ -21,6 +21,7 @@ from dramatiq.broker import MessageProxy
 
 from jobkit.deadletters import Reason
 from jobkit.store.base import JobKey, Lease
+from jobkit.time import milliseconds
 
 #: Attempts so far, carried in the message in case the job record is lost.
 ATTEMPTS_OPTION = "attempts"
@@ -160,6 +161,13 @@ def after_a_run(message: Message[Any], **more: object) -> Message[Any]:
     """Return the same for a job that has run: its sender's delay is over."""
     options = {name: v for name, v in message.options.items() if name not in {DUE_OPTION, DELAY_OPTION}}
     return for_later(replace(message, options=options), **more)
+
+
+def note_delay(message: Message[Any], delay: timedelta) -> None:
+    """Let a message that is about to be sent say when it is due. The broker may deliver it too early."""
+    if delay > timedelta() and DEFERRED_OPTION not in message.options:
+        due_at = int((time.time() + delay.total_seconds()) * 1000)
+        message.options.update({DUE_OPTION: due_at, DELAY_OPTION: milliseconds(delay)})
 
 
 def was_delayed(message: Message[Any]) -> bool:

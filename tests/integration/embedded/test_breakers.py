@@ -22,7 +22,7 @@ from jobkit.errors import PermanentError, TransientError
 from jobkit.retry import fixed, never
 from jobkit.service import Service
 from jobkit.settings import PlatformSettings, ServiceSettings
-from jobkit.store.base import JobKey, JobState
+from jobkit.store.base import JobKey, JobRecord, JobState
 from jobkit.store.memory import MemoryStore
 from jobkit.time import seconds
 
@@ -108,6 +108,9 @@ class Stage:
             message: Message[object] = Message(job.queue, job.actor, (), job.model_dump(), {}, job.name, sent)
             self.exchange.send([message])
 
+    def records(self) -> list[JobRecord]:
+        return [record for key in self.ids.values() if (record := self.store.record(key)) is not None]
+
     def states(self) -> Counter[str]:
         records = [self.store.record(key) for key in self.ids.values()]
         return Counter(record.state.value if record else "unknown" for record in records)
@@ -162,7 +165,21 @@ def test_while_the_dependency_is_down_jobs_wait_with_all_their_attempts(
     text = caplog.text
     assert "breaker server is open for 1 s: 3 jobs have failed, the last by ServerDown" in text
     assert "breaker server is open for 2 s: its probe has failed" in text
-    assert "breaker server is closed" in text
+    assert "breaker server is closed; runs postponed here: " in text
+    postponed = int(text.split("runs postponed here: ")[1].split()[0])
+    assert postponed >= 29
+    lines = [line for line in text.splitlines() if "jobkit.jobs" in line or "breaker server" in line]
+    told = [line for line in lines if "job completed" not in line and "runs again" in line]
+    assert len(told) <= FAILURES + 4, "a line for each job that failed, none for each that waits"
+
+
+def test_a_job_that_waits_for_a_breaker_says_so(stage: Stage) -> None:
+    open_breaker(stage)
+    stage.send(Call(name="later"))
+    stage.until(lambda: "breaker server is open" in {record.waits_for for record in stage.records()})
+    stage.server.up = True
+    stage.until(stage.all_done)
+    assert {record.waits_for for record in stage.records()} == {""}
 
 
 def test_jobs_that_do_not_depend_on_it_go_on(stage: Stage) -> None:

@@ -5,9 +5,12 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import dramatiq
+import pika
 import pytest
 import sentry_sdk
 from dramatiq import Message
@@ -21,10 +24,13 @@ from opentelemetry.trace import SpanKind, StatusCode
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
 
+from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.memory import MemoryExchange
+from jobkit.broker.rabbitmq import JobBroker
 from jobkit.context import Context
 from jobkit.contracts import Job
-from jobkit.errors import PermanentError, TimeLimitExceeded, TransientError, Unroutable
+from jobkit.deadletters import Failure, Reason
+from jobkit.errors import PermanentError, TimeLimitExceeded, TransientError, Undecodable, Unroutable
 from jobkit.middleware.sentry import Sentry
 from jobkit.producer import Producer
 from jobkit.retry import fixed
@@ -340,3 +346,31 @@ def test_one_report_for_each_job_that_died(stage: Observed, reports: list[dict[s
     stage.processed("origin", 3)
     assert {event["tags"]["job_id"] for event in reports} == ids
     assert len(reports) == 3
+
+
+def test_a_message_that_dies_before_any_actor_sees_it_is_traced_counted_and_reported(
+    spans: InMemorySpanExporter, reader: InMemoryMetricReader, reports: list[dict[str, Any]]
+) -> None:
+    broker = JobBroker(ConnectionSettings(["amqp://localhost"]), Mock())
+    Sentry("https://key@sentry.example.org/1", "test", transport=Collected).after_process_boot(broker)
+    wanted = {"messaging.destination.name": "email", "jobkit.outcome": "died", "error.type": "Undecodable"}
+    before = numbers(reader, "messaging.client.consumed.messages", **wanted)
+    error = Undecodable("the body is not JSON")
+    failure = Failure.of(error, Reason.UNDECODABLE, actor="", queue="email", died_at=1)
+    sender = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"traceparent": f"00-{sender}-00f067aa0ba902b7-01"}
+    broker.report_death(error, failure, pika.BasicProperties(message_id="m-1", type="send_email", headers=headers))
+    (span,) = spans.get_finished_spans()
+    assert (span.name, span.status.status_code) == ("process email", StatusCode.ERROR)
+    assert details(span)["messaging.message.id"] == "m-1"
+    assert [trace.format_trace_id(link.context.trace_id) for link in span.links] == [sender]
+    assert numbers(reader, "messaging.client.consumed.messages", **wanted) == before + 1
+    (event,) = reports
+    assert event["tags"] == {"actor": "send_email", "queue": "email", "reason": "undecodable", "job_id": "m-1"}
+
+
+def test_a_delayed_send_is_linked_to_its_sender_and_not_nested_in_it(stage: Observed) -> None:
+    stage.producer.send(Parent(), delay=timedelta(milliseconds=5))
+    (sent,), (run,) = stage.named("send origin"), stage.processed("origin", 1)
+    assert context_of(run).trace_id != context_of(sent).trace_id
+    assert [link.context.trace_id for link in run.links] == [context_of(sent).trace_id]

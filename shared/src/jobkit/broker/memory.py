@@ -18,7 +18,7 @@ from jobkit import telemetry
 from jobkit.broker.topology import dead_letter_queue
 from jobkit.deadletters import Failure
 from jobkit.errors import MessageTooLarge, Unroutable
-from jobkit.execution import execution_of, without_history
+from jobkit.execution import execution_of, note_delay, without_history
 from jobkit.time import milliseconds
 
 
@@ -42,6 +42,7 @@ class MemoryExchange:
         """Put the messages into their queues, to arrive after ``delay``; raises ``SendError``."""
         with telemetry.sending(messages):
             for message in messages:
+                note_delay(message, delay)
                 if len(message.encode()) > self._max_bytes:
                     raise MessageTooLarge(
                         f"{message.actor_name} {message.message_id} is above {self._max_bytes:,} bytes"

@@ -16,7 +16,7 @@ from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publisher import ConfirmedPublisher
 from jobkit.deadletters import Failure
 from jobkit.errors import BrokerUnavailable, MessageTooLarge, SendRefused, Unroutable
-from jobkit.execution import DEFERRED_OPTION, without_history
+from jobkit.execution import DEFERRED_OPTION, note_delay, without_history
 
 #: Seconds before a refused message is sent again. A quorum queue refuses while it has no leader, which passes.
 _REFUSAL_PAUSES: Final = (0.1, 0.4, 1.5)
@@ -105,6 +105,7 @@ class Sender:
                 return
 
     def _outgoing(self, message: Message[Any], delay: timedelta) -> Outgoing:
+        note_delay(message, delay)
         body = message.encode()
         if len(body) > self.max_bytes and DEFERRED_OPTION not in message.options:  # a copy has been let in before
             raise MessageTooLarge(
