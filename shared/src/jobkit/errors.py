@@ -66,18 +66,18 @@ class Retry(dramatiq.errors.Retry):
 
     Args:
         delay: As for ``Snooze``.
-        cause: What went wrong. The dead letter describes it, if there is one.
-        reason: Instead of the cause's text.
+        cause: What went wrong: an exception, which the dead letter then describes, or a text.
 
     Raises:
         ValueError: as for ``Snooze``.
     """
 
-    def __init__(self, delay: timedelta | float, cause: BaseException | None = None, reason: str = "") -> None:
+    def __init__(self, delay: timedelta | float, cause: BaseException | str = "asked for another attempt") -> None:
         self.after = usable_delay(delay)
-        text = reason or (text_of(cause) if cause is not None else "asked for another attempt")
+        text = text_of(cause) if isinstance(cause, BaseException) else cause
         super().__init__(text, delay=int(self.after.total_seconds() * 1000))
-        self.__cause__ = cause
+        if isinstance(cause, BaseException):
+            self.__cause__ = cause
 
 
 def usable_delay(delay: timedelta | float) -> timedelta:

@@ -189,8 +189,8 @@ def test_a_value_of_another_type_is_refused(make: Callable[[], object], says: st
 @pytest.mark.parametrize("kind", [Snooze, Retry])
 def test_a_delay_and_a_reason_are_kept(kind: type[Snooze] | type[Retry]) -> None:
     assert kind(timedelta(minutes=2)).after == timedelta(minutes=2)
-    assert kind(1.5, reason="rate limited").after == timedelta(seconds=1.5)
-    assert str(kind(1.5, reason="rate limited")) == "rate limited"
+    assert kind(1.5, "rate limited").after == timedelta(seconds=1.5)
+    assert str(kind(1.5, "rate limited")) == "rate limited"
 
 
 @pytest.mark.parametrize("kind", [Snooze, Retry])
