@@ -6,6 +6,7 @@ A pure function of the failure, the policy and what the message says of its past
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import IntEnum
 from typing import Final
 
 import dramatiq.errors
@@ -36,6 +37,32 @@ _REASONS: Final = (
     (BadPayload, Reason.BAD_PAYLOAD),
     (NewerContract, Reason.NEWER_CONTRACT),
     (PermanentError, Reason.PERMANENT),
+)
+
+
+class _Severity(IntEnum):
+    """The ranks of failures: of those in a group, the lowest decides."""
+
+    LEASE_LOST = 0
+    STOPPED = 1
+    TIME_LIMIT = 2
+    PERMANENT = 3
+    NOT_RETRIED = 4
+    RETRY = 5
+    FAILED = 6
+    OUTAGE = 7
+    SNOOZE = 8
+
+
+#: The first that fits counts: an interrupt is none of the more special ones above it.
+_SEVERITIES: Final[tuple[tuple[tuple[type[BaseException], ...], _Severity], ...]] = (
+    ((LeaseLost,), _Severity.LEASE_LOST),
+    ((Shutdown, WorkerStopping, SkipMessage), _Severity.STOPPED),
+    ((Interrupt,), _Severity.TIME_LIMIT),
+    ((PermanentError,), _Severity.PERMANENT),
+    ((*OUTAGES, RateLimitExceeded), _Severity.OUTAGE),
+    ((Snooze,), _Severity.SNOOZE),
+    ((dramatiq.errors.Retry,), _Severity.RETRY),
 )
 
 
@@ -70,19 +97,19 @@ def decide(execution: Execution, error: BaseException | None, policy: RetryPolic
     one = min(leaves(error), key=lambda leaf: _severity(leaf, policy))
     shown = cause_of(one)
     match _severity(one, policy):
-        case 0 | 1:
+        case _Severity.LEASE_LOST | _Severity.STOPPED:
             return Decision(Verdict.HANDED_BACK, shown=shown)
-        case 3 | 4:
+        case _Severity.PERMANENT | _Severity.NOT_RETRIED:
             wait = next_wait(execution.message.options, REFUSED_OPTION, limits.rollout)
             if isinstance(one, NewerContract) and wait is not None:
                 return Decision(Verdict.SNOOZED, wait.delay, shown=shown, options=wait.options)
             reason = next((reason for kind, reason in _REASONS if isinstance(one, kind)), Reason.NOT_RETRIED)
             return Decision(Verdict.DIED, reason=reason, shown=shown)
-        case 7:
+        case _Severity.OUTAGE:
             excuse = _excuse(execution, one, policy, limits)
             if excuse is not None:
                 return excuse
-        case 8:
+        case _Severity.SNOOZE:
             return Decision(Verdict.SNOOZED, max(_asked(leaf) for leaf in leaves(error)), shown=shown)
     if execution.excused_for is not None and policy.attempts > 1:
         return Decision(Verdict.SNOOZED, execution.excused_for, shown=shown)
@@ -99,21 +126,11 @@ def cause_of(error: BaseException) -> BaseException:
     return error
 
 
-def _severity(error: BaseException, policy: RetryPolicy) -> int:
-    """Return the rank of a failure among those of a group: the lowest decides."""
-    ranks: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int], ...] = (
-        (LeaseLost, 0),
-        ((Shutdown, WorkerStopping, SkipMessage), 1),
-        (Interrupt, 2),  # the time limit
-        (PermanentError, 3),
-        ((*OUTAGES, RateLimitExceeded), 7),
-        (Snooze, 8),
-        (dramatiq.errors.Retry, 5),
-    )
-    for kinds, rank in ranks:
+def _severity(error: BaseException, policy: RetryPolicy) -> _Severity:
+    for kinds, severity in _SEVERITIES:
         if isinstance(error, kinds):
-            return rank
-    return 6 if policy.retries(error) else 4
+            return severity
+    return _Severity.FAILED if policy.retries(error) else _Severity.NOT_RETRIED
 
 
 def _excuse(execution: Execution, error: BaseException, policy: RetryPolicy, limits: Limits) -> Decision | None:
