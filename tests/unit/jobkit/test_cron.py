@@ -1,10 +1,12 @@
 """Our cron against an independent one, minute by minute over years, and where clocks change."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
 from cronsim import CronSim
@@ -265,11 +267,47 @@ def test_a_wrong_expression_is_refused_with_the_item_that_is_wrong(spec: str, sa
     assert says in str(refusal.value)
 
 
-@pytest.mark.parametrize("zone", ["Europe/Atlantis", "", "Europe", "../etc/passwd", "/etc/passwd", "a\0b"])
-def test_an_unknown_time_zone_is_refused_by_its_name(zone: str) -> None:
+@pytest.mark.parametrize("zone", ["", "../etc/passwd", "/etc/passwd", "a\0b", "Europe/", "Europe Berlin"])
+def test_what_cannot_name_a_time_zone_is_refused_where_it_is_written(zone: str) -> None:
     with pytest.raises(ValueError, match="time zone") as refusal:
         cron("0 0 * * *", zone)
     assert repr(zone) in str(refusal.value)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Atlantis", "Europe"])
+def test_an_unknown_time_zone_is_refused_by_its_name_when_it_is_first_used(zone: str) -> None:
+    written = cron("0 0 * * *", zone)
+    with pytest.raises(ValueError, match="time zone") as refusal:
+        written.next_after(START)
+    assert repr(zone) in str(refusal.value)
+
+
+def test_writing_a_schedule_reads_no_file() -> None:
+    code = (
+        "import sys\n"
+        "from jobkit.schedule import cron\n"
+        "opened = []\n"
+        "sys.addaudithook(lambda event, arguments: opened.append(arguments) if event == 'open' else None)\n"
+        "cron('0 3 * * *', 'Europe/Berlin'), cron('@daily')\n"
+        "print(opened)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_utc_needs_no_database_of_time_zones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> ZoneInfo:
+        raise ZoneInfoNotFoundError(name)
+
+    monkeypatch.setattr(sys.modules["jobkit.schedule.cron"], "ZoneInfo", none)
+    assert cron("0 0 * * *").next_after(START) == START + timedelta(days=1)
+    with pytest.raises(ValueError, match="install the time zones"):
+        cron("0 0 * * *", "Europe/Berlin").next_after(START)
+
+
+@pytest.mark.parametrize("limit", [timedelta(), timedelta(seconds=59), timedelta(days=-1)])
+def test_a_misfire_limit_that_skips_ticks_in_good_order_is_refused(limit: timedelta) -> None:
+    with pytest.raises(ValueError, match="misfire="):
+        cron("0 0 * * *", misfire=limit)
 
 
 def test_schedules_are_equal_when_their_text_is() -> None:

@@ -7,7 +7,8 @@ of months. So each field is expanded here, by the rules of Vixie's cron (crontab
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import periodiq  # type: ignore[import-untyped]  # it has no annotations; all that we use of it is in this file
@@ -40,6 +41,15 @@ _HORIZON = timedelta(days=366 * 9)
 
 _MINUTE, _DAY = timedelta(minutes=1), timedelta(days=1)
 
+#: The form of a name in the IANA database: relative words, so that no name leads out of its folder.
+_ZONE_NAME = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
+
+#: A tick that is this late is not sent any more, unless the schedule says otherwise.
+MISFIRE_LIMIT: Final = timedelta(days=1)
+
+#: A scheduler looks every ten seconds and may be replaced in between: a shorter limit would skip ticks in good order.
+_SHORTEST_MISFIRE: Final = timedelta(minutes=1)
+
 
 @dataclass(frozen=True)
 class Cron:
@@ -47,18 +57,24 @@ class Cron:
 
     Where clocks change, it does as Debian's cron: a time that is skipped fires right after the gap, and one that is
     repeated fires once; but an expression whose minute or hour starts with a star goes by what the clock shows.
+
+    Attributes:
+        spec: The expression.
+        timezone: Its name in the IANA database. The zone is read at its first use, as importing a module reads no file.
+        misfire: How late a tick may be sent, after which it is skipped.
     """
 
     spec: str
     timezone: str = "UTC"
+    misfire: timedelta = MISFIRE_LIMIT
     _cron: periodiq.CronSpec = field(init=False, repr=False, compare=False)
     _goes_by_clock: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        try:
-            ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of zones, such as "Europe"
-            raise ValueError(f"cron {self.spec!r}: there is no time zone {self.timezone!r}") from None
+        if not _ZONE_NAME.fullmatch(self.timezone):
+            raise self._no_such_zone()
+        if self.misfire < _SHORTEST_MISFIRE:
+            raise ValueError(f"cron {self.spec!r}: misfire={self.misfire} must be a minute or more")
         texts = _MACROS.get(self.spec.strip().lower(), self.spec).lower().split()
         if len(texts) != len(_FIELDS):
             raise ValueError(f"cron {self.spec!r} must have five fields or be one of {', '.join(_MACROS)}")
@@ -72,6 +88,25 @@ class Cron:
         object.__setattr__(self, "_cron", parsed)
         object.__setattr__(self, "_goes_by_clock", texts[0].startswith("*") or texts[1].startswith("*"))
 
+    @property
+    def zone(self) -> tzinfo:
+        """The time zone.
+
+        Raises:
+            ValueError: There is none of that name, or this machine has no database of time zones.
+        """
+        if self.timezone == "UTC":  # which needs no database
+            return UTC
+        try:
+            return ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of zones, such as "Europe"
+            raise self._no_such_zone() from None
+
+    def never_ticks(self) -> bool:
+        """Whether no day within nine years matches, such as 30 February."""
+        start = date(2024, 1, 1)  # any day will do
+        return not any(self._is_day(start + n * _DAY) for n in range(_HORIZON // _DAY))
+
     def matches(self, local: datetime) -> bool:
         """Whether it ticks in the minute of ``local``, a wall-clock time in its own zone."""
         return bool(self._cron.validate(local))
@@ -82,7 +117,7 @@ class Cron:
 
     def ticks_after(self, moment: datetime) -> Iterator[datetime]:
         """All ticks later than ``moment`` (aware), in order and in UTC; ends where none follows within nine years."""
-        zone = ZoneInfo(self.timezone)
+        zone = self.zone
         day = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         end = day + _HORIZON
         while day < end:
@@ -92,7 +127,7 @@ class Cron:
                     yield tick
             day += _DAY
 
-    def _ticks_of(self, start: datetime, zone: ZoneInfo) -> Iterator[datetime]:
+    def _ticks_of(self, start: datetime, zone: tzinfo) -> Iterator[datetime]:
         """The ticks of the UTC day that begins at ``start``."""
         if not any(self._is_day(start.date() + n * _DAY) for n in (-1, 0, 1)):
             return  # no zone is further from UTC
@@ -110,7 +145,7 @@ class Cron:
                         if start <= tick < start + _DAY:
                             yield tick
 
-    def _ticks_around_change(self, start: datetime, zone: ZoneInfo) -> Iterator[datetime]:
+    def _ticks_around_change(self, start: datetime, zone: tzinfo) -> Iterator[datetime]:
         """The same for a day on which the clock changes: minute by minute."""
         wall = _wall((start - _MINUTE).astimezone(zone))
         for instant in (start + n * _MINUTE for n in range(_DAY // _MINUTE)):
@@ -126,26 +161,37 @@ class Cron:
             if ticks:
                 yield instant
 
-    def _is_day(self, date: date) -> bool:
-        return self.matches(datetime.combine(date, time(self._cron.hour[0], self._cron.minute[0])))
+    def _is_day(self, day: date) -> bool:
+        return self.matches(datetime.combine(day, time(self._cron.hour[0], self._cron.minute[0])))
+
+    def _no_such_zone(self) -> ValueError:
+        return ValueError(
+            f"cron {self.spec!r}: there is no time zone {self.timezone!r} on this machine: correct the name, or "
+            "install the time zones (the package tzdata)"
+        )
 
 
 def _wall(local: datetime) -> datetime:
     return local.replace(tzinfo=None, fold=0)
 
 
-def cron(spec: str, timezone: str = "UTC") -> Cron:
-    """A schedule for an actor's declaration: ``periodic=cron("*/15 8-18 * * mon-fri", "Europe/Berlin")``.
+def cron(spec: str, timezone: str = "UTC", *, misfire: timedelta = MISFIRE_LIMIT) -> Cron:
+    """Return a schedule for an actor's declaration: ``periodic=cron("*/15 8-18 * * mon-fri", "Europe/Berlin")``.
 
     Five fields: minute (0-59), hour (0-23), day of month (1-31), month (1-12 or jan-dec), day of week (0-7 or sun-sat,
     both 0 and 7 being Sunday); each with ``*``, lists, ranges and steps; or ``@hourly``, ``@daily``, ``@weekly``,
     ``@monthly``, ``@yearly``.
 
+    Args:
+        spec: The expression.
+        timezone: The time zone's name in the IANA database. An unknown name is refused when a worker starts.
+        misfire: Skip a tick that no scheduler could send for this long, a minute or more.
+
     Raises:
-        ValueError: the expression or the time zone is wrong; the text says where.
+        ValueError: The expression, the form of the zone's name or the limit is wrong. The text says where.
     """
-    built = Cron(spec, timezone)
-    if built.next_after(datetime(2024, 1, 1, tzinfo=UTC)) is None:  # any moment will do
+    built = Cron(spec, timezone, misfire)
+    if built.never_ticks():
         raise ValueError(f"cron {spec!r} never ticks: there is no such day")
     return built
 
