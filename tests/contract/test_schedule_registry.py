@@ -129,3 +129,48 @@ def test_a_last_tick_belongs_to_its_expression_whichever_was_announced_last(regi
     never = clean("0 10 * * *")
     registry.advance(never.name, TICK, never.when)
     assert registry.last_tick(never.name, never.when) is None
+
+
+def test_a_schedule_that_was_announced_has_not_run(registry: ScheduleRegistry) -> None:
+    registry.announce("files", [clean(), COUNT], START)
+    assert registry.last_sent("files.clean") is None
+    registry.advance("files.clean", TICK)
+    registry.announce("files", [clean(), COUNT], START + MINUTE)
+    assert registry.last_sent("files.clean") == registry.last_sent("files.clean", clean().when) == TICK
+    assert registry.last_sent("files.count") is None
+    assert registry.last_sent("files.nobody") is None
+
+
+def test_an_announcement_without_a_time_goes_by_the_clock_of_the_store(registry: ScheduleRegistry) -> None:
+    before = registry.now()
+    registry.announce("files", [clean()])
+    assert before <= (registry.last_tick("files.clean") or START) <= registry.now()
+    assert abs(registry.now() - datetime.now(UTC)) < MINUTE, "it is the clock of this machine"
+
+
+def test_a_last_tick_in_the_future_gives_way_to_the_one_before_it(registry: ScheduleRegistry) -> None:
+    registry.announce("files", [clean()], START)
+    registry.advance("files.clean", TICK)
+    registry.advance("files.clean", TICK + 365 * DAY)
+    assert registry.heal("files.clean", TICK + MINUTE) == TICK
+    assert registry.last_tick("files.clean") == TICK
+    assert registry.heal("files.clean", TICK + MINUTE) == TICK, "there is nothing left to heal"
+    registry.advance("files.clean", TICK + DAY)
+    assert registry.last_tick("files.clean") == registry.last_sent("files.clean") == TICK + DAY
+
+
+def test_a_schedule_that_has_always_been_in_the_future_goes_on_from_now(registry: ScheduleRegistry) -> None:
+    registry.announce("files", [clean(), COUNT], START + 365 * DAY)
+    registry.advance("files.clean", TICK + 365 * DAY)
+    for schedule in (clean(), COUNT):
+        assert registry.heal(schedule.name, START, schedule.when) == START
+        assert registry.last_tick(schedule.name) == START
+    assert registry.heal("files.nobody", START) is None
+    assert registry.heal("files.clean", START, "0 9 * * * UTC") is None
+
+
+def test_a_schedule_that_was_removed_by_a_clock_that_was_ahead_starts_anew(registry: ScheduleRegistry) -> None:
+    registry.announce("files", [clean()], START + 365 * DAY)
+    registry.announce("files", [], START)
+    registry.announce("files", [clean()], LATER)
+    assert registry.last_tick("files.clean") == LATER

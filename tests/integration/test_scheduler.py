@@ -140,3 +140,36 @@ def test_a_service_removed_by_hand_that_comes_back_later_starts_anew(redis_url: 
         client.hdel("jobkit:schedules", "probe")
     registry.announce("probe", [schedule], START + timedelta(days=1))
     assert registry.last_tick(schedule.name) == START + timedelta(days=1)
+
+
+def test_the_actors_of_each_service_are_kept_until_they_change(redis_url: str, registry: RedisSchedules) -> None:
+    registry.announce("probe", [], actors=["probe", "call"])
+    registry.announce("files", [])
+    assert registry.actors() == {"probe": ["probe", "call"]}
+    registry.announce("probe", [])
+    assert registry.actors() == {"probe": ["probe", "call"]}, "an older worker does not say"
+    registry.announce("probe", [], actors=["probe"])
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset("jobkit:actors", mapping={"cut": "[", "wrong": '{"a": 1}', "number": "7"})
+    assert registry.actors() == {"probe": ["probe"]}
+
+
+def test_a_schedule_of_a_version_before_goes_on_after_its_last_tick(redis_url: str, registry: RedisSchedules) -> None:
+    schedule = Schedule.of("probe", Probe, cron("0 12 * * *"))
+    cursor = {"last": str(START.timestamp()), "seen": str(START.timestamp()), "round": "1"}
+    entry = {**asdict(schedule), "payload": {"name": "probe", "seconds": 0.0}}
+    del entry["misfire_seconds"]
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset("jobkit:schedules", "probe", json.dumps([entry]))
+        client.hset("jobkit:schedules:rounds", "probe", "1")
+        client.hset(
+            "jobkit:schedules:ticks",
+            schedule.name,
+            json.dumps({"when": schedule.when, "cursors": {schedule.when: cursor}}),
+        )
+    [read] = registry.schedules()
+    assert read.message(START).kwargs == {"name": "probe", "seconds": 0.0}
+    assert registry.last_tick(schedule.name) == START
+    assert registry.last_sent(schedule.name) is None
+    registry.announce("probe", [schedule])
+    assert registry.last_tick(schedule.name) == START

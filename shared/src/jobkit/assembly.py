@@ -16,6 +16,7 @@ from jobkit.broker.memory import MemoryBroker
 from jobkit.broker.rabbitmq import JobBroker
 from jobkit.broker.topology import lane_queue
 from jobkit.children import Children
+from jobkit.errors import SettingsError
 from jobkit.interrupts import Interrupts
 from jobkit.middleware.breakers import Breakers
 from jobkit.middleware.health import Health
@@ -103,11 +104,21 @@ class Assembly(Generic[R]):
             operations.append(TelemetryExport(self.platform.otlp_endpoint, f"{self.name}-service"))
         if self.platform.health_folder:
             operations.append(Health(self.platform.health_folder))
-        schedules = [Schedule.of(self.name, a.contract, a.periodic) for a in self.actors.values() if a.periodic]
         registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
-        operations.append(Announce(self.name, schedules, registry))  # even if empty: there may have been some before
+        # Even if there are none: there may have been some before.
+        operations.append(Announce(self.name, self._schedules(), registry, list(self.actors)))
         operations.append(Preflight(self.platform, self.settings))
         return operations
+
+    def _schedules(self) -> list[Schedule]:
+        schedules = []
+        for name, declared in self.actors.items():
+            if declared.periodic is not None:
+                try:
+                    schedules.append(Schedule.of(self.name, declared.contract, declared.periodic))
+                except ValueError as error:
+                    raise SettingsError(f"{self.name}.{name}: {error}") from None
+        return schedules
 
     def _error_reports(self) -> list[Middleware]:
         if self.platform.sentry_dsn is None:

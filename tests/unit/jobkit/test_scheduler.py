@@ -1,18 +1,22 @@
 """Ticks become jobs: each once, whoever sends them, and none for an outage."""
 
 import contextlib
+import json
 import logging
 import threading
+import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 from dramatiq import Message
 from dramatiq.brokers.stub import StubBroker
+from pydantic import Field
 
-from jobkit.contracts import Job
-from jobkit.errors import BrokerUnavailable, SendError, StoreUnavailable, Unroutable
+from jobkit.contracts import Job, Tick, due_time
+from jobkit.errors import BrokerUnavailable, SendError, SettingsError, StoreUnavailable, Unroutable
 from jobkit.schedule.announce import Announce
 from jobkit.schedule.cron import cron
 from jobkit.schedule.registry import MemorySchedules
@@ -34,6 +38,13 @@ class Named(Job, queue="files"):
     """A job that cannot run without being told more."""
 
     name: str
+
+
+class Report(Job, queue="files"):
+    """A job whose defaults belong to the day on which it is due."""
+
+    day: date = Field(default_factory=lambda: due_time().date())
+    run: str = Field(default_factory=lambda: str(uuid.uuid4()))
 
 
 class Clock:
@@ -159,13 +170,113 @@ def test_of_missed_ticks_the_latest_is_made_up_for_once(
     assert any("last of 30 missed ticks" in record.getMessage() for record in caplog.records)
 
 
-def test_a_tick_missed_by_more_than_a_day_is_not_made_up_for(outbox: Outbox, clock: Clock) -> None:
+@pytest.mark.parametrize(
+    ("misfire", "now", "sent"),
+    [
+        (timedelta(days=1), datetime(2026, 11, 25, 6, 1, tzinfo=UTC), 0),
+        (timedelta(days=1), datetime(2026, 11, 25, 5, 59, tzinfo=UTC), 1),
+        (timedelta(hours=2), datetime(2026, 11, 24, 8, 1, tzinfo=UTC), 0),
+        (timedelta(hours=2), datetime(2026, 11, 24, 7, 59, tzinfo=UTC), 1),
+        (timedelta(days=7), datetime(2026, 11, 30, 6, 0, tzinfo=UTC), 1),
+    ],
+)
+def test_each_schedule_has_its_own_misfire_limit_and_a_skipped_tick_is_named_once(
+    outbox: Outbox, clock: Clock, caplog: pytest.LogCaptureFixture, misfire: timedelta, now: datetime, sent: int
+) -> None:
     registry = MemorySchedules()
-    registry.announce("files", [schedule("0 6 24 11 *")], NOON)
-    clock.now = datetime(2026, 11, 25, 6, 1, tzinfo=UTC)
-    assert Scheduler(registry, outbox, clock).fire_due() == 0
-    clock.now = datetime(2026, 11, 25, 5, 59, tzinfo=UTC)
-    assert Scheduler(registry, outbox, clock).fire_due() == 1
+    written = cron("0 6 24 11 *", misfire=misfire)
+    registry.announce("files", [Schedule.of("files", Clean, written)], NOON)
+    clock.now = now
+    scheduler = Scheduler(registry, outbox, clock)
+    assert [scheduler.fire_due() for _ in range(3)] == [sent, 0, 0]
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1 - sent
+    assert all("2026-11-24T06:00:00+00:00" in one and str(misfire) in one for one in warnings)
+
+
+def test_of_many_skipped_ticks_one_line_names_the_first_and_the_last(
+    scheduler: Scheduler, outbox: Outbox, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.now = NOON + timedelta(days=2)
+    assert scheduler.fire_due() == 1
+    [line] = [r.getMessage() for r in caplog.records if "skipped" in r.getMessage()]
+    assert "2026-11-23T12:10:00" in line
+    assert "2026-11-24T12:00:00" in line
+    assert outbox.ticks == ["2026-11-25T12:00:00+00:00"]
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(days=365), timedelta(days=3650)])
+@pytest.mark.parametrize("looks", [1, 5])
+def test_a_clock_that_was_ahead_stops_no_schedule(
+    scheduler: Scheduler,
+    outbox: Outbox,
+    registry: MemorySchedules,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    ahead: timedelta,
+    looks: int,
+) -> None:
+    for _ in range(looks):
+        clock.now = NOON + ahead
+        scheduler.fire_due()
+        ahead += timedelta(minutes=10)
+    outbox.messages.clear()
+    for minute in range(1, 61):
+        clock.now = NOON + timedelta(minutes=minute)
+        registry.announce("files", [schedule()], clock.now)
+        scheduler.fire_due()
+    assert [tick[11:16] for tick in outbox.ticks] == ["12:10", "12:20", "12:30", "12:40", "12:50", "13:00"]
+    assert [r.levelname for r in caplog.records if "a clock was ahead" in r.getMessage()] == ["WARNING"]
+
+
+def test_a_tick_before_a_clock_went_ahead_is_not_sent_again_and_one_during_it_is_made_up_for(
+    outbox: Outbox, clock: Clock
+) -> None:
+    registry = MemorySchedules()
+    registry.announce("files", [schedule("0 * * * *")], NOON)
+    scheduler = Scheduler(registry, outbox, clock)
+    clock.now = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
+    scheduler.fire_due()
+    clock.now += timedelta(days=30)
+    scheduler.fire_due()
+    clock.now = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
+    scheduler.fire_due()
+    scheduler.fire_due()
+    assert outbox.ticks == [f"2026-{day}:00:00+00:00" for day in ("11-23T13", "12-23T13", "11-23T14")]
+
+
+def test_a_first_announcement_by_a_clock_that_was_ahead_stops_no_schedule(outbox: Outbox, clock: Clock) -> None:
+    registry = MemorySchedules()
+    registry.announce("files", [schedule()], NOON + timedelta(days=365))
+    scheduler = Scheduler(registry, outbox, clock)
+    for minute in range(21):
+        clock.now = NOON + timedelta(minutes=minute)
+        scheduler.fire_due()
+    assert [tick[11:16] for tick in outbox.ticks] == ["12:10", "12:20"]
+
+
+def test_a_store_whose_clock_steps_back_a_little_changes_nothing(
+    scheduler: Scheduler, outbox: Outbox, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.now = datetime(2026, 11, 23, 12, 10, tzinfo=UTC)
+    assert scheduler.fire_due() == 1
+    clock.now -= timedelta(seconds=50)
+    assert scheduler.fire_due() == 0
+    clock.now += timedelta(minutes=1)
+    assert scheduler.fire_due() == 0
+    assert caplog.records == []
+
+
+def test_the_scheduler_goes_by_the_clock_of_the_registry(outbox: Outbox) -> None:
+    class Ahead(MemorySchedules):
+        def now(self) -> datetime:
+            return datetime(2060, 1, 1, 12, 10, tzinfo=UTC)
+
+    registry = Ahead()
+    registry.announce("files", [schedule()], datetime(2060, 1, 1, 12, 5, tzinfo=UTC))
+    assert Scheduler(registry, outbox).fire_due() == 1
+    registry.announce("archive", [Schedule.of("archive", Clean, cron("@hourly"))])
+    assert registry.last_tick("archive.clean") == registry.now()
 
 
 def test_a_tick_whose_send_failed_stays_due(scheduler: Scheduler, outbox: Outbox, clock: Clock) -> None:
@@ -330,13 +441,20 @@ def test_an_announcement_that_fails_is_made_again(
     failures = [StoreUnavailable("no store"), KeyError("what nobody expected")]
 
     class Failing(MemorySchedules):
-        def announce(self, service: str, schedules: Sequence[Schedule], now: datetime) -> None:
+        def announce(
+            self,
+            service: str,
+            schedules: Sequence[Schedule],
+            now: datetime | None = None,
+            *,
+            actors: Sequence[str] | None = None,
+        ) -> None:
             if failures:
                 raise failures.pop(0)
-            assert (service, schedules) == ("files", [])
+            assert (service, schedules, now, actors) == ("files", [], None, ["clean"])
             announced.set()
 
-    announce, broker = Announce("files", [], Failing()), StubBroker()
+    announce, broker = Announce("files", [], Failing(), ["clean"]), StubBroker()
     announce.after_worker_boot(broker, None)
     assert announced.wait(5)
     announce.after_worker_shutdown(broker, None)
@@ -348,3 +466,76 @@ def test_a_periodic_job_that_needs_to_be_told_more_is_refused_at_its_declaration
     service: Service[ServiceSettings, None] = Service("files", lifespan=lambda _settings: contextlib.nullcontext())
     with pytest.raises(ValueError, match="name"):
         service.actor(Named, periodic=cron("@daily"))
+
+
+def test_an_announcement_sets_no_default(outbox: Outbox, clock: Clock) -> None:
+    announced = Schedule.of("files", Report, cron("@daily"))
+    assert json.loads(json.dumps(asdict(announced)))["payload"] == {}
+    read = Schedule.read(asdict(announced))
+    assert read == announced
+    assert read.message(NOON).kwargs == {}, "its worker makes them"
+
+
+def test_where_the_contract_is_known_a_tick_has_defaults_of_its_own(outbox: Outbox, clock: Clock) -> None:
+    registry = MemorySchedules()
+    registry.announce("files", [Schedule.of("files", Report, cron("@daily"))], NOON)
+    for _ in range(3):
+        clock.now += timedelta(days=1)
+        Scheduler(registry, outbox, clock).fire_due()
+    reports = [Report.model_validate(message.kwargs) for message in outbox.messages]
+    assert [report.day for report in reports] == [date(2026, 11, day) for day in (24, 25, 26)]
+    assert len({report.run for report in reports}) == 3
+
+
+def test_a_tick_is_read_from_the_options_of_its_message() -> None:
+    message = schedule().message(NOON)
+    tick = Tick.of(message.options)
+    assert tick == Tick("files.clean", NOON)
+    assert tick.id == message.message_id
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tick": "2026-11-23T12:00:00+00:00"},
+        {"schedule": "files.clean"},
+        {"schedule": 7, "tick": "2026-11-23T12:00:00+00:00"},
+        {"schedule": "files.clean", "tick": 7},
+        {"schedule": "files.clean", "tick": "noon"},
+        {"schedule": "files.clean", "tick": "2026-11-23T12:00:00"},
+        {"schedule": "files.clean", "tick": "0001-01-01T00:00:00+23:00"},
+    ],
+)
+def test_options_that_name_no_tick_are_no_tick(options: dict[str, object]) -> None:
+    assert Tick.of(options) is None
+
+
+@pytest.mark.parametrize("field", ["name", "service", "actor", "queue"])
+@pytest.mark.parametrize("text", ["", " ", "\t\n", "\u2003", "\ud800", "a\0b"])
+def test_a_schedule_without_a_usable_name_is_refused(field: str, text: str) -> None:
+    entry = {**asdict(schedule()), field: text}
+    with pytest.raises(ValueError, match=f"{field}=.* must be printable text that is not blank"):
+        Schedule.read(entry)
+    with pytest.raises(ValueError, match="must be printable"):
+        Schedule(**entry)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 30, float("nan"), float("inf"), 1e300])
+def test_an_announced_misfire_limit_that_is_none_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="misfire"):
+        Schedule.read({**asdict(schedule()), "misfire_seconds": seconds})
+
+
+def test_an_announcement_of_an_older_version_has_the_usual_misfire_limit() -> None:
+    entry = asdict(schedule())
+    del entry["misfire_seconds"]
+    assert Schedule.read(entry).cron.misfire == timedelta(days=1)
+
+
+def test_an_unknown_time_zone_ends_a_worker_at_its_start_in_one_line() -> None:
+    service: Service[ServiceSettings, None] = Service("files", lifespan=lambda _settings: contextlib.nullcontext())
+    service.actor(Clean, periodic=cron("@daily", "Europe/Atlantis"))(lambda _job, _context: None)
+    with pytest.raises(SettingsError, match=r"files\.clean: .*Europe/Atlantis") as refusal:
+        service.build(PlatformSettings(), ServiceSettings())
+    assert "\n" not in str(refusal.value)

@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from dramatiq import Broker
@@ -20,15 +19,22 @@ log = logging.getLogger(__name__)
 
 
 class Announce(Middleware):
-    """Announces a service's schedules when a worker starts, and every minute after that.
+    """Announces a service's schedules and actors when a worker starts, and every minute after that.
 
     A service without schedules announces that too: else one that dropped its last would go on firing.
     """
 
-    def __init__(self, service: str, schedules: Sequence[Schedule], registry: ScheduleRegistry) -> None:
+    def __init__(
+        self,
+        service: str,
+        schedules: Sequence[Schedule],
+        registry: ScheduleRegistry,
+        actors: Sequence[str] | None = None,
+    ) -> None:
         self._service = service
         self._schedules = schedules
         self._registry = registry
+        self._actors = actors
         self._stopped = threading.Event()
 
     def after_worker_boot(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
@@ -40,7 +46,7 @@ class Announce(Middleware):
     def _run(self) -> None:
         while True:
             try:
-                self._registry.announce(self._service, self._schedules, datetime.now(UTC))
+                self._registry.announce(self._service, self._schedules, actors=self._actors)
             except StoreUnavailable as outage:
                 log.warning("schedules cannot be announced now: %s", outage)
             except Exception:  # the next minute may do better, and nobody else would try

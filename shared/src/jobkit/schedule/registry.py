@@ -3,9 +3,13 @@
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from typing import Final, Protocol
+
+from pydantic import TypeAdapter
 
 from jobkit.schedule.schedule import Schedule
 from jobkit.store.redis_client import RedisClient
@@ -14,70 +18,64 @@ from jobkit.store.redis_client import RedisClient
 ROLLOUT: Final = timedelta(minutes=5)
 
 _LISTS, _TICKS, _ROUNDS = "jobkit:schedules", "jobkit:schedules:ticks", "jobkit:schedules:rounds"
-
-# _TICKS has one JSON object per name: "when" is what was announced last, "cursors" has for each expression the last
-# tick, the last announcement and its round. Numbers are text, as Lua's JSON would round them. One script, because two
-# workers may announce different lists at once.
-_ANNOUNCE = """
-local was_listed = redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1
-local round = redis.call('HINCRBY', KEYS[3], ARGV[1], 1)
-local now, rollout = ARGV[3], tonumber(ARGV[4])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-for i = 5, #ARGV, 2 do
-  local name, when = ARGV[i], ARGV[i + 1]
-  local readable, known = pcall(cjson.decode, redis.call('HGET', KEYS[2], name) or '')
-  local cursors = readable and type(known) == 'table' and known.cursors or {}
-  local kept = {}
-  for other, cursor in pairs(cursors) do
-    local listed = other == when and was_listed and tonumber(cursor.round) == round - 1
-    if listed or tonumber(now) - tonumber(cursor.seen) <= rollout then kept[other] = cursor end
-  end
-  local last = kept[when] and kept[when].last or now
-  kept[when] = {last = last, seen = now, round = tostring(round)}
-  redis.call('HSET', KEYS[2], name, cjson.encode({when = when, cursors = kept}))
-end
-"""
-
-_ADVANCE = """
-local readable, known = pcall(cjson.decode, redis.call('HGET', KEYS[1], ARGV[1]) or '')
-if not readable then return end
-local cursor = known.cursors[ARGV[3] ~= '' and ARGV[3] or known.when]
-if cursor and tonumber(ARGV[2]) > tonumber(cursor.last) then
-  cursor.last = ARGV[2]
-  redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(known))
-end
-"""
+_ACTORS = "jobkit:actors"
+_NAMES: Final = TypeAdapter(list[str])
 
 log = logging.getLogger(__name__)
 
 
 class ScheduleRegistry(Protocol):
-    """Keeps the schedules that services announce, and the last tick of each that was sent.
+    """Keeps the schedules that services announce, and the last tick of each.
 
     A last tick belongs to a name together with its expression and time zone. It outlives announcements that do not
     have it for as long as ``ROLLOUT``, so old and new workers may announce different lists in turn.
     """
 
-    def announce(self, service: str, schedules: Sequence[Schedule], now: datetime) -> None:
+    def now(self) -> datetime:
+        """Return the time by the clock of the store, which all workers and schedulers share."""
+
+    def announce(
+        self,
+        service: str,
+        schedules: Sequence[Schedule],
+        now: datetime | None = None,
+        *,
+        actors: Sequence[str] | None = None,
+    ) -> None:
         """Replace the service's schedules.
 
         One that is new, has a new expression or time zone, or was in no list for longer than ``ROLLOUT`` starts to tick
         from ``now``; all others go on after their last tick.
+
+        Args:
+            service: Whose schedules.
+            schedules: All of them.
+            now: The time; by default that of ``now()``.
+            actors: All actors of the service, for commands that look jobs up.
         """
 
     def schedules(self) -> list[Schedule]:
         """All schedules that can be read, by name."""
 
     def last_tick(self, name: str, when: str | None = None) -> datetime | None:
-        """The last tick that was sent, or when the schedule started; None if nothing is known of it.
+        """Return the tick after which the schedule goes on, or when it started; None if nothing is known of it.
 
         Args:
             name: The schedule's name.
             when: Its ``Schedule.when``; by default that of the last announcement, which may be another worker's.
         """
 
+    def last_sent(self, name: str, when: str | None = None) -> datetime | None:
+        """Return the last tick whose job was sent; None if there is none. Arguments as ``last_tick``."""
+
     def advance(self, name: str, tick: datetime, when: str | None = None) -> None:
         """Note that ``tick`` was sent; never goes back, and does nothing for a schedule that is not known."""
+
+    def heal(self, name: str, now: datetime, when: str | None = None) -> datetime | None:
+        """Take back a last tick that is later than ``now``, and return the one that counts from now on.
+
+        The clock was ahead when it was noted. The tick before it counts again, or ``now`` if that is later, too.
+        """
 
 
 @dataclass
@@ -87,6 +85,8 @@ class _Cursor:
     last: datetime
     seen: datetime
     round: int
+    before: datetime | None = None  # the last tick before ``last``
+    sent: datetime | None = None
 
 
 class MemorySchedules:
@@ -98,17 +98,28 @@ class MemorySchedules:
         self._when: dict[str, str] = {}
         self._cursors: dict[str, dict[str, _Cursor]] = {}
 
-    def announce(self, service: str, schedules: Sequence[Schedule], now: datetime) -> None:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def announce(
+        self,
+        service: str,
+        schedules: Sequence[Schedule],
+        now: datetime | None = None,
+        *,
+        actors: Sequence[str] | None = None,
+    ) -> None:
+        now = now or self.now()
         before = self._rounds.get(service, 0)
         self._lists[service], self._rounds[service] = list(schedules), before + 1
         for schedule in schedules:
             kept = {
                 when: cursor
                 for when, cursor in self._cursors.get(schedule.name, {}).items()
-                if (when == schedule.when and cursor.round == before) or now - cursor.seen <= ROLLOUT
+                if (when == schedule.when and cursor.round == before) or abs(now - cursor.seen) <= ROLLOUT
             }
-            last = kept[schedule.when].last if schedule.when in kept else now
-            kept[schedule.when] = _Cursor(last, now, before + 1)
+            cursor = kept.setdefault(schedule.when, _Cursor(now, now, 0))
+            cursor.seen, cursor.round = now, before + 1
             self._when[schedule.name], self._cursors[schedule.name] = schedule.when, kept
 
     def schedules(self) -> list[Schedule]:
@@ -118,10 +129,21 @@ class MemorySchedules:
         cursor = self._cursor(name, when)
         return cursor.last if cursor else None
 
+    def last_sent(self, name: str, when: str | None = None) -> datetime | None:
+        cursor = self._cursor(name, when)
+        return cursor.sent if cursor else None
+
     def advance(self, name: str, tick: datetime, when: str | None = None) -> None:
         cursor = self._cursor(name, when)
-        if cursor:
-            cursor.last = max(tick, cursor.last)
+        if cursor and tick > cursor.last:
+            cursor.before, cursor.last, cursor.sent = cursor.last, tick, tick
+
+    def heal(self, name: str, now: datetime, when: str | None = None) -> datetime | None:
+        cursor = self._cursor(name, when)
+        if cursor and cursor.last > now:
+            cursor.last = cursor.before if cursor.before and cursor.before <= now else now
+            cursor.before = None
+        return cursor.last if cursor else None
 
     def _cursor(self, name: str, when: str | None) -> _Cursor | None:
         return self._cursors.get(name, {}).get(when or self._when.get(name, ""))
@@ -132,15 +154,29 @@ class RedisSchedules:
 
     def __init__(self, url: str, timeout: float = 2.0) -> None:
         self._client = RedisClient(url, timeout)
-        self._announce = self._client.script(_ANNOUNCE)
-        self._advance = self._client.script(_ADVANCE)
+        self._announce, self._advance, self._heal = (
+            self._client.script(_script(name)) for name in ("announce", "advance", "heal")
+        )
         self._unreadable: set[str] = set()
 
-    def announce(self, service: str, schedules: Sequence[Schedule], now: datetime) -> None:
+    def now(self) -> datetime:
+        seconds, microseconds = self._client.ask("TIME")
+        return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(microseconds))
+
+    def announce(
+        self,
+        service: str,
+        schedules: Sequence[Schedule],
+        now: datetime | None = None,
+        *,
+        actors: Sequence[str] | None = None,
+    ) -> None:
         text = json.dumps([asdict(schedule) for schedule in schedules])
         names = [part for schedule in schedules for part in (schedule.name, schedule.when)]
-        args = [service, text, str(now.timestamp()), str(ROLLOUT.total_seconds()), *names]
-        self._announce([_LISTS, _TICKS, _ROUNDS], args)
+        moment = str(now.timestamp()) if now else ""
+        known = "" if actors is None else json.dumps(list(actors))
+        args = [service, text, moment, str(ROLLOUT.total_seconds()), known, *names]
+        self._announce([_LISTS, _TICKS, _ROUNDS, _ACTORS], args)
 
     def schedules(self) -> list[Schedule]:
         lists = self._client.ask("HGETALL", _LISTS)
@@ -151,14 +187,31 @@ class RedisSchedules:
         """All services whose workers have ever announced their schedules, be it that they have none."""
         return sorted(name.decode(errors="replace") for name in self._client.ask("HKEYS", _LISTS))
 
+    def actors(self) -> dict[str, list[str]]:
+        """Return the actors that workers have announced, by service."""
+        found = {}
+        for service, text in self._client.ask("HGETALL", _ACTORS).items():
+            with suppress(ValueError):  # a newer version or a hand may have written it
+                found[service.decode(errors="replace")] = _NAMES.validate_json(text)
+        return found
+
     def last_tick(self, name: str, when: str | None = None) -> datetime | None:
-        value = self._client.ask("HGET", _TICKS, name)
-        known = json.loads(value) if value else {"when": None, "cursors": {}}
-        cursor = known["cursors"].get(when or known["when"])
-        return datetime.fromtimestamp(float(cursor["last"]), UTC) if cursor else None
+        return self._moment(name, when, "last")
+
+    def last_sent(self, name: str, when: str | None = None) -> datetime | None:
+        return self._moment(name, when, "sent")
 
     def advance(self, name: str, tick: datetime, when: str | None = None) -> None:
-        self._advance([_TICKS], [name, str(tick.timestamp()), when or ""])
+        self._advance([_TICKS], [name, when or "", str(tick.timestamp())])
+
+    def heal(self, name: str, now: datetime, when: str | None = None) -> datetime | None:
+        last = self._heal([_TICKS], [name, when or "", str(now.timestamp())])
+        return _read_moment(last.decode()) if last else None
+
+    def _moment(self, name: str, when: str | None, field: str) -> datetime | None:
+        value = self._client.ask("HGET", _TICKS, name)
+        known = json.loads(value) if value else {"when": None, "cursors": {}}
+        return _read_moment(known["cursors"].get(when or known["when"], {}).get(field))
 
     def _read(self, service: str, text: bytes) -> Iterator[Schedule]:
         """The schedules in a service's list, which a newer version or a hand may have written."""
@@ -180,3 +233,12 @@ class RedisSchedules:
         if text not in self._unreadable:  # it is read again every few seconds
             self._unreadable.add(text)
             log.error(text)
+
+
+def _read_moment(text: str | None) -> datetime | None:
+    return datetime.fromtimestamp(float(text), UTC) if text else None
+
+
+def _script(name: str) -> str:
+    lua = files("jobkit.schedule") / "lua"
+    return "".join((lua / f"{part}.lua").read_text("utf-8") for part in ("prelude", name))

@@ -2,9 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from itertools import takewhile
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from itertools import islice, takewhile
 from typing import Final
 
 from jobkit.errors import BrokerUnavailable, SendError, StoreUnavailable
@@ -12,17 +12,17 @@ from jobkit.producer import SendsMessages
 from jobkit.schedule.registry import ScheduleRegistry
 from jobkit.schedule.schedule import Schedule
 
-#: Ticks missed for longer than this are not made up for.
-MISFIRE_LIMIT: Final = timedelta(days=1)
-
 _LOOK: Final = 10.0
 _RETRY: Final = 5.0
 
+#: A last tick that is further ahead than this was noted by a clock that was wrong. Less is the difference between the
+#: clocks of two Redis servers, one of which has replaced the other.
+_AHEAD: Final = timedelta(minutes=1)
+
+#: Skipped ticks that one line of the log counts.
+_MOST_COUNTED: Final = 10_000
+
 log = logging.getLogger(__name__)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Scheduler:
@@ -31,13 +31,21 @@ class Scheduler:
     Two schedulers send the same jobs, and the workers' leases run each once. The tick is noted after the broker's
     confirm, so a scheduler that dies in between sends it again, never not at all. Of the ticks that were missed while
     none was running, the latest is made up for.
+
+    Args:
+        registry: Keeps the schedules and their last ticks.
+        sender: Sends the jobs.
+        clock: The time; by default that of the registry's store, so that no machine's own clock matters.
     """
 
-    def __init__(self, registry: ScheduleRegistry, sender: SendsMessages, clock: Callable[[], datetime] = _now) -> None:
+    def __init__(
+        self, registry: ScheduleRegistry, sender: SendsMessages, clock: Callable[[], datetime] | None = None
+    ) -> None:
         self._registry = registry
         self._sender = sender
-        self._clock = clock
+        self._clock = clock or registry.now
         self._known = -1
+        self._skipped: dict[tuple[str, str], datetime] = {}  # until when skipped ticks were warned of
 
     def run(self, stop: threading.Event, alive: Callable[[], None] = lambda: None) -> None:
         """Fire what is due until ``stop`` is set; outages and errors of any kind are waited out.
@@ -78,10 +86,10 @@ class Scheduler:
         return fired
 
     def _fire(self, schedule: Schedule, now: datetime) -> bool:
-        # Another list may have been announced since this schedule was read: its last tick is not this one's.
-        last = self._registry.last_tick(schedule.name, schedule.when) or now
-        ticks = schedule.cron.ticks_after(max(last, now - MISFIRE_LIMIT))
-        due = list(takewhile(lambda tick: tick <= now, ticks))
+        last = self._last_tick(schedule, now)
+        oldest = now - schedule.misfire
+        self._warn_of_skipped(schedule, last, oldest)
+        due = list(self._ticks(schedule, max(last, oldest), now))
         if not due:
             return False
         latest = due[-1]
@@ -91,3 +99,37 @@ class Scheduler:
             log.warning("%s: made up for the last of %d missed ticks", schedule.name, len(due))
         log.info("%s: sent the job of %s", schedule.name, latest.isoformat())
         return True
+
+    def _last_tick(self, schedule: Schedule, now: datetime) -> datetime:
+        """Return the tick after which the schedule goes on. One in the future is taken back."""
+        # Another list may have been announced since this schedule was read: its last tick is not this one's.
+        last = self._registry.last_tick(schedule.name, schedule.when) or now
+        if last <= now + _AHEAD:
+            return last
+        healed = self._registry.heal(schedule.name, now, schedule.when) or now
+        log.warning(
+            "%s: its last tick is noted for %s, which is in the future: a clock was ahead. It goes on after %s",
+            schedule.name,
+            last.isoformat(),
+            healed.isoformat(),
+        )
+        return healed
+
+    def _warn_of_skipped(self, schedule: Schedule, last: datetime, oldest: datetime) -> None:
+        """Name the ticks that are too late to be sent, once."""
+        key = (schedule.name, schedule.when)
+        after = max(last, self._skipped.get(key, last))
+        skipped = list(islice(self._ticks(schedule, after, oldest), _MOST_COUNTED)) if after < oldest else []
+        if not skipped:
+            return
+        self._skipped[key] = oldest
+        first, latest, limit = skipped[0].isoformat(), skipped[-1].isoformat(), schedule.misfire
+        if len(skipped) == 1:
+            log.warning("%s: skipped the tick of %s: later than its misfire limit of %s", schedule.name, first, limit)
+        else:
+            text = "%s: skipped %d ticks, the first of %s, the last of %s: later than its misfire limit of %s"
+            log.warning(text, schedule.name, len(skipped), first, latest, limit)
+
+    @staticmethod
+    def _ticks(schedule: Schedule, after: datetime, until: datetime) -> Iterator[datetime]:
+        return takewhile(lambda tick: tick <= until, schedule.cron.ticks_after(after))
