@@ -181,6 +181,32 @@ def test_progress_is_readable_while_the_job_runs_and_starts_over_with_it(store: 
     assert (record.percent, record.step) == (0, "")
 
 
+def test_what_the_first_run_has_made_is_the_same_for_all_later_ones(store: JobStore, job: JobKey) -> None:
+    lease = take(store, job, "a", BRIEF)
+    assert store.remember(lease, b'{"day":"1"}') == b'{"day":"1"}'
+    assert store.remember(lease, b'{"day":"2"}') == b'{"day":"1"}'
+    wait_until(lambda: not isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1), Held))
+    crashed = take(store, job, "b")
+    assert store.remember(crashed, b'{"day":"3"}') == b'{"day":"1"}'
+    store.release(crashed, delay=timedelta(0), counted=True, failure="no")
+    again = take(store, job, "c")
+    assert store.remember(again, b'{"day":"4"}') == b'{"day":"1"}'
+    store.bury(again, failure="no")
+    revived = take(store, job, "d", revived=True)
+    assert store.remember(revived, b'{"day":"5"}') == b'{"day":"1"}'
+
+
+def test_only_the_owner_of_a_running_job_is_told_what_it_has_made(store: JobStore, job: JobKey) -> None:
+    late = take(store, job, "a", BRIEF)
+    wait_until(lambda: not isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1), Held))
+    assert store.remember(late, b"a") is None
+    lease = take(store, job, "b")
+    store.release(lease, delay=timedelta(0), counted=False)
+    assert store.remember(lease, b"b") is None
+    assert store.remember(take(store, job, "c"), b"c") == b"c"
+    assert store.remember(Lease(JobKey("email", "send_email", "nobody"), "a", 1, 1), b"a") is None
+
+
 def test_jobs_of_two_services_may_share_actor_and_id(store: JobStore, job: JobKey) -> None:
     assert store.complete(take(store, job), b"")
     assert take(store, JobKey("billing", job.actor, job.id)).attempt == 1

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from dramatiq import set_broker
 from ledger import Ledger
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from jobkit.breaker.breaker import CircuitBreaker
@@ -39,6 +41,12 @@ class Call(Job, queue="probe"):
     """Use something that is down as long as there is a file called ``outage`` beside the ledger."""
 
     name: str
+
+
+class Daily(Job, queue="probe"):
+    """Write down what its defaults are, after dying with its worker once."""
+
+    run: str = Field(default_factory=lambda: str(uuid.uuid4()))
 
 
 class ProbeSettings(ServiceSettings):
@@ -105,6 +113,15 @@ def call(job: Call, context: Context[Resources]) -> None:
     if (ledger.path.parent / "outage").exists():
         raise TransientError("no answer")
     ledger.write("end", job.name, context.attempt)
+
+
+@service.actor(Daily, retry=fixed(1, attempts=3, jitter=0))
+def daily(job: Daily, context: Context[Resources]) -> None:
+    """Die at the first run, fail at the second, end at the third."""
+    ledger = context.resources.ledger
+    ledger.write("daily", job.run, context.attempt)
+    _misbehave({1: "die", 2: "fail"}.get(len(ledger.entries("daily")), "return"))
+    ledger.write("end", "daily", context.attempt)
 
 
 def _misbehave(how: str) -> None:

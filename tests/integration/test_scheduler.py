@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 from ledger import Ledger
-from probe_service import Probe
+from probe_service import Daily, Probe
 from queues import wait_for_queue, wait_until_empty
 from worker_process import WorkerProcess
 
@@ -62,6 +62,23 @@ def test_two_schedulers_fire_a_tick_once(
         ledger.wait_for("end", "probe")
         wait_until_empty(vhost_url, "probe")
     assert ledger.counts("start") == {"probe": 1}
+
+
+def test_the_defaults_of_a_tick_outlast_a_worker_that_was_killed_and_a_retry(
+    tmp_path: Path, vhost_url: str, redis_url: str, sender: Sender, registry: RedisSchedules
+) -> None:
+    registry.announce("probe", [Schedule.of("probe", Daily, cron("0 12 * * *"))], START)
+    settings = {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url, "JOBKIT_LEASE_SECONDS": "2"}
+    settings["JOBKIT_STORE_TIMEOUT_SECONDS"] = "0.3"
+    with WorkerProcess(tmp_path, settings) as worker:
+        noon = START.replace(hour=12, minute=0, second=1)
+        assert Scheduler(registry, sender, at(noon)).fire_due() == 1
+        worker.ledger.wait(lambda ledger: bool(ledger.entries("daily")), what="the first run")
+    with WorkerProcess(tmp_path, settings, name="second") as worker:
+        worker.ledger.wait_for("end", "daily")
+    runs = [entry.name for entry in worker.ledger.entries("daily")]
+    assert len(runs) == 3
+    assert len(set(runs)) == 1
 
 
 def test_a_worker_announces_its_periodic_jobs_and_the_scheduler_process_ends_on_sigterm(

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from jobkit.children import Children
 from jobkit.contracts.job import Job
+from jobkit.contracts.tick import Tick
 from jobkit.errors import StoreUnavailable
 from jobkit.execution import Execution
 from jobkit.interrupts import Interrupts
@@ -42,6 +43,11 @@ class Context(Generic[R]):
     _store: JobStore
     _children: Children
     _interrupts: Interrupts
+
+    @property
+    def tick(self) -> Tick | None:
+        """The due time of a periodic job, with the name of its schedule; None for a job that somebody has sent."""
+        return Tick.of(self._execution.message.options)
 
     def progress(self, percent: float, step: str = "", note: str = "") -> None:
         """Record how far the job is, 0 to 100, for whoever asks by its id.

@@ -14,6 +14,8 @@ from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.children import Children
 from jobkit.context import Context
 from jobkit.contracts.job import Job
+from jobkit.contracts.tick import during
+from jobkit.defaults import Defaults
 from jobkit.errors import NothingRan
 from jobkit.execution import Execution, current
 from jobkit.interrupts import Interrupts
@@ -51,6 +53,7 @@ class Runner(Generic[R]):
         self._children = children
         self._lifespan = lifespan
         self._interrupts = interrupts
+        self._defaults = Defaults(store, interrupts)
 
     def bind(self, declared: ActorDeclaration[R]) -> Callable[..., None]:
         """What Dramatiq calls. It returns nothing: the result goes into the job's record."""
@@ -59,8 +62,10 @@ class Runner(Generic[R]):
             execution = current()
             if execution is None:
                 raise RuntimeError("an actor runs in a worker only; call its function in tests")
-            job = parse(declared.contract, execution.message)
-            result = declared.function(job, self._context(execution))
+            context = self._context(execution)
+            with during(context.tick):
+                job = self._defaults.settle(parse(declared.contract, execution.message), execution)
+                result = declared.function(job, context)
             refuse_what_has_not_run(result)
             execution.result = encode_result(result)
 

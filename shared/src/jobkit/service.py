@@ -16,6 +16,7 @@ from jobkit.broker.rabbitmq import JobBroker
 from jobkit.broker.sender import Sender
 from jobkit.context import Context
 from jobkit.contracts.job import Job, service_of
+from jobkit.defaults import refuse_what_cannot_be_periodic
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
 from jobkit.producer import SendsMessages
@@ -85,7 +86,7 @@ class Service(Generic[S, R]):
         if breaker is not None and breaker.name in {other.name for other in others}:
             raise TypeError(f"{self.name} has two breakers named {breaker.name!r}, which differ")
         if periodic is not None:
-            contract()  # raises here, not at three in the morning, if a field has no default
+            refuse_what_cannot_be_periodic(contract)  # here, and not at three in the morning
 
         def declare(function: Callable[[J, Context[R]], T]) -> Callable[[J, Context[R]], T]:
             if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):

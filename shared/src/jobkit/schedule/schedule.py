@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from jobkit.contracts.job import CONTRACT_VERSION_OPTION, Job
 from jobkit.contracts.tick import Tick, during
+from jobkit.defaults import refuse_what_cannot_be_periodic, written
 from jobkit.schedule.cron import MISFIRE_LIMIT, Cron, cron
 
 _CENTURY: Final = timedelta(days=36_525)
@@ -53,7 +54,7 @@ class Schedule:
         Raises:
             ValueError: The time zone is unknown, or the schedule has no usable name.
         """
-        contract()  # raises if a field has no default
+        refuse_what_cannot_be_periodic(contract)
         periodic.zone  # noqa: B018  reads the zone, so that an unknown one is refused here
         schedule = cls(
             name=f"{service}.{contract.actor}",
@@ -124,7 +125,7 @@ class Schedule:
         if self._contract is None:
             return self.payload
         with during(tick):
-            return {**self._contract().model_dump(mode="json", by_alias=True, round_trip=True), **self.payload}
+            return {**written(self._contract()), **self.payload}
 
 
 _READER: Final = TypeAdapter(Schedule)

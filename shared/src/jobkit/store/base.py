@@ -189,6 +189,12 @@ class JobStore(Protocol):
     def report(self, lease: Lease, *, percent: float, step: str, note: str) -> bool:
         """Record how far the running job is; False also if its record was lost, until the next renewal."""
 
+    def remember(self, lease: Lease, payload: bytes) -> bytes | None:
+        """Return what the first run of the job has made, which is ``payload`` if this is the first.
+
+        None if the lease was lost, or its record, until the next renewal. What is stored lasts as long as the record.
+        """
+
     def record(self, job: JobKey) -> JobRecord | None:
         """What is known of a job; None once its record has expired or if there never was one."""
 

@@ -30,6 +30,7 @@ class _Row:
     sent_at: int = 0
     first_failed_at: int = 0
     expires_at: int = 0
+    made: bytes = b""  # by the first run
     seen: tuple[int, ...] = ()  # the sends that were delivered, by their sent_at
 
     def see(self, sent_at: int) -> None:
@@ -103,7 +104,9 @@ class MemoryStore:
             first_failed_at = 0 if anew else row.first_failed_at
             failure = record.failure if first_failed_at else ""
             started = JobRecord(job, JobState.RUNNING, before + 1, crashes, fence, started_at=now, failure=failure)
-            self._rows[job] = row = _Row(started, owner, sent_at=latest, first_failed_at=first_failed_at, seen=row.seen)
+            self._rows[job] = row = _Row(
+                started, owner, sent_at=latest, first_failed_at=first_failed_at, made=row.made, seen=row.seen
+            )
             self._lend(row, ttl, now)
             return self._lease(row)
 
@@ -149,6 +152,14 @@ class MemoryStore:
                 return False
             row.record = replace(row.record, percent=percent, step=step, note=note)
             return True
+
+    def remember(self, lease: Lease, payload: bytes) -> bytes | None:
+        with self._lock:
+            row = self._row(lease.job)
+            if row is None or not row.is_of(lease) or row.record.state is not JobState.RUNNING:
+                return None
+            row.made = row.made or payload
+            return row.made
 
     def record(self, job: JobKey) -> JobRecord | None:
         with self._lock:

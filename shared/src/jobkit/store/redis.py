@@ -41,8 +41,9 @@ class RedisStore:
     def __init__(self, url: str, record_ttl: timedelta = timedelta(days=1), timeout: float = 2.0) -> None:
         self._ttl = milliseconds(record_ttl)
         self._client = RedisClient(url, timeout)
-        self._acquire, self._renew, self._finish, self._release, self._report = (
-            self._client.script(self._script(name)) for name in ("acquire", "renew", "finish", "release", "report")
+        names = ("acquire", "renew", "finish", "release", "report", "remember")
+        self._acquire, self._renew, self._finish, self._release, self._report, self._remember = (
+            self._client.script(self._script(name)) for name in names
         )
 
     def acquire(
@@ -97,6 +98,10 @@ class RedisStore:
     def report(self, lease: Lease, *, percent: float, step: str, note: str) -> bool:
         arguments: list[Argument] = [lease.fence, lease.owner, percent, step, note]
         return bool(self._report([self._key(lease.job)], arguments))
+
+    def remember(self, lease: Lease, payload: bytes) -> bytes | None:
+        stored: bytes | None = self._remember([self._key(lease.job)], [lease.fence, lease.owner, payload])
+        return stored
 
     def record(self, job: JobKey) -> JobRecord | None:
         raw = self._client.ask("HGETALL", self._key(job))
