@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -73,6 +73,11 @@ def test_the_status_of_jobs_that_are_done_and_dead(
     assert "Traceback" not in worker.output()
     unknown = jobkit("status", "probe", "nobody", "--json")
     assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr.startswith("nothing is known of probe nobody: it has not started")
+    misspelt = jobkit("status", "Probe", done)
+    assert misspelt.returncode == 1
+    assert misspelt.stderr == "no worker of any service has announced an actor 'Probe': did you mean 'probe'?\n"
+    assert jobkit("status", "probe", done, "--service", "prob").stderr.endswith("did you mean 'probe'?\n")
 
 
 def test_dead_letters_are_shown_whole_and_stay(
@@ -114,4 +119,8 @@ def test_schedules_are_shown_with_their_ticks(jobkit: Command, redis_url: str) -
     [read] = json.loads(jobkit("schedules", "--json").stdout)
     following = datetime.fromisoformat(read["next"])
     assert following > now
+    # It was announced, and has not run.
+    assert (shown["last"], read["last"]) == ("never", None)
+    RedisSchedules(redis_url).advance("probe.probe", now + timedelta(days=1))
+    assert lines(jobkit("schedules").stdout)["last"] == f"{now + timedelta(days=1):%Y-%m-%d %H:%M:%S} UTC"
     assert shown["next"] == f"{following:%Y-%m-%d %H:%M:%S} UTC"

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from jobkit.cli import app
 from jobkit.cli.dead_letters import Letter
-from jobkit.cli.job import block, document
+from jobkit.cli.job import block, document, unknown
+from jobkit.cli.nearest import nearest
 from jobkit.cli.output import print_blocks, print_json
 from jobkit.cli.scheduler import stop_on_signals
 from jobkit.deadletters import Failure, Reason
@@ -191,6 +192,62 @@ def test_a_waiting_job_says_when_it_is_due() -> None:
     assert (block(record, NOW)["due"], block(record, NOW)["lease"]) == ("2026-03-01 12:02:30 UTC", "")
     assert document(record, NOW)["due_at"] == "2026-03-01T12:02:30.000+00:00"
     assert document(record, NOW)["lease_until"] is None
+
+
+def test_a_job_that_waits_for_something_else_than_its_time_says_for_what(capsys: pytest.CaptureFixture[str]) -> None:
+    record = JobRecord(JobKey("email", "send_email", "a"), JobState.WAITING, 0, 0, 1, waits_for="breaker smtp is open")
+    print_blocks([block(record, NOW)])
+    assert "waits for: breaker smtp is open\n" in capsys.readouterr().out
+    assert document(record, NOW)["waits_for"] == "breaker smtp is open"
+    assert document(running(NOW), NOW)["waits_for"] is None
+
+
+ACTORS = {"invoices": ["render_invoice", "send_reminder"], "email": ["send_email"]}
+
+
+@pytest.mark.parametrize(
+    ("actor", "service", "said"),
+    [
+        ("render_invoice", None, "nothing is known of render_invoice 7: it has not started, or its record has expired"),
+        (
+            "RenderInvoice",
+            None,
+            ("no worker of any service has announced an actor 'RenderInvoice': did you mean 'render_invoice'?"),
+        ),
+        (
+            "render-invoice",
+            "invoices",
+            ("no worker of invoices has announced an actor 'render-invoice': did you mean 'render_invoice'?"),
+        ),
+        ("sendemial", None, "no worker of any service has announced an actor 'sendemial': did you mean 'send_email'?"),
+        (
+            "render_invoice",
+            "email",
+            ("no worker of email has announced an actor 'render_invoice': it is one of invoices"),
+        ),
+        ("x", "invoices", "no worker of invoices has announced an actor 'x', only render_invoice, send_reminder"),
+        ("send_email", "emial", "no service 'emial' has run with this store: did you mean 'email'?"),
+        ("send_email", "x", "no service 'x' has run with this store, only email, invoices, older"),
+        ("anything", "older", "nothing is known of anything 7: it has not started, or its record has expired"),
+    ],
+)
+def test_an_actor_or_service_that_does_not_exist_is_told_from_a_job_without_a_record(
+    actor: str, service: str | None, said: str
+) -> None:
+    assert unknown(actor, "7", service, ["email", "invoices", "older"], ACTORS) == said
+
+
+def test_where_no_worker_has_ever_run_nothing_is_guessed() -> None:
+    assert unknown("send_email", "7", "email", [], {}).startswith("nothing is known of send_email 7: ")
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [("RenderInvoice", "render_invoice"), ("RENDER_INVOICE", "render_invoice"), ("zebra", None), ("", None)],
+)
+def test_a_name_is_found_in_whatever_case_it_was_written(written: str, found: str | None) -> None:
+    assert nearest(written, ACTORS["invoices"]) == found
+    assert nearest(written, []) is None
 
 
 def test_no_line_is_cut_and_none_can_rewrite_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

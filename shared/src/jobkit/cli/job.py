@@ -1,12 +1,13 @@
 """``jobkit status``: what the store knows of one job."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import datetime
 
 import typer
 
+from jobkit.cli.nearest import nearest
 from jobkit.cli.output import iso, moment, print_blocks, print_json, readable
 from jobkit.cli.platform import one_line_errors, platform
 from jobkit.schedule.registry import RedisSchedules
@@ -18,20 +19,50 @@ def show(actor: str, job_id: str, *, service: str | None, as_json: bool) -> None
     """Print the job's record; exit status 1 if there is none, or more than one service has such a job."""
     url = platform().store_url
     with one_line_errors(), closing(RedisStore(url)) as store:
-        services = RedisSchedules(url).services() if service is None else [service]
+        registry = RedisSchedules(url)
+        services = registry.services() if service is None else [service]
         found = [record for name in services if (record := store.record(JobKey(name, actor, job_id))) is not None]
-    if not found:
-        typer.echo(f"nothing is known of {actor} {job_id}: it has not started, or its record has expired", err=True)
+        now = registry.now()  # the clock that the record's times are from
+        complaint = "" if found else unknown(actor, job_id, service, registry.services(), registry.actors())
+    if complaint:
+        typer.echo(complaint, err=True)
         raise typer.Exit(1)
     if len(found) > 1:
         names = ", ".join(record.job.service for record in found)
         typer.echo(f"{actor} {job_id} is a job of several services ({names}): say which by --service", err=True)
         raise typer.Exit(1)
-    record, now = found[0], datetime.now(UTC)
+    record = found[0]
     if as_json:
         print_json(document(record, now))
     else:
         print_blocks([block(record, now)])
+
+
+def unknown(
+    actor: str, job_id: str, service: str | None, services: Sequence[str], actors: Mapping[str, Sequence[str]]
+) -> str:
+    """Return why a job has no record, as far as what workers have announced tells it.
+
+    Args:
+        actor: The job's actor.
+        job_id: Its id.
+        service: Its service, if one was given.
+        services: All services whose workers have ever run.
+        actors: Their actors. Workers of an older version announce none.
+    """
+    if service is not None and services and service not in services:
+        return f"no service {service!r} has run with this store{_meant(service, services)}"
+    known = [one for name, listed in actors.items() if service in (None, name) for one in listed]
+    if actor in known or not known:
+        return f"nothing is known of {actor} {job_id}: it has not started, or its record has expired"
+    owners = [name for name, listed in actors.items() if actor in listed]
+    hint = f": it is one of {', '.join(owners)}" if owners else _meant(actor, known)
+    return f"no worker of {service or 'any service'} has announced an actor {actor!r}{hint}"
+
+
+def _meant(written: str, names: Sequence[str]) -> str:
+    found = nearest(written, names)
+    return f": did you mean {found!r}?" if found else f", only {', '.join(sorted(names))}"
 
 
 def block(record: JobRecord, now: datetime) -> Mapping[str, str]:
@@ -47,6 +78,7 @@ def block(record: JobRecord, now: datetime) -> Mapping[str, str]:
         "started": readable(moment(record.started_at)),
         "finished": readable(moment(record.finished_at)),
         "due": readable(moment(record.due_at)),
+        "waits for": record.waits_for,
         "percent": f"{record.percent:g}" if record.percent else "",
         "step": record.step,
         "note": record.note,
@@ -70,6 +102,7 @@ def document(record: JobRecord, now: datetime) -> Mapping[str, object]:
         "started_at": iso(moment(record.started_at)),
         "finished_at": iso(moment(record.finished_at)),
         "due_at": iso(moment(record.due_at)),
+        "waits_for": record.waits_for or None,
         "percent": record.percent,
         "step": record.step,
         "note": record.note,

@@ -1,7 +1,5 @@
 """``jobkit schedules``: what runs by the clock."""
 
-from datetime import UTC, datetime
-
 import typer
 
 from jobkit.cli.output import iso, print_blocks, print_json, readable
@@ -11,10 +9,10 @@ from jobkit.schedule.registry import RedisSchedules
 
 def show(*, as_json: bool) -> None:
     """Print all schedules, by name."""
-    now = datetime.now(UTC)
     with one_line_errors():
         registry = RedisSchedules(platform().store_url)
-        rows = [(one, registry.last_tick(one.name), one.cron.next_after(now)) for one in registry.schedules()]
+        now = registry.now()
+        rows = [(s, registry.last_sent(s.name, s.when), s.cron.next_after(now)) for s in registry.schedules()]
     if as_json:
         print_json(
             [
