@@ -1,7 +1,7 @@
 """What every keeper of breakers' states promises; each implementation runs the whole suite."""
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -94,3 +94,44 @@ def test_a_probe_whose_worker_died_is_not_waited_for_longer_than_it_had(switches
     become_probe(switches, "c")
     assert trip(switches, "b") is None, "it is the probe no more"
     assert not switches.close("smtp", "b")
+
+
+def test_open_breakers_are_listed_with_what_a_person_asks_first(switches: Switches) -> None:
+    assert switches.opened() == []
+    before = datetime.now(UTC)
+    switches.trip("email/smtp", "a", pause=LONG, longest=LONG, reason="MailServerUnavailable: no answer")
+    switches.trip("email/smtp", "b", pause=LONG, longest=LONG, reason="it was open")
+    switches.trip("etl/storage", "a", pause=LONG, longest=LONG)
+    smtp, storage = switches.opened()
+    assert (smtp.name, smtp.probing, smtp.reason) == ("email/smtp", False, "MailServerUnavailable: no answer")
+    assert (storage.name, storage.reason) == ("etl/storage", "")
+    assert timedelta(seconds=50) < smtp.probe_in <= LONG
+    assert before - timedelta(seconds=1) < smtp.since < datetime.now(UTC) + timedelta(seconds=1)
+
+
+def test_a_breaker_that_is_probed_says_so_and_stays_open_since_its_first_failure(switches: Switches) -> None:
+    trip(switches, "a")
+    [opened] = switches.opened()
+    become_probe(switches, "b")
+    [probed] = switches.opened()
+    assert (probed.probing, probed.probe_in, probed.since) == (True, timedelta(), opened.since)
+    switches.trip("smtp", "b", pause=PAUSE, longest=LONGEST, reason="still down")
+    [again] = switches.opened()
+    assert (again.probing, again.since, again.reason) == (False, opened.since, "still down")
+    become_probe(switches, "c")
+    switches.close("smtp", "c")
+    assert switches.opened() == []
+
+
+def test_a_breaker_is_closed_by_hand_whoever_probes(switches: Switches) -> None:
+    assert not switches.reset("smtp")
+    trip(switches, "a", LONG)
+    assert switches.reset("smtp")
+    assert not switches.reset("smtp")
+    assert switches.opened() == []
+    assert switches.ask("smtp", "b", probe_for=LONG) == Closed()
+    trip(switches, "a")
+    become_probe(switches, "b")
+    assert switches.reset("smtp")
+    assert not switches.close("smtp", "b"), "it probes no more"
+    assert trip(switches, "b") == PAUSE, "it opens as if for the first time"

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ from probe_service import Probe
 from queues import depth
 from worker_process import WorkerProcess
 
+from jobkit.breaker.redis import RedisSwitches
+from jobkit.breaker.switches import Probe as ProbeAnswer
 from jobkit.producer import Producer
 from jobkit.schedule.cron import cron
 from jobkit.schedule.registry import RedisSchedules
@@ -124,3 +127,32 @@ def test_schedules_are_shown_with_their_ticks(jobkit: Command, redis_url: str) -
     RedisSchedules(redis_url).advance("probe.probe", now + timedelta(days=1))
     assert lines(jobkit("schedules").stdout)["last"] == f"{now + timedelta(days=1):%Y-%m-%d %H:%M:%S} UTC"
     assert shown["next"] == f"{following:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def test_open_breakers_are_shown_with_their_reason_and_closed_by_hand(jobkit: Command, redis_url: str) -> None:
+    assert jobkit("breakers").stdout == "no breaker is open\n"
+    assert json.loads(jobkit("breakers", "--json").stdout) == []
+    switches, pause = RedisSwitches(redis_url), timedelta(minutes=5)
+    for name in ("email/smtp", "etl/storage", "images/storage"):
+        switches.trip(name, "a", pause=pause, longest=pause, reason=f"Unavailable: {name} hung up")
+    switches.trip("etl/warehouse", "a", pause=timedelta(milliseconds=1), longest=pause)
+    deadline = time.monotonic() + 10
+    while not isinstance(switches.ask("etl/warehouse", "b", probe_for=pause), ProbeAnswer):
+        assert time.monotonic() < deadline
+    first, storage, warehouse, _ = (lines(text) for text in jobkit("breakers").stdout.split("\n\n"))
+    assert (first["breaker"], first["state"], storage["breaker"]) == ("email/smtp", "open", "etl/storage")
+    assert first["reason"] == "Unavailable: email/smtp hung up"
+    assert first["since"].endswith(" UTC")
+    assert 200 < int(first["next probe"].removeprefix("in ").removesuffix(" s")) <= 300
+    assert (warehouse["state"], warehouse["next probe"]) == ("probing", "a job probes now")
+    read = json.loads(jobkit("breakers", "--json").stdout)[0]
+    assert (read["name"], read["state"], 200 < read["next_probe_in_seconds"] <= 300) == ("email/smtp", "open", True)
+
+    refused = [jobkit("breakers", "close", name) for name in ("storage", "email/smpt", "nothing")]
+    assert [done.returncode for done in refused] == [1, 1, 1]
+    assert refused[0].stderr == "storage is a breaker of several services: say etl/storage or images/storage\n"
+    assert refused[1].stderr == "breaker 'email/smpt' is not open: did you mean email/smtp?\n"
+    assert refused[2].stderr.startswith("breaker 'nothing' is not open, only email/smtp, ")
+    assert jobkit("breakers", "close", "smtp").stdout.startswith("email/smtp is closed: ")
+    assert jobkit("breakers", "close", "etl/storage").returncode == 0
+    assert [breaker.name for breaker in switches.opened()] == ["etl/warehouse", "images/storage"]

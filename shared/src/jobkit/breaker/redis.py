@@ -1,9 +1,9 @@
 """The state of the breakers in the job store's Redis, for all workers."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from jobkit.breaker.switches import Closed, Open, Probe, Tripped
+from jobkit.breaker.switches import Closed, Open, OpenBreaker, Probe, Tripped
 from jobkit.store.redis_client import NOW, RedisClient
 from jobkit.time import milliseconds
 
@@ -11,6 +11,9 @@ from jobkit.time import milliseconds
 _KEPT: Final = timedelta(days=1)
 
 _KEY: Final = "jobkit:breaker:{name}"
+
+#: The names of breakers that were opened, so that nobody has to search all keys. It is cleared up when it is read.
+_NAMES: Final = "jobkit:breakers"
 
 # A clock that was set back must not keep a breaker open for longer than it was opened for, hence the two min().
 _WAIT: Final = f"""{NOW}
@@ -32,14 +35,27 @@ return {{'probe'}}
 
 _LOOK: Final = f"{_WAIT} return wait and math.max(0, wait)"
 
-# ARGV: owner, pause ms, longest ms, kept ms
+# KEYS: breaker, names. ARGV: owner, pause ms, longest ms, kept ms, name, reason
 _TRIP: Final = f"""{_WAIT}
 if wait and row[3] ~= ARGV[1] then return {{0, math.max(0, wait)}} end
 local pause = wait and math.min(2 * row[2], tonumber(ARGV[3])) or tonumber(ARGV[2])
-redis.call('HSET', KEYS[1], 'until', now + pause, 'pause', pause)
+redis.call('HSET', KEYS[1], 'until', now + pause, 'pause', pause, 'reason', ARGV[6])
+redis.call('HSETNX', KEYS[1], 'since', now)
+redis.call('SADD', KEYS[2], ARGV[5])
 redis.call('HDEL', KEYS[1], 'probe', 'probe_until')
 redis.call('PEXPIRE', KEYS[1], pause + ARGV[4])
 return {{1, pause}}
+"""
+
+# KEYS: breaker, names. ARGV: name
+_DESCRIBE: Final = f"""{_WAIT}
+if not wait then
+  redis.call('SREM', KEYS[2], ARGV[1])
+  return false
+end
+local told = redis.call('HMGET', KEYS[1], 'since', 'reason')
+local probing = row[3] and tonumber(row[4]) > now and 1 or 0
+return {{told[1] or string.format('%.0f', now), string.format('%.0f', math.max(0, wait)), probing, told[2] or ''}}
 """
 
 # ARGV: owner
@@ -64,6 +80,8 @@ class RedisSwitches:
         self._trip = client.script(_TRIP)
         self._close = client.script(_CLOSE)
         self._give_up = client.script(_GIVE_UP)
+        self._describe = client.script(_DESCRIBE)
+        self._client = client
 
     def ask(self, name: str, owner: str, *, probe_for: timedelta) -> Closed | Open | Probe:
         match self._ask([_key(name)], [owner, milliseconds(probe_for)]):
@@ -78,9 +96,9 @@ class RedisSwitches:
         wait = self._look([_key(name)], [])
         return None if wait is None else timedelta(milliseconds=int(wait))
 
-    def trip(self, name: str, owner: str, *, pause: timedelta, longest: timedelta) -> Tripped:
-        args: list[str | int] = [owner, milliseconds(pause), milliseconds(longest), milliseconds(_KEPT)]
-        anew, wait = self._trip([_key(name)], args)
+    def trip(self, name: str, owner: str, *, pause: timedelta, longest: timedelta, reason: str = "") -> Tripped:
+        args: list[str | int] = [owner, milliseconds(pause), milliseconds(longest), milliseconds(_KEPT), name, reason]
+        anew, wait = self._trip([_key(name), _NAMES], args)
         return Tripped(timedelta(milliseconds=int(wait)), anew=bool(anew))
 
     def close(self, name: str, owner: str) -> bool:
@@ -89,6 +107,25 @@ class RedisSwitches:
     def give_up_probe(self, name: str, owner: str) -> None:
         self._give_up([_key(name)], [owner])
 
+    def opened(self) -> list[OpenBreaker]:
+        names = sorted(name.decode(errors="replace") for name in self._client.ask("SMEMBERS", _NAMES))
+        found = ((name, self._describe([_key(name), _NAMES], [name])) for name in names)
+        return [_breaker(name, answer) for name, answer in found if answer]
+
+    def reset(self, name: str) -> bool:
+        return bool(self._client.ask("DEL", _key(name)))
+
 
 def _key(name: str) -> str:
     return _KEY.format(name=name)
+
+
+def _breaker(name: str, answer: tuple[bytes, bytes, int, bytes]) -> OpenBreaker:
+    since, wait, probing, reason = answer
+    return OpenBreaker(
+        name,
+        datetime.fromtimestamp(int(since) / 1000, UTC),
+        timedelta(milliseconds=int(wait)),
+        bool(probing),
+        reason.decode("utf-8", "replace"),
+    )

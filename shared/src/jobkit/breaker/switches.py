@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 
@@ -33,6 +33,25 @@ class Tripped:
     anew: bool
 
 
+@dataclass(frozen=True, slots=True)
+class OpenBreaker:
+    """A breaker that is not closed, for people.
+
+    Attributes:
+        name: ``<service>/<name>``.
+        since: When it was opened. Probes that failed since then do not change it.
+        probe_in: After what time the next job may probe; 0 if the pause is over.
+        probing: Whether a job probes now.
+        reason: The last failure that spoke against the dependency.
+    """
+
+    name: str
+    since: datetime
+    probe_in: timedelta
+    probing: bool
+    reason: str
+
+
 class Switches(Protocol):
     """The state of all breakers, by name. Each method is atomic, and may be repeated with the same arguments.
 
@@ -46,8 +65,11 @@ class Switches(Protocol):
     def look(self, name: str) -> timedelta | None:
         """How long the breaker stays open at least, 0 if a probe is due or on its way; None if it is closed."""
 
-    def trip(self, name: str, owner: str, *, pause: timedelta, longest: timedelta) -> Tripped:
-        """Open the breaker; twice as long as last time if ``owner`` was its probe. Changes nothing if it is open."""
+    def trip(self, name: str, owner: str, *, pause: timedelta, longest: timedelta, reason: str = "") -> Tripped:
+        """Open the breaker, because of ``reason``; twice as long as last time if ``owner`` was its probe.
+
+        Changes nothing if it is open.
+        """
 
     def close(self, name: str, owner: str) -> bool:
         """Close the breaker, if ``owner`` was its probe."""
@@ -55,11 +77,19 @@ class Switches(Protocol):
     def give_up_probe(self, name: str, owner: str) -> None:
         """The probe has found out nothing: let the next job probe."""
 
+    def opened(self) -> list[OpenBreaker]:
+        """All breakers that are not closed, by name."""
+
+    def reset(self, name: str) -> bool:
+        """Close the breaker, whoever probes; False if it is closed."""
+
 
 @dataclass(slots=True)
 class _Row:
     pause: float
     until: float
+    since: datetime
+    reason: str
     probe: str = ""
     probe_until: float = 0.0
 
@@ -89,13 +119,14 @@ class MemorySwitches:
             row = self._rows.get(name)
             return timedelta(seconds=max(0.0, row.until - self._clock())) if row else None
 
-    def trip(self, name: str, owner: str, *, pause: timedelta, longest: timedelta) -> Tripped:
+    def trip(self, name: str, owner: str, *, pause: timedelta, longest: timedelta, reason: str = "") -> Tripped:
         with self._lock:
             row, now = self._rows.get(name), self._clock()
             if row is not None and row.probe != owner:
                 return Tripped(timedelta(seconds=max(0.0, row.until - now)), anew=False)
             seconds = pause.total_seconds() if row is None else min(2 * row.pause, longest.total_seconds())
-            self._rows[name] = _Row(seconds, now + seconds)
+            since = datetime.now(UTC) if row is None else row.since
+            self._rows[name] = _Row(seconds, now + seconds, since, reason)
             return Tripped(timedelta(seconds=seconds), anew=True)
 
     def close(self, name: str, owner: str) -> bool:
@@ -111,3 +142,17 @@ class MemorySwitches:
             row = self._rows.get(name)
             if row is not None and row.probe == owner:
                 row.probe, row.probe_until = "", 0.0
+
+    def opened(self) -> list[OpenBreaker]:
+        with self._lock:
+            now = self._clock()
+            return [
+                OpenBreaker(
+                    name, row.since, timedelta(seconds=max(0.0, row.until - now)), row.probe_until > now, row.reason
+                )
+                for name, row in sorted(self._rows.items())
+            ]
+
+    def reset(self, name: str) -> bool:
+        with self._lock:
+            return self._rows.pop(name, None) is not None

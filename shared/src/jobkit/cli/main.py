@@ -66,6 +66,33 @@ def status(
     show(actor, job_id, service=service, as_json=as_json)
 
 
+breakers = typer.Typer(rich_markup_mode=None, help="List or close the circuit breakers that are open.")
+app.add_typer(breakers, name="breakers")
+
+
+@breakers.callback(invoke_without_command=True)
+def list_breakers(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the circuit breakers that are open.
+
+    With their state, since when, the next probe and the last failure.
+    """
+    if context.invoked_subcommand is None:
+        from jobkit.cli.breakers import show
+
+        show(as_json=as_json)
+
+
+@breakers.command("close")
+def close_breaker(name: Annotated[str, typer.Argument(help="The breaker, for example email/smtp.")]) -> None:
+    """Close a breaker at once, without a probe.
+
+    Exit status 1 if no open breaker has that name.
+    """
+    from jobkit.cli.breakers import close
+
+    close(name)
+
+
 @app.command("dead-letters")
 def dead_letters(
     service: ServiceName,

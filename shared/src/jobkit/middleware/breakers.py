@@ -27,6 +27,7 @@ from jobkit.errors import (
     Snooze,
     StoreUnavailable,
     leaves,
+    text_of,
 )
 from jobkit.execution import Execution, execution_of
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 
 #: A probe that runs into its time limit still has its end to report.
 _REPORT_TIME: Final = timedelta(seconds=15)
+
+#: Characters of the failure that people are shown.
+_LONGEST_REASON: Final = 300
 
 #: What says nothing about a dependency: the job has not come to use it, or was not let to.
 _SILENT: Final = (BadPayload, NewerContract, Poison, Snooze, SkipMessage, Interrupt, *OUTAGES)
@@ -169,7 +173,8 @@ class Breakers(Middleware):
 
     def _trip(self, guard: _Guard, owner: str, error: BaseException) -> timedelta:
         name, breaker = self._name(guard), guard.breaker
-        tripped = self._switches.trip(name, owner, pause=breaker.pause, longest=breaker.longest)
+        reason = f"{type(error).__name__}: {text_of(error)}"[:_LONGEST_REASON]
+        tripped = self._switches.trip(name, owner, pause=breaker.pause, longest=breaker.longest, reason=reason)
         guard.seen_open = True
         if tripped.anew:
             telemetry.breaker_changed(name, "open")
