@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ touched += [f"thread {t.name}" for t in threading.enumerate() if t is not thread
 contracts = importlib.import_module(f"jobkit.contracts.{name}")
 watched, touched = touched, []
 
+from datetime import UTC, datetime
 from jobkit.contracts.job import Job
 from jobkit.settings import ServiceSettings
 service = modules[f"{name}_service.actors"].service
@@ -74,6 +76,9 @@ json.dump({
         if isinstance(v, type) and issubclass(v, Job) and v.queue and v.__module__ == contracts.__name__
     },
     "actors": {actor: d.function.__name__ for actor, d in service.actors.items()},
+    "periodic": {
+        d.contract.__name__: d.periodic.next_after(datetime.now(UTC)).isoformat() for d in service.actors.values() if d.periodic
+    },
     "handlers": [
         n for n, v in vars(modules[f"{name}_service.handlers"]).items()
         if inspect.isfunction(v) and v.__module__ == f"{name}_service.handlers"
@@ -198,6 +203,18 @@ def test_only_actors_declares_and_only_main_builds(name: str) -> None:
         assert ("service.actor" in called and "Service" in called) == (file.stem == "actors"), file
         assert bool({"service.build", "set_broker"} & called) == (file.stem == "main"), file
         assert bool({"load_platform"} & called) == (file.stem == "main"), file
+
+
+def test_a_service_has_a_periodic_job_so_that_the_rules_are_tried_on_one() -> None:
+    assert [name for name in SERVICES if describe(name)["periodic"]]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_periodic_job_has_a_next_tick_and_is_in_the_readme(name: str) -> None:
+    readme = (ROOT / "services" / name / "README.md").read_text()
+    for contract, tick in describe(name)["periodic"].items():
+        assert datetime.fromisoformat(tick) > datetime.now(UTC)
+        assert f"`{contract}`" in readme
 
 
 @pytest.mark.parametrize("name", SERVICES)

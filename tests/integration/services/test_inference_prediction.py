@@ -43,6 +43,7 @@ class CountingStorage:
         self._storage = storage
         self.reads: list[str] = []
         self.put, self.keys, self.delete = storage.put, storage.keys, storage.delete
+        self.listing = storage.listing
 
     def get(self, key: str, *, max_bytes: int | None = None) -> bytes | None:
         if key.endswith(".onnx"):

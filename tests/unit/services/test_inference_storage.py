@@ -1,13 +1,18 @@
 import logging
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from inference_service.actors import service
 from inference_service.adapters import open_resources
 from inference_service.adapters.checkpoints import Checkpoint, Checkpoints
 from inference_service.adapters.storage import ObjectStorage, open_storage
 from inference_service.errors import StorageUnavailable
+from inference_service.handlers import remove_old_checkpoints
 from inference_service.settings import InferenceSettings
+from jobkit.contracts.inference import RemoveOldCheckpoints
 from jobkit.errors import SettingsError, TransientError
 
 
@@ -100,3 +105,52 @@ def test_checkpoints_of_other_inputs_are_not_seen_but_cleared(storage: ObjectSto
     assert list(edited.newest_first()) == []
     edited.clear()
     assert len(storage.keys("checkpoints")) == 1
+
+
+def saved(storage: ObjectStorage, job_id: str, *epochs: int) -> Checkpoints:
+    checkpoints = Checkpoints.of(storage, job_id, {}, kept=5)
+    for epoch in epochs:
+        checkpoints.save(Checkpoint(epoch, b"weights"))
+    return checkpoints
+
+
+def age(folder: Path, days: float) -> None:
+    for file in (one for one in folder.rglob("*") if one.is_file()):
+        written = file.stat().st_mtime - days * 86_400
+        os.utime(file, (written, written))
+
+
+def test_checkpoints_of_trainings_that_died_long_ago_are_removed_and_no_others(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path.as_uri())
+    saved(storage, "dead", 1, 2)
+    running = saved(storage, "running", 1)
+    storage.put("models/digits/latest.json", b"{}")
+    age(tmp_path, days=31)
+    running.save(Checkpoint(2, b"weights"))
+    recent = saved(storage, "recent", 1)
+    age(tmp_path / recent.job_folder, days=29)
+    removed = remove_old_checkpoints(RemoveOldCheckpoints(), storage, now=datetime.now(UTC))
+    assert removed.trainings == 1
+    assert len(storage.keys("models")) == 1
+    left = {key.rpartition("/")[0] for key in storage.keys("checkpoints")}
+    assert left == {running.folder, recent.folder}
+    assert len(storage.keys(running.folder)) == 2, "what a running training falls back on"
+    assert remove_old_checkpoints(RemoveOldCheckpoints(), storage, now=datetime.now(UTC)).trainings == 0
+
+
+def test_a_storage_without_checkpoints_has_none_to_remove(storage: ObjectStorage) -> None:
+    assert remove_old_checkpoints(RemoveOldCheckpoints(days=1), storage, now=datetime.now(UTC)).trainings == 0
+
+
+def test_the_listing_tells_when_an_object_was_written(storage: ObjectStorage) -> None:
+    before = datetime.now(UTC)
+    storage.put("a/b", b"1")
+    [stored] = storage.listing("a")
+    assert stored.key == "a/b"
+    assert abs(stored.written_at - before) < timedelta(minutes=1)
+
+
+def test_old_checkpoints_are_removed_each_night() -> None:
+    declared = service.actors["remove_old_checkpoints"].periodic
+    assert declared is not None
+    assert declared.next_after(datetime(2026, 3, 1, 4, tzinfo=UTC)) == datetime(2026, 3, 2, 3, 30, tzinfo=UTC)

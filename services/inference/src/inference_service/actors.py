@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 from inference_service import handlers
 from inference_service.adapters import Resources, open_resources
 from inference_service.errors import StorageUnavailable
-from inference_service.handlers import Predictions, TrainedModel
+from inference_service.handlers import Predictions, RemovedCheckpoints, TrainedModel
 from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.context import Context
-from jobkit.contracts.inference import PredictBatch, TrainModel
+from jobkit.contracts.inference import PredictBatch, RemoveOldCheckpoints, TrainModel
 from jobkit.errors import TimeLimitExceeded, TransientError
 from jobkit.retry import exponential
+from jobkit.schedule import cron
 from jobkit.service import Service
 from jobkit.time import minutes, seconds
 
@@ -55,3 +56,15 @@ def train_model(job: TrainModel, context: Context[Resources]) -> TrainedModel:
         progress=context.progress,
         now=lambda: datetime.now(UTC),
     )
+
+
+@service.actor(
+    RemoveOldCheckpoints,
+    retry=exponential(cap=600, attempts=8, retry_on=_WORTH_ANOTHER_ATTEMPT),
+    time_limit=minutes(5),
+    breaker=STORAGE,
+    periodic=cron("30 3 * * *"),
+)
+def remove_old_checkpoints(job: RemoveOldCheckpoints, context: Context[Resources]) -> RemovedCheckpoints:
+    """Delete the checkpoints of trainings that died long ago."""
+    return handlers.remove_old_checkpoints(job, context.resources.storage, now=datetime.now(UTC))

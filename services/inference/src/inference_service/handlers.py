@@ -10,14 +10,14 @@ from typing import Protocol
 
 import numpy as np
 
-from inference_service.adapters.checkpoints import Checkpoint, Checkpoints
+from inference_service.adapters.checkpoints import Checkpoint, Checkpoints, delete_checkpoints_before
 from inference_service.adapters.classifier import Classifier, Learner
 from inference_service.adapters.datasets import Datasets, Examples, Labels
 from inference_service.adapters.onnx_model import ModelCache, OnnxModel
 from inference_service.adapters.registry import ModelCard, Registry
 from inference_service.adapters.storage import Storage
 from inference_service.errors import BadInputs, ExportMismatch
-from jobkit.contracts.inference import PredictBatch, TrainModel
+from jobkit.contracts.inference import PredictBatch, RemoveOldCheckpoints, TrainModel
 from jobkit.errors import Snooze
 
 EXPORT_TOLERANCE = 1e-4  #: Probabilities in 32-bit floats differ by 1e-6 between libraries; a wrong export by far more.
@@ -64,6 +64,13 @@ class TrainedModel:
     accuracy: float
     epochs: int
     resumed_from: int
+
+
+@dataclass(frozen=True)
+class RemovedCheckpoints:
+    """How many trainings have lost their checkpoints."""
+
+    trainings: int
 
 
 def predict_batch(job: PredictBatch, models: ModelCache, *, max_rows: int) -> Predictions:
@@ -148,6 +155,11 @@ def train_model(
     )
     checkpoints.clear()  # last, so that a crash before it costs no epoch
     return TrainedModel(card.model, card.digest, card.accuracy, job.epochs, resumed_from)
+
+
+def remove_old_checkpoints(job: RemoveOldCheckpoints, storage: Storage, *, now: datetime) -> RemovedCheckpoints:
+    """Delete the checkpoints of trainings that have saved none for ``job.days``."""
+    return RemovedCheckpoints(delete_checkpoints_before(storage, now - timedelta(days=job.days)))
 
 
 def _resume(checkpoints: Checkpoints, learner: Learner, epochs: int) -> tuple[Classifier | None, int]:

@@ -42,6 +42,16 @@ class TrainModel(Job, queue="inference.training"):
     holdout: float = Field(default=0.2, gt=0, lt=1, description="Part of each label's rows kept back for the accuracy.")
 
 
+class RemoveOldCheckpoints(Job, queue="inference.training"):
+    """Delete the checkpoints of trainings that have saved none for a while.
+
+    A training deletes its checkpoints when it has published its model, so these belong to trainings that died. Such a
+    training can still be retried, and begins with its first epoch. The service runs this job each night.
+    """
+
+    days: int = Field(default=30, ge=1, le=3650, description="Days since the training's last checkpoint.")
+
+
 class PredictBatch(Job, queue="inference"):
     """Predict a label with a confidence for each row of inputs.
 

@@ -5,12 +5,16 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 
-from inference_service.adapters.storage import Storage
+from inference_service.adapters.storage import Storage, Stored
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"(?P<epoch>\d{6})-(?P<digest>[0-9a-f]{64})\.skops")
+
+
+_ROOT = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Checkpoints:
     def of(cls, storage: Storage, job_id: str, inputs: Mapping[str, object], *, kept: int) -> "Checkpoints":
         """The checkpoints of the job, for exactly these inputs (JSON-able)."""
         # Ids are hashed because a key given by a producer may hold anything, slashes too.
-        job = f"checkpoints/{sha256(job_id.encode()).hexdigest()[:32]}"
+        job = f"{_ROOT}/{sha256(job_id.encode()).hexdigest()[:32]}"
         run = sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
         return cls(storage, job, f"{job}/{run}", kept)
 
@@ -73,3 +77,16 @@ class Checkpoints:
     def _stored(self) -> list[tuple[str, int, str]]:
         names = [(key, _NAME.fullmatch(key.rpartition("/")[2])) for key in self.storage.keys(self.folder)]
         return [(key, int(name["epoch"]), name["digest"]) for key, name in names if name]
+
+
+def delete_checkpoints_before(storage: Storage, moment: datetime) -> int:
+    """Delete the checkpoints of every job that has saved none since ``moment``; return the number of jobs."""
+    by_job: dict[str, list[Stored]] = {}
+    for stored in storage.listing(_ROOT):
+        by_job.setdefault(stored.key.split("/")[1], []).append(stored)
+    # All of a job or none: an old one beside a new one is what a running training falls back on.
+    old = [found for found in by_job.values() if all(stored.written_at < moment for stored in found)]
+    for found in old:
+        for stored in found:
+            storage.delete(stored.key)
+    return len(old)

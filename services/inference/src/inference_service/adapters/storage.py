@@ -3,7 +3,8 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -21,6 +22,14 @@ CONNECT_TIMEOUT = timedelta(seconds=5)
 RETRIES = 2  #: Inside one call; longer outages are the retry policy's, which gives the thread back in between.
 
 
+@dataclass(frozen=True)
+class Stored:
+    """An object's key, and when it was written."""
+
+    key: str
+    written_at: datetime
+
+
 class Storage(Protocol):
     """Objects by key. Every method raises ``StorageUnavailable`` if the storage cannot answer."""
 
@@ -34,6 +43,10 @@ class Storage(Protocol):
 
     def keys(self, prefix: str) -> list[str]:
         """The keys below a folder, sorted."""
+        ...
+
+    def listing(self, prefix: str) -> list[Stored]:
+        """The objects below a folder, sorted by key."""
         ...
 
     def delete(self, key: str) -> None:
@@ -69,8 +82,13 @@ class ObjectStorage:
 
     def keys(self, prefix: str) -> list[str]:
         """See ``Storage``."""
+        return [found.key for found in self.listing(prefix)]
+
+    def listing(self, prefix: str) -> list[Stored]:
+        """See ``Storage``."""
         with _outages(f"list {prefix}"):
-            return sorted(item["path"] for page in obstore.list(self._store, prefix) for item in page)
+            found = [item for page in obstore.list(self._store, prefix) for item in page]
+        return sorted((Stored(item["path"], item["last_modified"]) for item in found), key=lambda one: one.key)
 
     def delete(self, key: str) -> None:
         """See ``Storage``."""
