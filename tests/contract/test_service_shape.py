@@ -77,7 +77,8 @@ json.dump({
     },
     "actors": {actor: d.function.__name__ for actor, d in service.actors.items()},
     "periodic": {
-        d.contract.__name__: d.periodic.next_after(datetime.now(UTC)).isoformat() for d in service.actors.values() if d.periodic
+        d.contract.__name__: d.periodic.next_after(datetime.now(UTC)).isoformat()
+        for d in service.actors.values() if d.periodic
     },
     "handlers": [
         n for n, v in vars(modules[f"{name}_service.handlers"]).items()
