@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -190,3 +191,46 @@ def test_a_schedule_of_a_version_before_goes_on_after_its_last_tick(redis_url: s
     assert registry.last_sent(schedule.name) is None
     registry.announce("probe", [schedule])
     assert registry.last_tick(schedule.name) == START
+
+
+def scheduler_process(tmp_path: Path, broker_url: str, store_url: str) -> "subprocess.CompletedProcess[str]":
+    settings = {"JOBKIT_BROKER_URL": broker_url, "JOBKIT_STORE_URL": store_url, "JOBKIT_LOG_FORMAT": "console"}
+    return subprocess.run(
+        [sys.executable, "-m", "jobkit.cli", "scheduler"],
+        env=WorkerProcess(tmp_path, settings).environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("rules", [None, "+@all -time", "+@all -hgetall", "+@all -@scripting"])
+def test_a_scheduler_that_the_store_refuses_ends_at_once_in_one_line(
+    tmp_path: Path, vhost_url: str, redis_url: str, rules: str | None
+) -> None:
+    parts = urlsplit(redis_url)
+    url = parts._replace(netloc=f"limited:s3cret@{parts.hostname}:{parts.port}").geturl()
+    with redis.Redis.from_url(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">s3cret", "~*", *(rules or "").split())
+        try:
+            done = scheduler_process(tmp_path, vhost_url, url if rules else url.replace("s3cret", "wr0ng"))
+        finally:
+            client.execute_command("ACL", "DELUSER", "limited")
+    assert done.returncode == 78, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "JOBKIT_STORE_URL" in done.stderr
+    assert "s3cret" not in done.stderr
+    assert "wr0ng" not in done.stderr
+
+
+def test_a_scheduler_that_the_broker_refuses_ends_at_once_in_one_line(
+    tmp_path: Path, vhost_url: str, redis_url: str
+) -> None:
+    parts = urlsplit(vhost_url)
+    url = parts._replace(netloc=f"nobody:s3cret@{parts.hostname}:{parts.port}").geturl()
+    done = scheduler_process(tmp_path, url, redis_url)
+    assert done.returncode == 78, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "JOBKIT_BROKER_URL" in done.stderr
+    assert "s3cret" not in done.stderr

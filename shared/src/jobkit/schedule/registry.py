@@ -163,6 +163,11 @@ class RedisSchedules:
         seconds, microseconds = self._client.ask("TIME")
         return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(microseconds))
 
+    def check(self) -> None:
+        """Do what a scheduler does, without a change; raises ``StoreUnavailable`` if Redis refuses it."""
+        self.schedules()
+        self.heal("", self.now())
+
     def announce(
         self,
         service: str,
