@@ -17,7 +17,7 @@ from ledger import Ledger
 class WorkerProcess:
     """Starts ``dramatiq MODULE:broker`` and ends it, whatever the test does.
 
-    With ``supervised``, it is ``jobkit worker`` for the same service, with a command for each process.
+    With ``supervised``, it is ``jobkit worker`` for ``service``, with a command for each process.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class WorkerProcess:
         queues: tuple[str, ...] = (),
         name: str = "worker",
         supervised: bool = False,
+        service: str = "supervised",
     ) -> None:
         self.log = folder / f"{name}.log"
         self.ledger = Ledger(folder / "ledger")
@@ -40,7 +41,7 @@ class WorkerProcess:
             *("--processes", str(processes), "--threads", str(threads), "--worker-shutdown-timeout", "15000"),
             *(["--queues", *queues] if queues else []),
         ]
-        own = [sys.executable, "-m", "jobkit.cli", "worker", "supervised"]
+        own = [sys.executable, "-m", "jobkit.cli", "worker", service]
         # Told to stop by the kernel, should the tests themselves be killed.
         setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
         self._command = [*([setpriv, "--pdeathsig", "TERM"] if setpriv else []), *(own if supervised else stock)]

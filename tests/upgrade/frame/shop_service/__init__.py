@@ -1,0 +1,1 @@
+"""The shop service of the upgrade tests, in the form that ``jobkit worker`` runs."""
