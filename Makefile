@@ -65,6 +65,10 @@ fuzz: $(READY) ## 10,000 hostile messages into every queue: each dead-lettered w
 soak: $(READY) ## half an hour of mixed load under random faults: nothing grows, the ledger balances
 	$(BIN)/python tests/chaos/soak.py
 
+.PHONY: prove
+prove: $(READY) ## the large size of each proof in the tests; writes docs/reference/proofs.md
+	$(BIN)/python tests/prove.py
+
 .PHONY: bench
 bench: $(READY) ## this project beside its peers, the same work in the same run
 	$(BIN)/python tests/load/bench.py

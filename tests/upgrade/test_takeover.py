@@ -27,10 +27,13 @@ LEFT = {
     "retried": Kind({"first": "fail"}),
     "snoozed": Kind({"first": "snooze"}),
     "doomed": Kind({"first": "fail", "always": True}, dies=True),
-    "delayed": Kind(delay=4),
+    "delayed": Kind(delay=5),
     "running": Kind({"seconds": 2, "children": 1}),
     "queued": Kind(lane="high"),
 }
+
+#: Seconds between two attempts: the jobs must still wait when the workers are killed.
+RETRY_WAIT = size(5, 20)
 
 LIMIT = 400.0 if LARGE else 45.0
 
@@ -45,6 +48,7 @@ def pair(request: pytest.FixtureRequest, versions: Versions) -> tuple[Version, V
 @pytest.mark.timeout(600 if LARGE else 120)
 def test_what_one_version_left_behind_the_other_version_finishes(fleet: Fleet, pair: tuple[Version, Version]) -> None:
     first, second = (fleet.client(version) for version in pair)
+    fleet.settings["UPGRADE_RETRY_WAIT"] = str(RETRY_WAIT)
     fleet.begin_outage()
     shop, post = fleet.worker(pair[0], "shop"), fleet.worker(pair[0], "post")
     done, revived = tasks(fleet, first, "done"), tasks(fleet, first, "revived")

@@ -27,8 +27,8 @@ from jobkit.settings import ServiceSettings
 #: The error that runs a job again without using an attempt: ``Retry`` in 0.1, ``Snooze`` since then.
 SNOOZE = getattr(errors, "Snooze", errors.Retry)
 
-#: Seconds between two attempts: long enough for all workers to be replaced meanwhile.
-RETRY_WAIT = 3
+#: Seconds between two attempts, and of a snooze.
+RETRY_WAIT = float(os.environ.get("UPGRADE_RETRY_WAIT", "3"))
 
 #: Attempts of a job that always fails.
 ATTEMPTS = 3
