@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from generations import Generation
 from versions import HERE, Version
 
 from jobkit.contracts import Job
@@ -21,10 +22,12 @@ class Client:
         folder: Where its log goes.
         broker: The address of RabbitMQ.
         store: The address of Redis.
+        generation: Which contracts it has.
     """
 
-    def __init__(self, version: Version, folder: Path, broker: str, store: str) -> None:
+    def __init__(self, version: Version, folder: Path, broker: str, store: str, generation: Generation = "old") -> None:
         self.version = version
+        self._environment = {**os.environ, **version.environment(), "UPGRADE_CONTRACTS": generation}
         self._log = folder / f"client-{version.name}.log"
         self._command = [sys.executable, str(HERE / "client_program.py"), broker, store]
 
@@ -73,7 +76,7 @@ class Client:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
-                env={**os.environ, **self.version.environment()},
+                env=self._environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -15,6 +15,7 @@ from typing import Self
 import redis
 from books import Books, Kill, dead_letters
 from client import Client
+from generations import Generation
 from ledger import Ledger
 from queues import depth, wait_until_empty
 from upgrade_jobs import OUTAGE
@@ -108,12 +109,13 @@ class Fleet:
         for worker in workers:
             worker.process.kill()
 
-    def client(self, version: Version) -> Client:
-        """Return the client of a version; it is started at the first call."""
-        if version.name not in self._clients:
-            built = Client(version, self.folder, self.broker, self.store)
-            self._clients[version.name] = self._stack.enter_context(built)
-        return self._clients[version.name]
+    def client(self, version: Version, generation: Generation = "old") -> Client:
+        """Return the client of a version, with one generation of the contracts; it is started at the first call."""
+        name = f"{version.name}-{generation}"
+        if name not in self._clients:
+            built = Client(version, self.folder, self.broker, self.store, generation)
+            self._clients[name] = self._stack.enter_context(built)
+        return self._clients[name]
 
     def scheduler(self, version: Version) -> subprocess.Popen[bytes]:
         """Start a scheduler."""

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from generations import contracts_of
 from ledger import Ledger
 
 import jobkit
@@ -89,8 +90,13 @@ class ShopTick(Job, queue="shop"):
 
 Task = TypeVar("Task", ShopTask, PostTask)
 
+#: The contracts that change, in the generation that this process has.
+ACCOUNTING = contracts_of("new" if os.environ.get("UPGRADE_CONTRACTS") == "new" else "old")
+
 #: The contracts by the name that a client is told.
-CONTRACTS: dict[str, type[Job]] = {c.__name__: c for c in (ShopTask, PostTask, ShopCall, ShopTick)}
+CONTRACTS: dict[str, type[Job]] = {
+    c.__name__: c for c in (ShopTask, PostTask, ShopCall, ShopTick, *ACCOUNTING.values())
+}
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,15 @@ def declare_rest(service: Service[ServiceSettings, Resources]) -> None:
         if (ledger.path.parent / OUTAGE).exists():
             raise errors.TransientError("no answer")
         ledger.write("end", job.name, context.attempt)
+
+    for contract in ACCOUNTING.values():
+
+        @service.actor(contract, retry=fixed(RETRY_WAIT, attempts=ATTEMPTS, jitter=0), time_limit=timedelta(seconds=30))
+        def account(job: Job, context: Context[Resources]) -> None:
+            fields = job.model_dump()
+            if fields.get("first") and _is_first(context.resources.marks / fields["name"]):
+                _misbehave(fields["first"])
+            context.resources.ledger.write("end", f"{fields['name']}: {fields.get('note', 'no note')}", context.attempt)
 
     @service.actor(ShopTick, periodic=DAILY, time_limit=timedelta(seconds=30))
     def tick(_job: ShopTick, context: Context[Resources]) -> None:

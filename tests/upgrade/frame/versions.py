@@ -29,6 +29,10 @@ class Version:
         return {"PYTHONPATH": ":".join(map(str, folders))}
 
 
+#: The version in this checkout.
+NOW = Version("now", ROOT / "shared/src")
+
+
 @dataclass(frozen=True)
 class Versions:
     """An earlier version, and the version in this checkout."""
@@ -43,4 +47,4 @@ class Versions:
         if not root.exists():
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(root)
-        return cls(Version("before", root), Version("now", ROOT / "shared/src"))
+        return cls(Version("before", root), NOW)
