@@ -3,18 +3,21 @@
 import pytest
 from batch import KINDS, send_batch
 from fleet import SERVICES, Fleet
-from sizes import LARGE, size
+from sizes import size
 from upgrade_jobs import TICK
 from versions import Versions
 
 #: Jobs of each kind for each service in one batch.
 SIZE = size(1, 30)
 
+#: Seconds for all jobs to end. A busy machine needs most of it.
+LIMIT = size(60, 400)
+
 JOBS = SIZE * len(KINDS) * len(SERVICES)
 
 
 @pytest.mark.prove("rolling deploy", size=f"{JOBS} jobs in a batch")
-@pytest.mark.timeout(600 if LARGE else 120)
+@pytest.mark.timeout(LIMIT + 200)
 @pytest.mark.parametrize("first", ["workers", "producers"])
 def test_a_rolling_deploy_loses_no_job_and_runs_none_twice(fleet: Fleet, versions: Versions, first: str) -> None:
     before, now = versions.before, versions.now
@@ -30,11 +33,11 @@ def test_a_rolling_deploy_loses_no_job_and_runs_none_twice(fleet: Fleet, version
     post = fleet.replace_killed(post, now)
     send_batch(fleet.books, "new", [new], SIZE)
     fleet.books.once.add(TICK)
-    fleet.finish(shop, post, limit=400 if LARGE else 45)
+    fleet.finish(shop, post, limit=LIMIT)
 
 
 @pytest.mark.prove("rollback", size=f"{JOBS} jobs in a batch")
-@pytest.mark.timeout(600 if LARGE else 120)
+@pytest.mark.timeout(LIMIT + 200)
 def test_a_rollback_loses_no_job_and_runs_none_twice(fleet: Fleet, versions: Versions) -> None:
     before, now = versions.before, versions.now
     old, new = fleet.client(before), fleet.client(now)
@@ -42,4 +45,4 @@ def test_a_rollback_loses_no_job_and_runs_none_twice(fleet: Fleet, versions: Ver
     send_batch(fleet.books, "half-deployed", [new, old], SIZE)
     shop = fleet.replace_killed(shop, before)
     send_batch(fleet.books, "rolled-back", [old, new], SIZE)
-    fleet.finish(shop, post, limit=400 if LARGE else 45)
+    fleet.finish(shop, post, limit=LIMIT)

@@ -95,7 +95,11 @@ ACCOUNTING = contracts_of("new" if os.environ.get("UPGRADE_CONTRACTS") == "new" 
 
 #: The contracts by the name that a client is told.
 CONTRACTS: dict[str, type[Job]] = {
-    c.__name__: c for c in (ShopTask, PostTask, ShopCall, ShopTick, *ACCOUNTING.values())
+    "ShopTask": ShopTask,
+    "PostTask": PostTask,
+    "ShopCall": ShopCall,
+    "ShopTick": ShopTick,
+    **ACCOUNTING,
 }
 
 
