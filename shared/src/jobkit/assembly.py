@@ -26,6 +26,7 @@ from jobkit.middleware.logs import LogFormat, Logs
 from jobkit.middleware.preflight import Preflight
 from jobkit.middleware.retries import Retries
 from jobkit.middleware.shutdown import Shutdown, stop_limit
+from jobkit.middleware.subprocesses import Subprocesses
 from jobkit.middleware.time_limit import TimeLimit
 from jobkit.middleware.tracing import TelemetryExport, Tracing
 from jobkit.patience import Patience
@@ -94,6 +95,7 @@ class Assembly(Generic[R]):
             ),  # its hook after the job runs before Idempotency's: first published, then recorded
             # Its hook after the job runs before Retries decides.
             Breakers(self.switches, patience, self.name, excused_for=limits.excuse),
+            Subprocesses(),  # wraps the job before TimeLimit does: a forked child must not use its parent's locks
             TimeLimit(interrupts),  # last, next to the job
         ]
 

@@ -10,9 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from enum import Enum
 from queue import Empty, SimpleQueue
-from types import FrameType
 from typing import Any, Final
 
 from dramatiq import Broker, Worker
@@ -21,6 +19,7 @@ from dramatiq.middleware import Middleware
 from dramatiq.middleware import Shutdown as ShutdownInterrupt
 
 from jobkit.interrupts import Interrupts
+from jobkit.middleware.signals import Word, listen
 from jobkit.settings import ServiceSettings
 
 # What happens when, in seconds after the limit:
@@ -50,16 +49,11 @@ def stop_limit(settings: ServiceSettings) -> float:
     return longest if settings.stop_limit_seconds is None else min(settings.stop_limit_seconds, longest)
 
 
-class _Word(Enum):
-    STOP = "stop"
-    NOW = "now"
-
-
 class Shutdown(Middleware):
     """Hands prefetched messages back at once, and interrupts what still runs at the limit.
 
-    An interrupted job goes back to the queue as it was: no attempt is used up. A second SIGTERM brings the limit
-    forward to now. Nothing keeps a process of Dramatiq's command for longer than ``STOP_MARGIN`` after the limit.
+    An interrupted job goes back to the queue as it was: no attempt is used up. A second request to stop brings the
+    limit forward to now. Nothing keeps a process of Dramatiq's command for longer than ``STOP_MARGIN`` after the limit.
 
     Args:
         stopping: Set first; consumers take no more, and nobody waits on behalf of a job that has not begun.
@@ -83,43 +77,24 @@ class Shutdown(Middleware):
         self._limit = limit
         self._abandon = abandon
         # A signal handler may interrupt any code of its thread, an Event's own among it. This queue is made for that.
-        self._words: SimpleQueue[_Word] = SimpleQueue()
+        self._words: SimpleQueue[Word] = SimpleQueue()
         self._ended = threading.Event()
         self._owns_process = False
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        dramatiqs = signal.getsignal(signal.SIGTERM)
-        if callable(dramatiqs) and getattr(dramatiqs, "__module__", "") == "dramatiq.cli":
-            self._owns_process = True
-            self._listen(dramatiqs)
+        self._owns_process = listen(self._words.put)
+        if self._owns_process:
             threading.Thread(target=self._end_with_parent, name="jobkit-parent", daemon=True).start()
         # Before anything is opened, which may hang.
         threading.Thread(target=self._run, args=(worker,), name="jobkit-shutdown", daemon=True).start()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self._stopping.set()
-        self._words.put(_Word.STOP)
+        self._words.put(Word.STOP)
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self._ended.set()
         self._over.set()
-
-    def _listen(self, dramatiqs: Callable[[int, FrameType | None], object]) -> None:
-        # Dramatiq's handler sets a flag, which is looked at once a second; called again, it leaves the process by the
-        # book, which waits for threads of the jobs' own, and they may wait for anything.
-        stopping = told = False
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            nonlocal stopping, told
-            term = number == signal.SIGTERM
-            self._words.put(_Word.NOW if term and told else _Word.STOP)
-            told = told or term
-            if not stopping:
-                stopping = True
-                dramatiqs(number, frame)
-
-        signal.signal(signal.SIGTERM, on_signal)
-        signal.signal(signal.SIGHUP, on_signal)  # stops it as gently; the command then starts another
 
     def _run(self, worker: Worker) -> None:
         word = self._words.get()
@@ -133,8 +108,8 @@ class Shutdown(Middleware):
                     self._interrupt()
             except Exception:  # the end of the process depends on this thread
                 log.exception("what waits could not be handed back now")
-            if self._owns_process and (word is _Word.NOW or time.monotonic() >= end_at):
-                self._leave(1 if word is _Word.NOW else 0)
+            if self._owns_process and (word is Word.NOW or time.monotonic() >= end_at):
+                self._leave(1 if word is Word.NOW else 0)
             with suppress(Empty):
                 word = self._words.get(timeout=_LOOK)
 
@@ -157,6 +132,7 @@ class Shutdown(Middleware):
             handing_back.start()
             handing_back.join(_LEAVE_TIME)
         finally:
+            _kill_children()
             os._exit(status)
 
     def _end_with_parent(self) -> None:
@@ -166,3 +142,10 @@ class Shutdown(Middleware):
             multiprocessing.connection.wait([parent.sentinel])
             if not self._stopping.is_set():
                 os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _kill_children() -> None:
+    """Kill what jobs have started by ``multiprocessing``: a pool whose owner is gone waits for work for ever."""
+    with suppress(Exception):  # the process ends in any case
+        for child in multiprocessing.active_children():
+            child.kill()
