@@ -172,6 +172,24 @@ def test_a_worker_that_is_told_to_start_anew_and_then_to_stop_sees_its_jobs_thro
     assert ledger.counts("end") == {"long": 1}
 
 
+def test_a_worker_that_is_told_to_start_anew_runs_its_next_jobs_in_other_processes(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
+) -> None:
+    with WorkerProcess(tmp_path, environment, processes=2, supervised=True) as worker:
+        producer.send(Probe(name="long", seconds=2))
+        ledger.wait_for("start", "long")
+        worker.signal(signal.SIGHUP)
+        ledger.wait(lambda log: len(log.entries("open")) == 4, what="the start of other processes")
+        ledger.wait(lambda log: len(log.entries("close")) == 2, what="the end of the first ones")
+        producer.send(Probe(name="after"))
+        ledger.wait_for("end", "long", "after")
+        assert "a worker process has died" not in worker.output()
+        assert worker.stop() == 0
+    assert ledger.counts("start") == {"long": 1, "after": 1}
+    (before,), (after,) = ([e.pid for e in ledger.entries("end") if e.name == name] for name in ("long", "after"))
+    assert before != after
+
+
 def test_a_worker_process_whose_parent_dies_stops_too(
     tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
 ) -> None:
@@ -207,6 +225,73 @@ def test_jobs_that_end_while_the_store_is_away_and_the_worker_stops_are_recorded
         ledger.wait_for("end", "after")
         wait_until_empty(environment["JOBKIT_BROKER_URL"], "probe")
     assert set(ledger.counts("start").values()) == {1}
+
+
+@pytest.mark.parametrize("upward", [False, True], ids=["parents first", "parents last"])
+@pytest.mark.parametrize("pause", [0.0, 0.02, 0.3], ids=["at once", "20 ms apart", "300 ms apart"])
+def test_a_sigterm_to_the_whole_control_group_is_one_request_to_stop(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger, pause: float, upward: bool
+) -> None:
+    with WorkerProcess(tmp_path, environment, processes=2, supervised=True) as worker:
+        producer.send_many(Probe(name=f"job-{n}", seconds=3) for n in range(2))
+        ledger.wait(lambda log: len(log.entries("start")) == 2, what="the start of the jobs")
+        worker.signal_all(signal.SIGTERM, pause, upward=upward)
+        assert worker.wait(15) == 0
+    assert ledger.counts("end") == {"job-0": 1, "job-1": 1}
+
+
+def test_a_sigterm_to_the_whole_control_group_is_one_request_to_stop_under_dramatiqs_own_command(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
+) -> None:
+    with WorkerProcess(tmp_path, environment) as worker:
+        producer.send(Probe(name="job", seconds=4))
+        ledger.wait_for("start", "job")
+        worker.signal_all(signal.SIGTERM, 0.1)
+        assert worker.wait(15) == 0
+    assert ledger.counts("end") == {"job": 1}
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+def test_requests_to_stop_are_told_apart_where_a_server_process_starts_the_worker(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger, requests: int
+) -> None:
+    # As from Python 3.14 on: the worker process is no child of Dramatiq's process any more.
+    (tmp_path / "sitecustomize.py").write_text("import multiprocessing as m; m.set_start_method('forkserver')")
+    worker = WorkerProcess(tmp_path, environment, supervised=True)
+    worker.environment["PYTHONPATH"] += f":{tmp_path}"
+    with worker:
+        producer.send(Probe(name="job", seconds=4))
+        ledger.wait_for("start", "job")
+        for _ in range(requests):
+            worker.signal_all(signal.SIGTERM)
+            ledger.wait(lambda _: "Stopping worker process" in worker.output(), what="the worker's word")
+        assert worker.wait(15) == requests - 1
+    assert len(ledger.entries("end")) == 2 - requests
+
+
+def test_a_second_sigterm_to_the_whole_control_group_ends_the_worker_at_once(
+    tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
+) -> None:
+    with WorkerProcess(tmp_path, environment, processes=2, supervised=True) as worker:
+        producer.send_many(Probe(name=f"job-{n}", seconds=15) for n in range(2))
+        ledger.wait(lambda log: len(log.entries("start")) == 2, what="the start of the jobs")
+        worker.signal_all(signal.SIGTERM)
+        ledger.wait(lambda _: worker.output().count("Stopping worker process") == 2, what="the workers' word")
+        worker.signal_all(signal.SIGTERM)
+        assert worker.wait(8) == 1
+    assert not ledger.entries("end")
+
+
+def test_a_sigterm_to_the_whole_control_group_of_a_worker_that_starts_ends_it_well(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    worker = WorkerProcess(tmp_path, environment, processes=2, supervised=True).start(wait=False)
+    try:
+        worker.ledger.wait(lambda _: len(worker.children) == 2, what="the start of two processes")
+        worker.signal_all(signal.SIGTERM, 0.05)
+        assert worker.wait(15) == 0
+    finally:
+        worker.kill()
 
 
 def test_a_second_sigterm_ends_all_processes_at_once(

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -88,6 +89,15 @@ class WorkerProcess:
     def alive(self) -> bool:
         """Whether the watching process runs."""
         return self._process is not None and self._process.poll() is None
+
+    def signal_all(self, number: signal.Signals, pause: float = 0.0, *, upward: bool = False) -> None:
+        """Send a signal to each of its processes, as systemd does to a control group; parents first, or last."""
+        assert self._process is not None
+        pids = [self._process.pid, *descendants(self._process.pid)]
+        for pid in reversed(pids) if upward else pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+            time.sleep(pause)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the watching process."""

@@ -1,5 +1,6 @@
 """``python -m jobkit.cli`` is the command ``jobkit``."""
 
-from jobkit.cli.main import app
+from jobkit.cli.entry import main
 
-app(prog_name="jobkit")
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ others go on with their jobs while the one that died is started again.
 """
 
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -16,12 +17,16 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
-from dramatiq.cli import RET_IMPORT
+from dramatiq.cli import RET_IMPORT, RET_KILLED
 
+from jobkit.middleware.signals import HURRY, SUPERVISED
 from jobkit.settings import EXIT_MISCONFIGURED
 
 #: Exit statuses that a restart would only repeat: a person must look.
 _HOPELESS: Final = frozenset({EXIT_MISCONFIGURED, RET_IMPORT})
+
+#: Exit statuses of a process that was stopped before it could take the signal as a request. It had no jobs yet.
+_STOPPED_EARLY: Final = frozenset({-signal.SIGTERM, RET_KILLED})
 
 #: Seconds between two looks at the processes.
 _LOOK: Final = 0.25
@@ -38,18 +43,22 @@ class _Slot:
 
     process: subprocess.Popen[bytes] | None = None
     told: bool = False  # of a signal
+    renewed: bool = False  # told to stop so that another takes its place
     started_at: float = 0.0
     start_at: float = 0.0
     pause: float = 0.0
 
 
 class Supervisor:
-    """Runs ``count`` processes of one command until SIGTERM or SIGINT, and starts anew those that die.
+    """Runs ``count`` processes of one command until SIGTERM or SIGINT, and restarts those that die.
+
+    SIGTERM and SIGINT ask it to stop: the first one gently, a second one at once. SIGHUP replaces all processes. Only
+    what comes here counts as a request, because its processes may get signals from elsewhere, too.
 
     Args:
         command: One worker process with whatever belongs to it.
         count: How many.
-        before_restart: Called before a process takes the place of one that died.
+        before_restart: Called before a process takes the place of one that ended.
     """
 
     def __init__(self, command: Sequence[str], count: int, *, before_restart: Callable[[], None]) -> None:
@@ -59,6 +68,7 @@ class Supervisor:
         self._slots = [_Slot() for _ in range(count)]
         self._before_restart = before_restart
         self._stopping = False
+        self._hurrying = False
         self._status = 0
 
     def run(self) -> int:
@@ -68,6 +78,8 @@ class Supervisor:
         while True:
             for slot in self._slots:
                 self._look_after(slot)
+            if self._hurrying:
+                self._hurry()
             if self._stopping and all(slot.process is None for slot in self._slots):
                 return self._status
             time.sleep(_LOOK)
@@ -81,10 +93,12 @@ class Supervisor:
             self._start(slot, now)
 
     def _start(self, slot: _Slot, now: float) -> None:
-        slot.told, slot.started_at = False, now
+        slot.told, slot.renewed, slot.started_at = False, False, now
         try:
             # A session of its own: what the terminal sends to all comes from here, once.
-            slot.process = subprocess.Popen(self._command, start_new_session=True)  # noqa: S603  our own command
+            slot.process = subprocess.Popen(  # noqa: S603  our own command
+                self._command, start_new_session=True, env={**os.environ, SUPERVISED: "1"}
+            )
         except OSError as error:  # no memory, for one: the others must not suffer from it
             self._pause(slot, now)
             log.critical("a worker process cannot be started, tried again in %g s: %s", slot.pause, error)
@@ -94,15 +108,20 @@ class Supervisor:
 
     def _ended(self, slot: _Slot, status: int) -> None:
         if self._stopping:
-            # Stopped before it could take the signal as a wish, it has nothing to hand back.
-            self._status = self._status or (0 if status == -signal.SIGTERM else abs(status))
+            if status in _STOPPED_EARLY:
+                status = int(self._hurrying)
+            self._status = self._status or abs(status)
             return
         if status in _HOPELESS:
             self._status = status
-            self._stop(signal.SIGTERM)
+            self._stop()
             return
-        self._pause(slot, time.monotonic())
-        log.critical("a worker process has died (status %d); another takes its place in %g s", status, slot.pause)
+        if slot.renewed and status in {0, *_STOPPED_EARLY}:
+            slot.start_at = slot.pause = 0.0
+            log.info("a worker process has stopped as it was told to; starting another")
+        else:
+            self._pause(slot, time.monotonic())
+            log.critical("a worker process has died (status %d); another takes its place in %g s", status, slot.pause)
         with suppress(OSError):  # a folder that cannot be tidied up is no reason to work less
             self._before_restart()
 
@@ -112,14 +131,26 @@ class Supervisor:
         slot.start_at = now + slot.pause
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:  # Dramatiq's command starts its worker anew, gracefully
-            self._send(signal.SIGHUP)
+        if number == signal.SIGHUP:
+            for slot in self._slots:
+                slot.renewed = True
+            self._send(signal.SIGTERM)
+        elif self._stopping:
+            self._hurrying = True
+            self._send(signal.SIGTERM)  # ends a process that is still loading the service
         else:
-            self._stop(signal.SIGTERM)
+            self._stop()
 
-    def _stop(self, number: signal.Signals) -> None:
+    def _stop(self) -> None:
         self._stopping = True
-        self._send(number)
+        self._send(signal.SIGTERM)
+
+    def _hurry(self) -> None:
+        """Tell all processes of the groups; repeated, because one that has just started cannot hear it yet."""
+        for slot in self._slots:
+            if slot.process is not None and slot.process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(slot.process.pid, HURRY)
 
     def _send(self, number: signal.Signals) -> None:
         for slot in self._slots:
