@@ -61,7 +61,7 @@ class Assembly(Generic[R]):
         patience = Patience(broker.stopping, over)
         middleware = self._guarantees(broker, lifespan, interrupts, over, patience)
         if process_of_its_own:
-            middleware = [*self._operations(), *middleware]
+            middleware = [*self._operations(broker), *middleware]
         for one in middleware:
             broker.add_middleware(one)
         children = Children(self.sender, patience, interrupts)
@@ -99,13 +99,13 @@ class Assembly(Generic[R]):
             TimeLimit(interrupts),  # last, next to the job
         ]
 
-    def _operations(self) -> list[Middleware]:
+    def _operations(self, broker: JobBroker | MemoryBroker) -> list[Middleware]:
         """What only a process of its own needs. Its ``after_*`` hooks come last, so telemetry is flushed then."""
         operations: list[Middleware] = [LogFormat(self.platform.log_format, self.platform.log_level)]
         if self.platform.otlp_endpoint:
             operations.append(TelemetryExport(self.platform.otlp_endpoint, f"{self.name}-service"))
-        if self.platform.health_folder:
-            operations.append(Health(self.platform.health_folder))
+        if self.platform.health_folder and isinstance(broker, JobBroker):
+            operations.append(Health(self.platform.health_folder, self.platform.health_stall_seconds, broker.reach))
         registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
         # Even if there are none: there may have been some before.
         operations.append(Announce(self.name, self._schedules(), registry, list(self.actors)))

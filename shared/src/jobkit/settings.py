@@ -162,7 +162,14 @@ class PlatformSettings(EnvironmentSettings):
         3600, ge=1, le=604_800, description="The longest wait that a failure may ask for by its `retry_after`."
     )
     health_folder: Path | None = Field(
-        None, description="Each worker process keeps a fresh file in it; what a container's health check looks at."
+        None, description="Each process keeps a fresh file in it, which `jobkit health` looks at."
+    )
+    health_stall_seconds: float = Field(
+        60,
+        gt=0,
+        le=3600,
+        description="Seconds after which a worker is unhealthy that is not subscribed though the broker answers, or "
+        "takes no message though some are ready and a thread is free.",
     )
     log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
@@ -204,7 +211,7 @@ class PlatformSettings(EnvironmentSettings):
             raise ValueError(f"{', '.join(sorted(limits))} in its query: set JOBKIT_STORE_TIMEOUT_SECONDS instead")
         return value
 
-    @field_validator("otlp_endpoint", "sentry_dsn", mode="before")
+    @field_validator("health_folder", "otlp_endpoint", "sentry_dsn", mode="before")
     @classmethod
     def _empty_means_off(cls, value: object) -> object:
         return None if value == "" else value

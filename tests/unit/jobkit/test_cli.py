@@ -20,7 +20,6 @@ from jobkit.cli.nearest import nearest
 from jobkit.cli.output import print_blocks, print_json
 from jobkit.cli.scheduler import stop_on_signals
 from jobkit.deadletters import Failure, Reason
-from jobkit.middleware.health import forget_the_dead, is_healthy, sign_of_life
 from jobkit.settings import PlatformSettings
 from jobkit.store.base import JobKey, JobRecord, JobState
 
@@ -91,14 +90,14 @@ def test_a_worker_starts_without_the_signs_of_life_of_those_that_crashed(
     health = folder / "health"
     left: list[Path] = []
     health.mkdir()
-    (health / "17").touch()
-    os.utime(health / "17", (0, 0))
+    (health / "worker-17.json").touch()
+    os.utime(health / "worker-17.json", (0, 0))
     monkeypatch.setenv("JOBKIT_HEALTH_FOLDER", str(health))
     monkeypatch.setattr("jobkit.cli.worker.configure_logging", lambda *_: None)
     monkeypatch.setattr("jobkit.cli.worker.Supervisor.run", lambda _: left.extend(health.iterdir()))
     done = CliRunner().invoke(app, ["worker", "restarted"])
     assert (done.exit_code, left) == (0, [])
-    assert not (health / "17").exists()
+    assert not (health / "worker-17.json").exists()
 
 
 def test_a_scheduler_starts_without_the_signs_of_life_of_those_that_crashed(
@@ -108,9 +107,9 @@ def test_a_scheduler_starts_without_the_signs_of_life_of_those_that_crashed(
         def __init__(self, *_: object) -> None: ...
 
         def run(self, *_: object, **__: object) -> None:
-            assert not (folder / "17").exists()
+            assert not (folder / "scheduler-17.json").exists()
 
-    (folder / "17").touch()
+    (folder / "scheduler-17.json").touch()
     monkeypatch.setenv("JOBKIT_HEALTH_FOLDER", str(folder))
     monkeypatch.setattr("jobkit.cli.scheduler.Scheduler", Ends)
     monkeypatch.setattr("jobkit.cli.scheduler.configure_logging", lambda *_: None)
@@ -126,29 +125,6 @@ def test_a_health_folder_that_cannot_be_written_to_ends_the_worker_in_one_line(
     monkeypatch.setenv("JOBKIT_HEALTH_FOLDER", str(folder / "file"))
     status, line = refused("worker", "placeless")
     assert (status, line.partition(":")[0]) == (78, "JOBKIT_HEALTH_FOLDER")
-
-
-def test_only_files_of_processes_are_forgotten(tmp_path: Path) -> None:
-    (tmp_path / "17").touch()
-    (tmp_path / "notes.txt").touch()
-    forget_the_dead(tmp_path)
-    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["notes.txt"]
-
-
-def test_a_new_worker_is_healthy_after_a_crash_of_the_one_before(tmp_path: Path) -> None:
-    (tmp_path / "17").touch()
-    os.utime(tmp_path / "17", (0, 0))
-    forget_the_dead(tmp_path)
-    sign_of_life(tmp_path).touch()
-    assert is_healthy(tmp_path)
-
-
-def test_a_process_that_ends_while_health_is_checked_does_no_harm(tmp_path: Path) -> None:
-    (tmp_path / "1").touch()
-    (tmp_path / "2").symlink_to(tmp_path / "gone")  # listed, and not there to be looked at
-    assert is_healthy(tmp_path)
-    (tmp_path / "1").unlink()
-    assert not is_healthy(tmp_path)
 
 
 NOW = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)

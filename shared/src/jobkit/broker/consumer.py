@@ -20,6 +20,7 @@ from jobkit.broker import topology
 from jobkit.broker.connection import CONNECTION_LOST
 from jobkit.broker.envelope import decode, is_usable_id
 from jobkit.broker.host import Host
+from jobkit.broker.pulse import Pulse
 from jobkit.broker.session import RabbitmqDelivery, Session, Settlement
 from jobkit.deadletters import Failure, Reason, has_been_dead
 from jobkit.errors import (
@@ -55,9 +56,10 @@ class RabbitmqConsumer(Consumer):
     """What Dramatiq's consumer thread drives: an endless iterator over one queue."""
 
     def __init__(self, broker: Host, queue: str, prefetch: int, timeout: int) -> None:
+        self.pulse = Pulse()
+        self.prefetch = prefetch
         self._broker = broker
         self._queue = queue
-        self._prefetch = prefetch
         self._timeout = timeout / 1000
         self._session: Session | None = None
         self._pause = 0.1
@@ -67,6 +69,12 @@ class RabbitmqConsumer(Consumer):
         self._warned_of = ""  # an actor that does not run here
 
     def __next__(self) -> MessageProxy | None:
+        message = self._next()
+        if self._session is not None:
+            self.pulse.beat()
+        return message
+
+    def _next(self) -> MessageProxy | None:
         session = self._session or self._connect()
         if session is None:
             return None
@@ -83,11 +91,14 @@ class RabbitmqConsumer(Consumer):
                 self._rest_until = None
             elif not session.arrived or session.is_over:
                 session.wait(self._timeout)  # which raises why it is over
+                if self.pulse.asked:
+                    self.pulse.answer(session.ready())
         except CONNECTION_LOST as error:
             self._lose(session, error)
             return None
         if not session.arrived:
             return None
+        self.pulse.took()
         return self._accept(session, *session.arrived.popleft())
 
     def ack(self, message: MessageProxy) -> None:
@@ -197,7 +208,7 @@ class RabbitmqConsumer(Consumer):
             connection = self._broker.connection_settings.open()
             try:
                 self._broker.declare_on(connection.channel(), self._queue)
-                self._session = Session(connection, self._queue, self._prefetch)
+                self._session = Session(connection, self._queue, self.prefetch)
             except BaseException:
                 with suppress(*CONNECTION_LOST):  # what went wrong may have closed it
                     connection.close()
@@ -218,6 +229,7 @@ class RabbitmqConsumer(Consumer):
     def _lose(self, session: Session, error: BaseException) -> None:
         if self._session is session:
             self._session = None
+        self.pulse.answer(None)
         session.close()
         if not self._broker.stopping.is_set():
             log.warning(

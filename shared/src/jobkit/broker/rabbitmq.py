@@ -73,6 +73,10 @@ class JobBroker(RabbitmqBroker):
         """The largest body that this worker sends."""
         return self._sender.max_bytes
 
+    def reach(self) -> None:
+        """Connect once; raises if that fails."""
+        self.connection_settings.open().close()
+
     def declare_queue(self, queue_name: str, *, ensure: bool = False) -> None:
         """Note that this process uses the queue; with ``ensure``, make it on the server now."""
         if queue_name not in self.queues:

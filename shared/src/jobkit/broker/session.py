@@ -54,6 +54,7 @@ class Session:
     def __init__(self, connection: BlockingConnection, queue: str, prefetch: int) -> None:
         self.connection = connection
         self.channel: BlockingChannel = connection.channel()
+        self._queue = queue
         self.arrived: deque[tuple[Any, pika.BasicProperties, bytes]] = deque()
         self._open_tags: dict[int, Settlement | None] = {}  # in order of delivery
         self._settled: deque[tuple[int, Settlement]] = deque()
@@ -97,6 +98,15 @@ class Session:
                 "the broker has cancelled the consumer: its queue has moved or was deleted, or an ack is overdue "
                 "(consumer_timeout)"
             )
+
+    def ready(self) -> int:
+        """Return how many messages wait in the queue, or 0 if the broker cannot tell now."""
+        with suppress(pika.exceptions.ChannelClosedByBroker):  # a channel of its own, as such an error closes it
+            channel = self.connection.channel()
+            found: int = channel.queue_declare(self._queue, passive=True).method.message_count
+            channel.close()
+            return found
+        return 0
 
     def stop_taking(self) -> None:
         """Ask for no more, and give back what no worker thread has seen."""

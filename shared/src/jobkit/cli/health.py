@@ -4,16 +4,19 @@ from pathlib import Path
 
 import typer
 
-from jobkit.middleware.health import is_healthy
+from jobkit.middleware.sign_of_life import complaints
 
 
 def check(folder: Path | None) -> None:
-    """Exit with 0 if all worker processes live, else with 1; with 2 if nobody said where they leave their signs."""
+    """Exit with 0 if all processes are healthy, else with 1 and a line for each problem; with 2 if no folder is set."""
     if folder is None:
         from jobkit.cli.platform import platform
 
         folder = platform().health_folder
     if folder is None:
-        typer.echo("JOBKIT_HEALTH_FOLDER: is not set, so the workers leave no sign of life", err=True)
+        typer.echo("JOBKIT_HEALTH_FOLDER: is not set, so the processes leave no sign of life", err=True)
         raise typer.Exit(2)
-    raise typer.Exit(0 if is_healthy(folder) else 1)
+    found = complaints(folder)
+    for complaint in found:
+        typer.echo(complaint, err=True)
+    raise typer.Exit(1 if found else 0)

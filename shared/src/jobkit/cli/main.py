@@ -112,9 +112,9 @@ def dead_letters(
 def health(
     folder: Annotated[Path | None, typer.Option(help="Instead of JOBKIT_HEALTH_FOLDER.")] = None,
 ) -> None:
-    """Tell whether all worker processes live.
+    """Tell whether all processes of this container do their work.
 
-    Exit status 0 if all of this container do, else 1.
+    Exit status 0 if they do, else 1 and a line for each problem.
     """
     from jobkit.cli.health import check
 

@@ -9,7 +9,7 @@ import typer
 
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.errors import JobkitError, SettingsError, StoreUnavailable
-from jobkit.middleware.health import forget_the_dead
+from jobkit.middleware.sign_of_life import forget_the_dead
 from jobkit.settings import PlatformSettings, exit_if_misconfigured, load_platform
 
 

@@ -11,8 +11,8 @@ from jobkit.broker.connection import ConnectionSettings, is_misconfigured
 from jobkit.broker.sender import Sender
 from jobkit.cli.platform import connection, platform, prepare_health
 from jobkit.errors import SettingsError, StoreUnavailable
-from jobkit.middleware.health import sign_of_life
 from jobkit.middleware.logs import configure_logging
+from jobkit.middleware.sign_of_life import SignOfLife
 from jobkit.schedule.registry import RedisSchedules
 from jobkit.schedule.scheduler import Scheduler
 from jobkit.settings import exit_if_misconfigured
@@ -33,7 +33,9 @@ def run() -> None:
     sender = Sender(link, app_id="scheduler", timeout=settings.send_timeout_seconds)
     stop = stop_on_signals()
     if settings.health_folder:
-        Scheduler(registry, sender).run(stop, alive=sign_of_life(settings.health_folder).touch)
+        sign = SignOfLife(settings.health_folder, "scheduler")
+        Scheduler(registry, sender).run(stop, alive=sign.renew)
+        sign.remove()
     else:
         Scheduler(registry, sender).run(stop)
     sender.close()

@@ -8,9 +8,9 @@ import typer
 
 from jobkit.cli.platform import platform, prepare_health
 from jobkit.cli.supervisor import Supervisor
-from jobkit.middleware.health import forget_the_gone
 from jobkit.middleware.logs import configure_logging
 from jobkit.middleware.shutdown import STOP_TIME, stop_limit
+from jobkit.middleware.sign_of_life import forget_the_gone
 from jobkit.settings import ServiceSettings, exit_if_misconfigured
 
 

@@ -1,93 +1,108 @@
-"""A file whose age says whether a worker process is alive, for the container's health check."""
+"""The health of a worker process, for the container's health check."""
 
 import logging
-import os
 import threading
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from dramatiq import Broker, Worker
+from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 
-#: Seconds between two touches of the file, and after which it is too old.
+from jobkit.middleware.sign_of_life import SignOfLife
+from jobkit.middleware.vitals import Reach, Vitals
+
+#: Seconds between two renewals of the sign of life, or a quarter of the bound if that is less.
 INTERVAL: Final = 5.0
-TOO_OLD: Final = 30.0
 
 log = logging.getLogger(__name__)
 
 
 class Health(Middleware):
-    """Touches ``folder/<process id>`` as long as all threads of the worker live.
+    """Renews the sign of life of this process, with what is wrong: a thread that died, or that does not do its work.
 
-    A broker or store that is down does not make a worker unhealthy: it waits, and a restart would not help.
+    A broker or store that is down does not make a worker unhealthy: it waits, and a restart would not help. Nor does a
+    worker that stops, whose threads end one by one.
+
+    Args:
+        folder: Where the sign of life is.
+        stall: Seconds that a thread may not do its work.
+        connect: Connects to the broker once; raises if that fails.
+        others: Return further problems, a line for each.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stopped = threading.Event()
+    def __init__(
+        self,
+        folder: Path,
+        stall: float,
+        connect: Callable[[], None],
+        others: Sequence[Callable[[], Sequence[str]]] = (),
+    ) -> None:
+        self._sign = SignOfLife(folder, "worker")
+        self._stall = stall
+        self._answers = Reach(connect)
+        self._others = others
+        self._vitals: Vitals | None = None
+        self._stopping = threading.Event()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._known: list[str] = []
+
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        self._vitals = Vitals(worker, self._stall, self._answers)
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        threading.Thread(target=self._touch, args=(worker,), name="jobkit-health", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="jobkit-health", daemon=True)
+        self._thread.start()
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        if self._vitals is not None:
+            self._vitals.began(message.queue_name)
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: object = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        if self._vitals is not None:
+            self._vitals.ended(message.queue_name)
+
+    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
+        if self._vitals is not None:
+            self._vitals.ended(message.queue_name)
+
+    def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        self._stopping.set()
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
-        self._stopped.set()
-        sign_of_life(self._folder).unlink(missing_ok=True)
+        self._stopping.set()
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(INTERVAL)  # it would write the file again
+        self._sign.remove()
 
-    def _touch(self, worker: Worker) -> None:
+    def _run(self) -> None:
         while True:
-            threads = [*worker.workers, *worker.consumers.values()]
-            if all(thread.is_alive() for thread in threads):
-                sign_of_life(self._folder).touch()
-            else:
-                log.critical("a thread of this worker has died; the health check will fail")
-            if self._stopped.wait(INTERVAL):
+            try:
+                self._sign.renew(self._problems())
+            except Exception:  # without this thread, the process counts as dead
+                log.exception("the health of this worker cannot be told now")
+                self._sign.renew()
+            if self._ended.wait(min(INTERVAL, self._stall / 4)):
                 return
 
-
-def sign_of_life(folder: Path) -> Path:
-    """The file that this process keeps fresh."""
-    return folder / str(os.getpid())
-
-
-def forget_the_dead(folder: Path) -> None:
-    """Remove the files of processes that crashed, before new ones start; a volume can outlive its container.
-
-    One that lives after all writes its file anew within ``INTERVAL``.
-    """
-    for file in folder.glob("*"):
-        if file.name.isdecimal():  # nothing else is ours, should the folder be a wrong one
-            file.unlink(missing_ok=True)
-
-
-def forget_the_gone(folder: Path) -> None:
-    """Remove the files of processes that no longer run, when another takes the place of one."""
-    for file in folder.glob("*"):
-        if file.name.isdecimal() and not _runs(int(file.name)):
-            file.unlink(missing_ok=True)
-
-
-def is_healthy(folder: Path, now: float | None = None) -> bool:
-    """Whether every worker process that left a file in ``folder`` has touched it lately, and there is one."""
-    now = time.time() if now is None else now
-    touched = [_touched(file) for file in folder.glob("*")] if folder.is_dir() else []
-    ages = [now - at for at in touched if at is not None]
-    return bool(ages) and max(ages) < TOO_OLD
-
-
-def _touched(file: Path) -> float | None:
-    try:
-        return file.stat().st_mtime
-    except FileNotFoundError:  # its process has ended since the folder was read, or was forgotten
-        return None
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    def _problems(self) -> list[str]:
+        if self._vitals is None or self._stopping.is_set():
+            return []
+        problems = [*self._vitals.problems(), *(problem for other in self._others for problem in other())]
+        if self._stopping.is_set():  # meanwhile: what was found is how it stops
+            return []
+        for problem in problems:
+            if problem not in self._known:
+                log.critical("unhealthy: %s", problem)
+        self._known = problems
+        return problems

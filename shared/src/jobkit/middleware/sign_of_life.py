@@ -1,0 +1,127 @@
+"""Files by which processes show that they live: what ``jobkit health`` looks at."""
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+#: Seconds after which a file is too old. Processes renew theirs every ten seconds, or more often.
+TOO_OLD: Final = 30.0
+
+#: The names of our files. Nothing else is read or removed: the folder may hold the files of others.
+_OURS: Final = re.compile(r"(?:worker|scheduler)-([0-9]+)\.json")
+
+log = logging.getLogger(__name__)
+
+
+class SignOfLife:
+    """The file ``<role>-<process id>.json`` of this process.
+
+    Its age says that the process lives, its text what is wrong all the same. A folder that cannot be written to is
+    logged, and never raised: work goes on, and the next renewal may succeed.
+    """
+
+    def __init__(self, folder: Path, role: Literal["worker", "scheduler"]) -> None:
+        self._folder = folder
+        self._role = role
+        self._written = ""
+        self._failing = False
+
+    @property
+    def path(self) -> Path:
+        """The file of this process."""
+        return self._folder / f"{self._role}-{os.getpid()}.json"
+
+    def renew(self, problems: Sequence[str] = ()) -> None:
+        """Show that the process lives, and what is wrong with it."""
+        try:
+            self._write(json.dumps({"problems": list(problems)}))
+        except OSError as error:
+            if not self._failing:
+                log.warning("JOBKIT_HEALTH_FOLDER: the sign of life cannot be written, trying again: %s", error)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def remove(self) -> None:
+        """The process ends as it should."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("JOBKIT_HEALTH_FOLDER: the sign of life cannot be removed: %s", error)
+
+    def _write(self, text: str) -> None:
+        if text == self._written:
+            try:
+                os.utime(self.path)  # needs no space on the disk
+            except FileNotFoundError:
+                pass  # somebody has tidied up
+            else:
+                return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(text, "utf-8")
+        self._written = text
+
+
+def forget_the_dead(folder: Path) -> None:
+    """Remove the files of processes that crashed, before new ones start; a volume can outlive its container.
+
+    A process that lives writes its file again with its next renewal.
+    """
+    for file, _pid in _ours(folder):
+        file.unlink(missing_ok=True)
+
+
+def forget_the_gone(folder: Path) -> None:
+    """Remove the files of processes that no longer run, when another takes the place of one."""
+    for file, pid in _ours(folder):
+        if not _runs(pid):
+            file.unlink(missing_ok=True)
+
+
+def complaints(folder: Path, now: float | None = None) -> list[str]:
+    """Return what is wrong with the processes that have a file in ``folder``, a line for each problem."""
+    now = time.time() if now is None else now
+    lives, found = False, []
+    for file, _pid in _ours(folder):
+        try:
+            age, text = now - file.stat().st_mtime, file.read_text("utf-8", "replace")
+        except FileNotFoundError:  # its process has ended since the folder was read
+            continue
+        lives = True
+        if age >= TOO_OLD:
+            found.append(f"{file.stem}: no sign of life for {age:.0f} s")
+        found += [f"{file.stem}: {problem}" for problem in _problems(text)]
+    return found if lives else [f"no process has a sign of life in {folder}"]
+
+
+def is_healthy(folder: Path, now: float | None = None) -> bool:
+    """Whether every process that has a file in ``folder`` renewed it lately without a problem, and there is one."""
+    return not complaints(folder, now)
+
+
+def _ours(folder: Path) -> Iterator[tuple[Path, int]]:
+    for file in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        if name := _OURS.fullmatch(file.name):
+            yield file, int(name[1])
+
+
+def _problems(text: str) -> list[str]:
+    try:
+        return [str(problem) for problem in json.loads(text)["problems"]]
+    except (ValueError, KeyError, TypeError):
+        return []  # it is just being written, and its age counts
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
