@@ -28,9 +28,9 @@ def environment(vhost_url: str, redis_url: str) -> dict[str, str]:
     return {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url}
 
 
-def refused(folder: Path, environment: dict[str, str]) -> str:
+def refused(folder: Path, environment: dict[str, str], *, queues: tuple[str, ...] = ()) -> str:
     """What a worker says that gives up at its start; each problem must be one line."""
-    worker = WorkerProcess(folder, environment)
+    worker = WorkerProcess(folder, environment, queues=queues)
     try:
         worker.start(wait=False)
         assert worker.wait(30) == MISCONFIGURED
@@ -101,6 +101,29 @@ def test_a_time_limit_above_the_stop_grace_is_refused(tmp_path: Path, environmen
     output = refused(tmp_path, settings)
     assert "PROBE_STOP_GRACE_SECONDS: 30 s is too short for probe" in output
     assert "605" in output
+
+
+@pytest.mark.parametrize("queue", ["probe.high", "probe"])
+def test_a_time_limit_above_the_stop_grace_is_refused_by_a_worker_of_any_one_lane(
+    tmp_path: Path, environment: dict[str, str], queue: str
+) -> None:
+    settings = {**environment, "PROBE_STOP_GRACE_SECONDS": "30", "PROBE_TIME_LIMIT": "600"}
+    output = refused(tmp_path, settings, queues=(queue,))
+    assert "PROBE_STOP_GRACE_SECONDS: 30 s is too short for probe" in output
+
+
+@pytest.mark.parametrize(
+    ("queues", "unknown"),
+    [(("prob",), "prob"), (("probe", "probe.hgih"), "probe.hgih"), (("probe,probe.high",), "probe,probe.high")],
+    ids=["a queue", "a lane beside a queue that is right", "two in one"],
+)
+def test_a_queue_that_the_service_does_not_have_ends_the_worker_with_the_queues_that_it_has(
+    tmp_path: Path, environment: dict[str, str], queues: tuple[str, ...], unknown: str
+) -> None:
+    output = refused(tmp_path, environment, queues=queues)
+    assert f"--queue {unknown}: there is no such queue" in output
+    assert "probe, probe.high" in output
+    assert "is ready for action" not in output
 
 
 def test_a_record_that_would_expire_before_the_last_retry_is_refused(

@@ -16,6 +16,7 @@ from jobkit.broker.memory import MemoryBroker
 from jobkit.broker.rabbitmq import JobBroker
 from jobkit.broker.topology import lane_queue
 from jobkit.children import Children
+from jobkit.contracts.job import Job
 from jobkit.errors import SettingsError
 from jobkit.interrupts import Interrupts
 from jobkit.middleware.breakers import Breakers
@@ -109,7 +110,8 @@ class Assembly(Generic[R]):
         registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
         # Even if there are none: there may have been some before.
         operations.append(Announce(self.name, self._schedules(), registry, list(self.actors)))
-        operations.append(Preflight(self.platform, self.settings))
+        queues = {name: _queues(declared.contract) for name, declared in self.actors.items()}
+        operations.append(Preflight(self.platform, self.settings, queues))
         return operations
 
     def _schedules(self) -> list[Schedule]:
@@ -141,5 +143,10 @@ class Assembly(Generic[R]):
                 breaker=declared.breaker,
             )
             declare(runner.bind(declared))
-            for lane in declared.contract.lanes:
-                broker.declare_queue(lane_queue(queue, lane))
+            for one in _queues(declared.contract):
+                broker.declare_queue(one)
+
+
+def _queues(contract: type[Job]) -> list[str]:
+    """The queue of a contract and those of its lanes."""
+    return [lane_queue(contract.queue, lane) for lane in contract.lanes]

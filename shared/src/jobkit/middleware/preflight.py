@@ -1,7 +1,9 @@
 """Combinations of settings that would break a guarantee are refused before the first job runs."""
 
+import difflib
 import logging
 import math
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -21,16 +23,28 @@ class Preflight(Middleware):
     """Ends the worker with one line per problem if an actor that it runs does not fit its settings.
 
     In development a password that everybody knows is warned of; elsewhere it is a problem.
+
+    Args:
+        platform: The settings of all services.
+        settings: Those of this one.
+        queues: The queues of each actor, its lanes included.
     """
 
-    def __init__(self, platform: PlatformSettings, settings: ServiceSettings) -> None:
+    def __init__(
+        self, platform: PlatformSettings, settings: ServiceSettings, queues: Mapping[str, Collection[str]]
+    ) -> None:
         self._platform = platform
         self._settings = settings
+        self._queues = queues
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        consumed = worker.consumer_whitelist
-        actors = [actor for actor in broker.actors.values() if not consumed or actor.queue_name in consumed]
-        problems = [problem for actor in actors for problem in self.problems(actor)]
+        known: set[str] = broker.get_declared_queues()
+        consumed = worker.consumer_whitelist or known
+        problems = [_unknown(queue, known) for queue in sorted(consumed - known)]
+        actors = [a for a in broker.actors.values() if not consumed.isdisjoint(self._queues.get(a.actor_name, known))]
+        if not broker.actors:
+            problems.append("the service has no actor, so its workers would do nothing: declare one (@service.actor)")
+        problems += [problem for actor in actors for problem in self.problems(actor)]
         for variable in [*self._platform.default_secrets(), *self._settings.default_secrets()]:
             line = f"{variable}: a default password that everybody knows"
             if self._platform.allows_default_secrets:
@@ -62,6 +76,12 @@ class Preflight(Middleware):
                 "may be retried for: a late duplicate would run again"
             )
         return found
+
+
+def _unknown(queue: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(queue, known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"--queue {queue}: there is no such queue{hint}. The service has {', '.join(sorted(known)) or 'none'}"
 
 
 def _seconds(duration: timedelta) -> int:
