@@ -1,8 +1,7 @@
 """From a delivered message to a call of the actor's function."""
 
-import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -10,13 +9,13 @@ from typing import Any, Generic, TypeVar
 from dramatiq.middleware import Interrupt
 from pydantic import TypeAdapter
 
+from jobkit.actor_function import refuse_undone
 from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.children import Children
 from jobkit.context import Context
 from jobkit.contracts.job import Job
 from jobkit.contracts.tick import during
 from jobkit.defaults import Defaults
-from jobkit.errors import NothingRan
 from jobkit.execution import Execution, current
 from jobkit.interrupts import Interrupts
 from jobkit.middleware.lifespan import Lifespan
@@ -66,7 +65,7 @@ class Runner(Generic[R]):
             with during(context.tick):
                 job = self._defaults.settle(parse(declared.contract, execution.message), execution)
                 result = declared.function(job, context)
-            refuse_what_has_not_run(result)
+            refuse_undone(declared.contract.actor, result)
             execution.result = encode_result(result)
 
         return run
@@ -77,18 +76,6 @@ class Runner(Generic[R]):
             raise RuntimeError("a job runs only under a lease")
         details = (execution, lease, self._store, self._children, self._interrupts)
         return Context(execution.job.id, lease.attempt, lease.fence, resources, *details)
-
-
-def refuse_what_has_not_run(result: object) -> None:
-    """Raise ``NothingRan`` for a coroutine, a generator or another iterator: the work in it has not been done."""
-    if not (inspect.isawaitable(result) or isinstance(result, Iterator | AsyncIterator)):
-        return
-    if inspect.iscoroutine(result):
-        result.close()
-    raise NothingRan(
-        f"the actor returned a {type(result).__name__}, so its work has not been done. "
-        "Await it with asyncio.run(), or make a list of it, and return that"
-    )
 
 
 def encode_result(result: object) -> bytes:

@@ -1,11 +1,11 @@
 """A service: its name, its actors and what its workers open."""
 
-import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Generic, TypeVar
 
+from jobkit.actor_function import refuse_what_does_not_run
 from jobkit.assembly import Assembly
 from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.breaker.redis import RedisSwitches
@@ -78,6 +78,8 @@ class Service(Generic[S, R]):
             periodic: Also run it by this schedule; the contract's fields must all have defaults.
             breaker: What the jobs depend on, and when they wait for it.
         """
+        if not contract.queue:
+            raise TypeError(f"{contract.__name__} names no queue: class {contract.__name__}(Job, queue={self.name!r})")
         if service_of(contract.queue) != self.name:
             raise TypeError(f"{contract.__name__} goes to queue {contract.queue!r}, which is not {self.name}'s")
         if contract.actor in self.actors:
@@ -89,8 +91,7 @@ class Service(Generic[S, R]):
             refuse_what_cannot_be_periodic(contract)  # here, and not at three in the morning
 
         def declare(function: Callable[[J, Context[R]], T]) -> Callable[[J, Context[R]], T]:
-            if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-                raise TypeError(f"{contract.actor} must be a plain function: calling it would not run it")
+            refuse_what_does_not_run(contract.actor, function)
             policy = self._retry if retry is None else retry
             limit = self._time_limit if time_limit is None else time_limit
             self.actors[contract.actor] = ActorDeclaration(contract, function, policy, limit, periodic, breaker)
