@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ from jobkit.broker import topology
 from jobkit.broker.envelope import decode
 from jobkit.cli import app
 from jobkit.contracts.email import SendEmail
-from jobkit.contracts.job import service_of
+from jobkit.contracts.job import lane_queue, service_of
 from jobkit.deadletters import Failure, Reason
 from jobkit.settings import EnvironmentSettings, PlatformSettings
 from jobkit.store.base import JobRecord, JobState
@@ -93,11 +93,18 @@ class Post:
             if service in SERVICES:
                 declared = importlib.import_module(f"{service}_service.actors").service
                 contract = declared.actors[message.actor_name].contract
-                lanes = {topology.lane_queue(contract.queue, lane) for lane in contract.lanes}
+                lanes = {lane_queue(contract, lane) for lane in contract.lanes}
                 assert message.queue_name in lanes
                 contract.model_validate(message.kwargs)
         assert delay >= timedelta()
         self.sent.extend(messages)
+
+    def stream(
+        self, messages: Iterable[Message[Any]], *, delay: timedelta = timedelta()
+    ) -> Iterator[tuple[Message[Any], None]]:
+        for message in messages:
+            self.send([message], delay=delay)
+            yield message, None
 
     def close(self) -> None: ...
 

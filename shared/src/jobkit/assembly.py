@@ -14,9 +14,8 @@ from dramatiq.middleware import Middleware
 from jobkit.breaker.switches import Switches
 from jobkit.broker.memory import MemoryBroker
 from jobkit.broker.rabbitmq import JobBroker
-from jobkit.broker.topology import lane_queue
 from jobkit.children import Children
-from jobkit.contracts.job import Job
+from jobkit.contracts.job import Job, lane_queue
 from jobkit.errors import SettingsError
 from jobkit.interrupts import Interrupts
 from jobkit.middleware.breakers import Breakers
@@ -133,10 +132,9 @@ class Assembly(Generic[R]):
 
     def _declare(self, broker: Broker, runner: Runner[R]) -> None:
         for name, declared in self.actors.items():
-            queue = declared.contract.queue
             declare = dramatiq.actor(
                 actor_name=name,
-                queue_name=queue,
+                queue_name=declared.contract.queue,
                 broker=broker,
                 retry=declared.retry,
                 time_limit=declared.time_limit,
@@ -149,4 +147,4 @@ class Assembly(Generic[R]):
 
 def _queues(contract: type[Job]) -> list[str]:
     """The queue of a contract and those of its lanes."""
-    return [lane_queue(contract.queue, lane) for lane in contract.lanes]
+    return [lane_queue(contract, lane) for lane in contract.lanes]

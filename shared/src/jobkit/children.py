@@ -5,6 +5,7 @@ import uuid
 from datetime import timedelta
 
 from jobkit.contracts.job import Job, service_of
+from jobkit.contracts.key import checked_key
 from jobkit.execution import ROUND_OPTION, Execution
 from jobkit.interrupts import Interrupts
 from jobkit.patience import Patience
@@ -24,13 +25,16 @@ class Children:
         self._patience = patience
         self._interrupts = interrupts
 
-    def send(self, parent: Execution, job: Job, *, lane: str, key: str | None, delay: timedelta) -> Receipt:
+    def send(self, parent: Execution, job: Job, *, lane: str | None, key: str | None, delay: timedelta) -> Receipt:
         """Return once the broker has confirmed the job. While it is away, the parent waits with what it has done.
 
         Raises:
             SendError: the broker can never take it.
+            ValueError: the key is blank, the lane is not the contract's, or the delay is too long.
             WorkerStopping: the worker stops, and the time that running jobs have is over.
         """
+        if key is not None:
+            checked_key(key)
         parent.sends += 1
         child = child_id(parent.job, job, key if key is not None else parent.sends)
         message = message_for(job, lane=lane, key=None, job_id=child)

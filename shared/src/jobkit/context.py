@@ -62,7 +62,7 @@ class Context(Generic[R]):
             log.warning("progress is not recorded: %s", outage)
 
     def send(
-        self, job: Job, *, lane: str = "normal", key: str | None = None, delay: timedelta | None = None
+        self, job: Job, *, lane: str | None = None, key: str | None = None, delay: timedelta | None = None
     ) -> Receipt:
         """Send a further job; returns once the broker has confirmed it, and waits while the broker is away.
 

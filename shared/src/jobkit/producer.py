@@ -10,10 +10,11 @@ from typing import Any, Final, Protocol, Self
 from dramatiq import Message
 
 from jobkit.broker.connection import ConnectionSettings
-from jobkit.broker.envelope import ID_RULE, is_usable_id
+from jobkit.broker.envelope import ID_RULE, MAX_DEPTH, is_deeper, is_usable_id
 from jobkit.broker.sender import Sender
-from jobkit.broker.topology import lane_queue
-from jobkit.contracts.job import CONTRACT_VERSION_OPTION, Job
+from jobkit.contracts.job import CONTRACT_VERSION_OPTION, Job, lane_queue
+from jobkit.contracts.key import checked_key
+from jobkit.contracts.payload import PayloadChanged, payload_of
 from jobkit.receipt import Receipt
 
 #: Keys become ids in this namespace: the same key for the same kind of job is the same job.
@@ -30,27 +31,50 @@ class SendsMessages(Protocol):
         """Close the connections."""
 
 
-def message_for(job: Job, *, lane: str, key: str | None, job_id: str | None) -> Message[Any]:
-    """The Dramatiq message that carries ``job``."""
+def message_for(
+    job: Job, *, lane: str | None = None, key: str | None = None, job_id: str | None = None
+) -> Message[Any]:
+    """Return the Dramatiq message that carries ``job``.
+
+    Raises:
+        TypeError: The job's class names no queue.
+        ValueError: The contract has no such lane, or key or id cannot be used.
+        PayloadChanged: The job that arrives would not be this one; the text names the field.
+    """
     if not job.queue:
         raise TypeError(f"{type(job).__name__} names no queue: class {type(job).__name__}(Job, queue=…)")
+    lane = job.default_lane if lane is None else lane
     if lane not in job.lanes:
         raise ValueError(f"{job.actor} has no lane {lane!r}, only {', '.join(job.lanes)}")
+    return Message(
+        queue_name=lane_queue(type(job), lane),
+        actor_name=job.actor,
+        args=(),
+        kwargs=_payload(job),
+        options={CONTRACT_VERSION_OPTION: job.version} if job.version > 1 else {},
+        message_id=_id(job, key, job_id),
+        message_timestamp=int(time.time() * 1000),
+    )
+
+
+def _id(job: Job, key: str | None, job_id: str | None) -> str:
     if key is not None and job_id is not None:
         raise ValueError("give a key or a job id, not both: a key is turned into the job's id")
     if key is not None:
-        job_id = str(uuid.uuid5(_KEYS, f"{job.actor}:{key}"))
-    if job_id is not None and not is_usable_id(job_id):
-        raise ValueError(f"job_id={job_id[:50]!r} must be {ID_RULE}")
-    return Message(
-        queue_name=lane_queue(job.queue, lane),
-        actor_name=job.actor,
-        args=(),
-        kwargs=job.model_dump(mode="json"),
-        options={CONTRACT_VERSION_OPTION: job.version} if job.version > 1 else {},
-        message_id=job_id or str(uuid.uuid4()),
-        message_timestamp=int(time.time() * 1000),
-    )
+        return str(uuid.uuid5(_KEYS, f"{job.actor}:{checked_key(key)}"))
+    if job_id is None:
+        return str(uuid.uuid4())
+    if not is_usable_id(job_id) or job_id.isspace():
+        raise ValueError(f"job_id={job_id[:50]!r} must be {ID_RULE}, and not blank")
+    return job_id
+
+
+def _payload(job: Job) -> dict[str, Any]:
+    payload = payload_of(job)
+    if is_deeper(payload, MAX_DEPTH - 1):  # the message around it is one level more
+        deepest = next((name for name, value in payload.items() if is_deeper([value], MAX_DEPTH - 1)), "payload")
+        raise PayloadChanged(f"{type(job).__name__}.{deepest} nests arrays and objects more than {MAX_DEPTH - 2} deep")
+    return payload
 
 
 class Producer:
@@ -84,7 +108,7 @@ class Producer:
         self,
         job: Job,
         *,
-        lane: str = "normal",
+        lane: str | None = None,
         key: str | None = None,
         job_id: str | None = None,
         delay: timedelta | None = None,
@@ -106,7 +130,7 @@ class Producer:
         self._sender.send([message], delay=delay or timedelta())
         return Receipt(message.message_id, message.actor_name, message.queue_name)
 
-    def send_many(self, jobs: Iterable[Job], *, lane: str = "normal", delay: timedelta | None = None) -> list[Receipt]:
+    def send_many(self, jobs: Iterable[Job], *, lane: str | None = None, delay: timedelta | None = None) -> list[Receipt]:
         """Send many jobs with their confirms in flight together; returns once all are confirmed.
 
         Raises:

@@ -14,12 +14,11 @@ from hostile import LEGAL, Kind, Target, envelope
 from PIL import Image
 from vitals import Vitals, descendants, look_at
 
-from jobkit.broker.topology import lane_queue
 from jobkit.contracts.email import SendEmail
 from jobkit.contracts.etl import Column, RunPipeline
 from jobkit.contracts.images import ProcessImage, Thumbnail
 from jobkit.contracts.inference import PredictBatch, TrainModel
-from jobkit.contracts.job import Job
+from jobkit.contracts.job import Job, lane_queue
 from jobkit.deadletters import Reason
 from jobkit.producer import Producer
 from jobkit.store.base import JobKey, JobState
@@ -73,8 +72,14 @@ def targets() -> list[Target]:
         rarity=50,
     )
     return [
-        *(Target(lane_queue("email", lane), EMAIL, "process_image", (text, template, huge)) for lane in EMAIL.lanes),
-        *(Target(lane_queue("images", lane), IMAGE, "send_email", (nothing_there, lone)) for lane in IMAGE.lanes),
+        *(
+            Target(lane_queue(SendEmail, lane), EMAIL, "process_image", (text, template, huge))
+            for lane in SendEmail.lanes
+        ),
+        *(
+            Target(lane_queue(ProcessImage, lane), IMAGE, "send_email", (nothing_there, lone))
+            for lane in ProcessImage.lanes
+        ),
         Target("etl", TABLE, "predict_batch", (no_table,)),
         Target("inference", PREDICTION, "run_pipeline", (no_model, wide)),
         Target("inference.training", TRAINING, "send_email", (no_data,)),

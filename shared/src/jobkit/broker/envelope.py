@@ -94,7 +94,7 @@ def decode(body: bytes, properties: pika.BasicProperties, queue: str) -> Message
         raise Undecodable(f"the body is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise Undecodable(f"the body is a JSON {type(fields).__name__}, not an object")
-    if _is_deeper(fields, MAX_DEPTH):
+    if is_deeper(fields, MAX_DEPTH):
         raise Undecodable(f"the body nests arrays and objects more than {MAX_DEPTH} deep")
     kwargs = _field(fields, "kwargs", dict, {})
     if "self" in kwargs:
@@ -143,7 +143,7 @@ def _options(sent: dict[str, Any], headers: Mapping[str, object] | None) -> dict
     return {**kept, **trace_of(sent), **trace_of(headers)}
 
 
-def _is_deeper(value: object, limit: int) -> bool:
+def is_deeper(value: object, limit: int) -> bool:
     """Whether containers are nested more than ``limit`` deep; without recursion, as it guards against that."""
     level = [value]
     for _ in range(limit):

@@ -4,10 +4,9 @@
 Source: RabbitMQ's documentation of quorum queues (poison messages, at-least-once dead lettering).
 """
 
-from typing import Final
+from typing import Any, Final, Protocol
 
 import pika.exceptions
-from pika.adapters.blocking_connection import BlockingChannel
 
 from jobkit.contracts.job import service_of
 from jobkit.errors import TopologyMismatch
@@ -22,9 +21,21 @@ _DEAD_LETTER_DELIVERY_LIMIT: Final = 1_000_000_000
 _DURABLE_QUORUM: Final = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
 
 
-def lane_queue(queue: str, lane: str) -> str:
-    """The queue of a lane; the lane ``normal`` is the queue itself."""
-    return queue if lane == "normal" else f"{queue}.{lane}"
+class Declares(Protocol):
+    """What queues and exchanges are declared on: a channel, or one that knows what its user may not do."""
+
+    def exchange_declare(self, exchange: str, kind: str, /, *, durable: bool) -> object:
+        """Make an exchange, unless it exists."""
+
+    # Any: AMQP's fields.
+    def queue_declare(self, queue: str, /, *, durable: bool, arguments: dict[str, Any]) -> object:
+        """Make a queue, unless it exists."""
+
+    def queue_bind(self, queue: str, exchange: str, routing_key: str = ..., /) -> object:
+        """Bind a queue to an exchange."""
+
+    def exchange_bind(self, destination: str, source: str, routing_key: str, /) -> object:
+        """Bind an exchange to another."""
 
 
 def dead_letter_exchange(queue: str) -> str:
@@ -37,7 +48,7 @@ def dead_letter_queue(queue: str) -> str:
     return f"{service_of(queue)}.dlq"
 
 
-def declare_queue(channel: BlockingChannel, queue: str) -> None:
+def declare_queue(channel: Declares, queue: str) -> None:
     """Make the queue with its dead-letter exchange and queue, if they are not there.
 
     Raises:
