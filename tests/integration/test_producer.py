@@ -54,7 +54,7 @@ def test_a_send_is_confirmed_by_the_time_it_returns(producer: Producer, vhost_ur
 
 
 def test_many_jobs_are_sent_with_their_confirms_in_flight_together(producer: Producer, vhost_url: str) -> None:
-    receipts = producer.send_many(Probe(name=str(n)) for n in range(10_000))
+    receipts = list(producer.send_many((Probe(name=str(n)) for n in range(10_000)), receipts=True))
     assert len({receipt.job_id for receipt in receipts}) == 10_000
     assert depth(vhost_url, "probe") == 10_000
 

@@ -158,7 +158,7 @@ def test_a_killed_worker_is_replaced_inside_its_container_and_its_job_done(
 def test_a_stop_in_the_middle_of_work_ends_in_time_with_status_0_and_loses_nothing(
     stack: Containers, producer: Producer, store: RedisStore
 ) -> None:
-    receipts = producer.send_many([welcome("many@example.com") for _ in range(300)])
+    receipts = list(producer.send_many((welcome("many@example.com") for _ in range(300)), receipts=True))
     wait(lambda: bool(caught(stack, "many@example.com")), "the first e-mail")
     began = time.monotonic()
     stack.compose("stop", *WORKERS, "scheduler")

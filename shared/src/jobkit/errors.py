@@ -182,6 +182,10 @@ class TopologyMismatch(JobkitError):
     """A queue or exchange of that name exists with other arguments."""
 
 
+class DeclarationRefused(TopologyMismatch):
+    """A queue or exchange does not exist, and the user may not make it."""
+
+
 class SettingsError(JobkitError):
     """A setting is missing, malformed or unsafe; the message has one line for each, with the variable's name."""
 

@@ -1,34 +1,43 @@
 """Sending jobs: confirmed by the broker, or an exception."""
 
+import math
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self, overload
 
 from dramatiq import Message
 
+from jobkit.broker.address import broker_urls
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.envelope import ID_RULE, MAX_DEPTH, is_deeper, is_usable_id
 from jobkit.broker.sender import Sender
+from jobkit.bulk import Bulk, Receipts, StreamsMessages
 from jobkit.contracts.job import CONTRACT_VERSION_OPTION, Job, lane_queue
 from jobkit.contracts.key import checked_key
 from jobkit.contracts.payload import PayloadChanged, payload_of
-from jobkit.receipt import Receipt
+from jobkit.receipt import Receipt, Sent
+from jobkit.settings import PlatformSettings, load_platform
 
 #: Keys become ids in this namespace: the same key for the same kind of job is the same job.
 _KEYS: Final = uuid.UUID("5b0a6c1e-3d0e-5a53-8f0c-0d9f6f1b7c42")
 
 
 class SendsMessages(Protocol):
-    """Where a producer's messages go: RabbitMQ, or the queues of the embedded mode."""
+    """Where messages go: RabbitMQ, or the queues of the embedded mode."""
 
     def send(self, messages: Sequence[Message[Any]], *, delay: timedelta = timedelta()) -> None:
         """Return once all are durable; raises ``SendError``."""
 
     def close(self) -> None:
         """Close the connections."""
+
+
+class SendsAndStreams(SendsMessages, StreamsMessages, Protocol):
+    """Where a producer's messages go."""
 
 
 def message_for(
@@ -89,16 +98,52 @@ class Producer:
     Args:
         url: ``amqp://`` or ``amqps://``; several nodes separated by commas.
         name: Names the sender in each message's properties and in RabbitMQ's management page.
-        timeout: Seconds that a send waits for the broker's confirm.
+        timeout: Seconds that a send waits for the broker's confirm. Connecting has time of its own.
         max_bytes: The largest message.
+        heartbeat: Seconds of silence after which the connection counts as dead.
+        connect_timeout: Seconds for one attempt to reach a node.
+
+    Raises:
+        ValueError: The address or a limit cannot be used. The text shows no password.
     """
 
-    def __init__(self, url: str, *, name: str = "producer", timeout: float = 10.0, max_bytes: int = 1_048_576) -> None:
-        connection = ConnectionSettings([part.strip() for part in url.split(",")], name=name)
-        self._sender: SendsMessages = Sender(connection, app_id=name, timeout=timeout, max_bytes=max_bytes)
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = "producer",
+        timeout: float = 10.0,
+        max_bytes: int = 1_048_576,
+        heartbeat: int = 30,
+        connect_timeout: float = 5.0,
+    ) -> None:
+        for argument, value in (("timeout", timeout), ("max_bytes", max_bytes), ("connect_timeout", connect_timeout)):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{argument}={value!r} must be a number above 0")
+        if not is_usable_id(name):
+            raise ValueError(f"name={name[:50]!r} must be {ID_RULE}")
+        connection = ConnectionSettings(broker_urls(url), heartbeat, connect_timeout, name)
+        self._sender: SendsAndStreams = Sender(connection, app_id=name, timeout=timeout, max_bytes=max_bytes)
 
     @classmethod
-    def over(cls, sender: SendsMessages) -> Self:
+    def from_settings(cls, settings: PlatformSettings | None = None, *, name: str = "producer") -> Self:
+        """Return a producer with the limits of ``settings``, or of the environment (``JOBKIT_…``) if there are none.
+
+        Raises:
+            SettingsError: A variable is missing, malformed or unsafe.
+        """
+        found = load_platform() if settings is None else settings
+        return cls(
+            ",".join(found.broker_urls),
+            name=name,
+            timeout=found.send_timeout_seconds,
+            max_bytes=found.max_message_bytes,
+            heartbeat=found.heartbeat_seconds,
+            connect_timeout=found.connect_timeout_seconds,
+        )
+
+    @classmethod
+    def over(cls, sender: SendsAndStreams) -> Self:
         """A producer whose messages leave by ``sender``."""
         producer = cls.__new__(cls)
         producer._sender = sender
@@ -117,28 +162,60 @@ class Producer:
 
         Args:
             job: What to do. Its contract has been checked when it was made.
-            lane: One of the contract's lanes.
+            lane: One of the contract's lanes; its default lane if none is given.
             key: What the job means in your business (``"invoice/17"``). Sent twice, it runs once.
             job_id: An id of your own making instead, up to 200 bytes.
-            delay: Run it no earlier than this from now, to the second.
+            delay: Run it no earlier than this from now, to the second. A negative one means now.
 
         Raises:
-            SendError: it was not confirmed.
-            ValueError: the contract has no such lane.
+            SendError: It was not confirmed.
+            PayloadChanged: The job that arrives would not be this one; the text names the field.
+            ValueError: The contract has no such lane, the key is blank, or the delay is too long.
         """
         message = message_for(job, lane=lane, key=key, job_id=job_id)
         self._sender.send([message], delay=delay or timedelta())
         return Receipt(message.message_id, message.actor_name, message.queue_name)
 
-    def send_many(self, jobs: Iterable[Job], *, lane: str | None = None, delay: timedelta | None = None) -> list[Receipt]:
-        """Send many jobs with their confirms in flight together; returns once all are confirmed.
+    @overload
+    def send_many(
+        self,
+        jobs: Iterable[Job],
+        *,
+        lane: str | None = None,
+        delay: timedelta | None = None,
+        receipts: Literal[False] = False,
+    ) -> Sent: ...
+
+    @overload
+    def send_many(
+        self, jobs: Iterable[Job], *, lane: str | None = None, delay: timedelta | None = None, receipts: Literal[True]
+    ) -> Receipts: ...
+
+    def send_many(
+        self, jobs: Iterable[Job], *, lane: str | None = None, delay: timedelta | None = None, receipts: bool = False
+    ) -> Sent | Receipts:
+        """Send any number of jobs with their confirms in flight together; returns once all are confirmed.
+
+        ``jobs`` may be a generator: it is read no faster than the broker confirms, and nothing grows with the number of
+        jobs. The timeout counts from the last confirm.
+
+        Args:
+            jobs: What to do.
+            lane: One of the lanes of each job's contract; its default lane if none is given.
+            delay: Run them no earlier than this from now, to the second.
+            receipts: Return an iterator over the receipts. Read it to its end: that sends the jobs beyond the first
+                1,000, and raises the errors.
 
         Raises:
-            SendError: at least one was not confirmed. The others may have arrived.
+            NotAllSent: At least one was not confirmed. Its ``refused`` has the first 1,000, each with its error and the
+                id to send it again under. After that many, or when the broker no longer answers, no further jobs are
+                read; ``taken`` says how many were.
         """
-        messages = [message_for(job, lane=lane, key=None, job_id=None) for job in jobs]
-        self._sender.send(messages, delay=delay or timedelta())
-        return [Receipt(m.message_id, m.actor_name, m.queue_name) for m in messages]
+        bulk = Bulk(self._sender, jobs, lambda job: message_for(job, lane=lane), delay or timedelta())
+        if receipts:
+            return Receipts(bulk)
+        deque(bulk.receipts(), maxlen=0)
+        return bulk.sent
 
     def close(self) -> None:
         """Close the connection."""

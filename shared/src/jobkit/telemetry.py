@@ -82,6 +82,56 @@ def sending(messages: Sequence[Message[Any]]) -> Iterator[None]:
             _send_time.record(time.perf_counter() - started, {**common, **outcome})
 
 
+class Batch:
+    """The sending of messages that are not known when it begins: one span and one trace context for all of them."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._carrier: dict[str, str] = {}
+        self._count = 0
+        self._error = ""
+        self._queues: set[str] = set()
+        propagate.inject(self._carrier, trace.set_span_in_context(span))
+
+    def carry(self, message: Message[Any]) -> None:
+        """Let the trace context travel with ``message``, if it has none yet."""
+        self._count += 1
+        self._queues.add(message.queue_name)
+        if "traceparent" not in message.options:
+            message.options.update(self._carrier)
+
+    def settled(self, queue: str, error: BaseException | None) -> None:
+        """Count one message by what became of it."""
+        outcome = {} if error is None else {"error.type": type(error).__name__}
+        _sent.add(1, {**attributes(queue, "send", "send"), **outcome})
+        if error is not None and not self._error:
+            self._error = type(error).__name__
+            self._span.set_status(StatusCode.ERROR, text_of(error))
+
+    def end(self, seconds: float) -> None:
+        """Describe what has been sent, and end the span."""
+        common = _sent_to(self._queues) if self._queues else attributes("", "send", "send")
+        outcome = {"error.type": self._error} if self._error else {}
+        self._span.set_attributes({**common, **outcome, "messaging.batch.message_count": self._count})
+        if len(self._queues) == 1:
+            self._span.update_name(f"send {next(iter(self._queues))}")
+        self._span.end()
+        _send_time.record(seconds, {**common, **outcome})
+
+
+@contextmanager
+def sending_many() -> Iterator[Batch]:
+    """A producer span around a stream of messages.
+
+    It does not become the current span: whoever reads the outcomes of the stream does so between two of its steps.
+    """
+    started, batch = time.perf_counter(), Batch(_tracer.start_span("send", kind=SpanKind.PRODUCER))
+    try:
+        yield batch
+    finally:
+        batch.end(time.perf_counter() - started)
+
+
 def start_processing(message: Message[Any], *, first: bool) -> Span:
     """A consumer span for one run, not yet ended.
 

@@ -1,5 +1,6 @@
 """Hostile messages on their way."""
 
+import time
 from collections.abc import Sequence
 
 from hostile import Hostile
@@ -20,7 +21,12 @@ def publish(url: str, messages: Sequence[Hostile]) -> None:
     publisher = ConfirmedPublisher(ConnectionSettings([url], name="fuzz"))
     try:
         for start in range(0, len(messages), BATCH):
-            batch = messages[start : start + BATCH]
-            publisher.publish([Outgoing("", m.queue, m.body, m.properties) for m in batch], LIMIT)
+            batch = [Outgoing("", m.queue, m.body, m.properties) for m in messages[start : start + BATCH]]
+            for message in batch:
+                publisher.begin(message)
+            for message in batch:
+                publisher.wait(message, LIMIT, since=time.monotonic())
+                if message.error is not None:
+                    raise message.error
     finally:
         publisher.close()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobkit.broker import ladder
-from jobkit.broker.ladder import DELIVERY_EXCHANGE, LEVELS, route
+from jobkit.broker.ladder import DELIVERY_EXCHANGE, LEVELS, route, target_of
 
 QUEUES = ["b", "a.b", "email", "email.high", "a.b.c", "c", "inference.training"]
 LONGEST = 2**LEVELS - 1
@@ -121,7 +121,19 @@ def test_the_longest_key_fits_into_amqp() -> None:
         assert len(route(longest_queue, timedelta(seconds=seconds))[1].encode()) < 255
 
 
-@pytest.mark.parametrize("delay", [timedelta(seconds=-1), timedelta(seconds=2**28), timedelta.max])
-def test_a_delay_that_the_ladder_does_not_reach_is_refused(delay: timedelta) -> None:
-    with pytest.raises(ValueError, match="outside 0 to 268435455 s"):
+@pytest.mark.parametrize(
+    "delay", [timedelta(seconds=2**28), timedelta(seconds=2**28 - 1, microseconds=1), timedelta.max]
+)
+def test_a_delay_that_the_ladder_does_not_reach_is_refused_with_the_bound(delay: timedelta) -> None:
+    with pytest.raises(ValueError, match=r"above 268,435,455 s \(8.5 years\)"):
         route("email", delay)
+
+
+@pytest.mark.parametrize("delay", [timedelta(milliseconds=-3), timedelta(seconds=-1), timedelta.min])
+def test_a_moment_that_has_passed_means_now(delay: timedelta) -> None:
+    assert route("email", delay) == ("", "email")
+
+
+@pytest.mark.parametrize("seconds", [0, 5, 2**28 - 1])
+def test_the_target_of_a_routing_key_is_its_queue(seconds: int) -> None:
+    assert target_of(*route("email.high", timedelta(seconds=seconds))) == "email.high"

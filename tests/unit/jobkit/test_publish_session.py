@@ -9,25 +9,25 @@ import pika
 import pytest
 
 from jobkit.broker.connection import ConnectionSettings
-from jobkit.broker.outgoing import Batch, Entry, Outgoing
+from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publish_session import PublishSession
 from jobkit.errors import SendRefused
 
 
 @pytest.fixture
-def waiting() -> deque[Entry]:
+def waiting() -> deque[Outgoing]:
     return deque()
 
 
 @pytest.fixture
-def session(waiting: deque[Entry]) -> Iterator[PublishSession]:
+def session(waiting: deque[Outgoing]) -> Iterator[PublishSession]:
     built = PublishSession(ConnectionSettings(["amqp://127.0.0.1/"]), waiting, Mock())
     yield built
     built.dispose()
 
 
-def entry() -> Entry:
-    return Entry(Outgoing("", "probe", b"{}", pika.BasicProperties(message_id="1")), Batch(1))
+def message() -> Outgoing:
+    return Outgoing("", "probe", b"{}", pika.BasicProperties(message_id="1"))
 
 
 def answer(method: type[pika.spec.Basic.Ack | pika.spec.Basic.Nack], tag: int) -> SimpleNamespace:
@@ -35,39 +35,39 @@ def answer(method: type[pika.spec.Basic.Ack | pika.spec.Basic.Nack], tag: int) -
 
 
 def test_after_a_refusal_the_channel_is_left_as_soon_as_nobody_waits_on_it(
-    session: PublishSession, waiting: deque[Entry]
+    session: PublishSession, waiting: deque[Outgoing]
 ) -> None:
-    channel, refused, slow, late = Mock(is_open=True), entry(), entry(), entry()
+    channel, refused, slow, late = Mock(is_open=True), message(), message(), message()
     waiting.extend([refused, slow])
     session._start_publishing(channel)
     channel.basic_publish.reset_mock()
     session._on_confirm(answer(pika.spec.Basic.Nack, 1))
-    assert isinstance(refused.outgoing.error, SendRefused)
+    assert isinstance(refused.error, SendRefused)
     channel.close.assert_not_called()
     waiting.append(late)
     session._on_confirm(answer(pika.spec.Basic.Ack, 2))
-    assert slow.outgoing.confirmed
+    assert slow.confirmed
     channel.close.assert_called_once_with()
     channel.basic_publish.assert_not_called()
 
 
-def test_a_new_channel_is_trusted_again(session: PublishSession, waiting: deque[Entry]) -> None:
+def test_a_new_channel_is_trusted_again(session: PublishSession, waiting: deque[Outgoing]) -> None:
     old, new = Mock(is_open=True), Mock(is_open=True)
-    waiting.append(entry())
+    waiting.append(message())
     session._start_publishing(old)
     session._on_confirm(answer(pika.spec.Basic.Nack, 1))
     session._on_channel_closed(old, Exception("closed by us"))
-    waiting.append(entry())
+    waiting.append(message())
     session._on_channel_open(new)
     session._start_publishing(new)
     new.basic_publish.assert_called_once()
 
 
 def test_what_was_in_flight_when_a_channel_broke_is_published_one_at_a_time(
-    session: PublishSession, waiting: deque[Entry]
+    session: PublishSession, waiting: deque[Outgoing]
 ) -> None:
     old, new = Mock(is_open=True), Mock(is_open=True)
-    waiting.extend([entry(), entry()])
+    waiting.extend([message(), message()])
     session._start_publishing(old)
     assert old.basic_publish.call_count == 2
     session._on_channel_closed(old, Exception("one of them was bad"))
@@ -78,28 +78,28 @@ def test_what_was_in_flight_when_a_channel_broke_is_published_one_at_a_time(
     assert new.basic_publish.call_count == 2
 
 
-def test_what_nobody_waits_for_any_more_is_not_published(session: PublishSession, waiting: deque[Entry]) -> None:
-    channel, given_up = Mock(is_open=True), entry()
-    given_up.batch.abandoned = True
-    waiting.extend([given_up, entry()])
+def test_what_nobody_waits_for_any_more_is_not_published(session: PublishSession, waiting: deque[Outgoing]) -> None:
+    channel, given_up = Mock(is_open=True), message()
+    given_up.abandoned = True
+    waiting.extend([given_up, message()])
     session._start_publishing(channel)
     assert channel.basic_publish.call_count == 1
 
 
 def test_what_is_never_confirmed_does_not_fill_the_window_for_good(
-    session: PublishSession, waiting: deque[Entry]
+    session: PublishSession, waiting: deque[Outgoing]
 ) -> None:
-    old, new, stuck, good = Mock(is_open=True), Mock(is_open=True), entry(), entry()
+    old, new, stuck, good = Mock(is_open=True), Mock(is_open=True), message(), message()
     waiting.extend([stuck, good])
     session._start_publishing(old)
-    stuck.batch.abandoned = True
+    stuck.abandoned = True
     session._doubt()
     old.close.assert_not_called()
     session._on_confirm(answer(pika.spec.Basic.Ack, 2))
-    assert good.outgoing.confirmed
+    assert good.confirmed
     old.close.assert_called_once_with()
     session._on_channel_closed(old, Exception("closed by us"))
-    waiting.append(entry())
+    waiting.append(message())
     session._on_channel_open(new)
     session._start_publishing(new)
     new.basic_publish.assert_called_once()

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,13 +33,21 @@ _REFUSALS = frozenset({403, 530})
 _AT_THE_LIMIT = re.compile(r"limit \(\d+\) is reached")
 
 
+#: OpenSSL's reasons for an answer that is no TLS; they differ between its versions.
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
+
+
+class Blocked(Exception):
+    """The broker takes no messages from anybody; the text is its reason, such as ``low on memory``."""
+
+
 @dataclass(frozen=True)
 class ConnectionSettings:
     """The nodes of one broker and how patient to be with them.
 
     Attributes:
-        urls: ``amqp://`` or ``amqps://`` URLs, tried in this order. TLS options go into the query as pika documents
-            them (``ssl_options``).
+        urls: ``amqp://`` or ``amqps://`` URLs, tried in this order, but the one that answered last is tried first. TLS
+            options go into the query as pika documents them (``ssl_options``).
         heartbeat: Seconds of silence after which a connection counts as dead.
         connect_timeout: Seconds for one attempt.
         name: Shown in RabbitMQ's management page beside host and process id.
@@ -48,6 +57,16 @@ class ConnectionSettings:
     heartbeat: int = 30
     connect_timeout: float = 5.0
     name: str = "jobkit"
+    _answered: list[tuple[str, int]] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def longest_attempt(self) -> float:
+        """Seconds that one attempt to connect may take, if each node is silent."""
+        return sum(node.stack_timeout or 0.0 for node in self.parameters())
+
+    def note_answer(self, node: pika.connection.Parameters) -> None:
+        """Try this node first from now on: one that is silent costs a time-out each time that it is asked."""
+        self._answered[:] = [(node.host, node.port)]
 
     def parameters(self) -> list[pika.URLParameters]:
         """What pika needs, one for each node; what a URL's query says wins over the settings."""
@@ -72,7 +91,11 @@ class ConnectionSettings:
 
     def open(self) -> pika.BlockingConnection:
         """A connection to the first node that answers; raises pika's ``AMQPConnectionError``."""
-        return _connect(self.known_nodes())
+        nodes = self.known_nodes()
+        connection = _connect(nodes)
+        if len(nodes) > 1:
+            self.note_answer(connection._impl.params)
+        return connection
 
     def known_nodes(self) -> list[pika.URLParameters]:
         """What pika needs, for the nodes whose names resolve; raises ``AMQPConnectionError`` if none does.
@@ -91,11 +114,18 @@ class ConnectionSettings:
             raise pika.exceptions.AMQPConnectionError(
                 f"its host name does not resolve ({unknown.strerror})"
             ) from unknown
-        return known
+        return sorted(known, key=lambda node: (node.host, node.port) not in self._answered)
 
     def describe(self, error: BaseException) -> str:
-        """One line that says what is so and what to do about it."""
+        """Return one line that says what happened and what to do about it."""
+        if isinstance(error, Blocked):
+            return (
+                f"RabbitMQ at {self.where} takes no messages, it is {error}: free what it lacks, or raise its limit "
+                "(vm_memory_high_watermark, disk_free_limit)"
+            )
         error = _innermost(error)
+        if isinstance(error, ssl.SSLError):
+            return f"RabbitMQ at {self.where} (JOBKIT_BROKER_URL) cannot be reached over TLS: {_tls_advice(error)}"
         if isinstance(error, NoAmqp | pika.exceptions.ProtocolVersionMismatch):
             return f"what answers at {self.where} is no AMQP broker: check host, port and TLS in JOBKIT_BROKER_URL"
         if is_misconfigured(error):
@@ -120,6 +150,20 @@ def _connect(nodes: Sequence[pika.URLParameters]) -> pika.BlockingConnection:
         raise pika.exceptions.AMQPConnectionError(f"the connection was closed at once ({error})") from error
 
 
+def _tls_advice(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        words = error.verify_message
+        if "mismatch" in words.lower() or "not valid for" in words.lower():
+            return f"its certificate is for another host name ({words}). Use a name that is in the certificate"
+        return (
+            f"its certificate is not trusted ({words}). Name the file of the CA in the address, "
+            "?ssl_options={'ca_certs': '/path/ca.pem'} percent-encoded, or renew the certificate"
+        )
+    if error.reason in _NOT_TLS:
+        return f"what answers there does not speak TLS ({error.reason}). Check the port (5671), or use amqp://"
+    return f"{error.reason or error}. Check port, protocol versions and client certificate"
+
+
 def is_misconfigured(error: BaseException) -> bool:
     """Whether waiting cannot help, because what answers has said so: that it refuses us, or that it is no broker.
 
@@ -129,6 +173,8 @@ def is_misconfigured(error: BaseException) -> bool:
     if isinstance(error, pika.exceptions.ProbableAuthenticationError | pika.exceptions.ProbableAccessDeniedError):
         code, words = _brokers_words(error)
         return code in _REFUSALS and not _AT_THE_LIMIT.search(words)
+    if isinstance(error, ssl.SSLError):
+        return isinstance(error, ssl.SSLCertVerificationError) or error.reason in _NOT_TLS
     return isinstance(error, NoAmqp | pika.exceptions.ProtocolVersionMismatch | pika.exceptions.AuthenticationError)
 
 

@@ -12,9 +12,8 @@ from datetime import timedelta
 from typing import Final
 
 import pika.exceptions
-from pika.adapters.blocking_connection import BlockingChannel
 
-from jobkit.broker.topology import explain_mismatch
+from jobkit.broker.topology import Declares, explain_mismatch
 from jobkit.deadletters import DELAY_QUEUES
 
 #: 2 ** 28 seconds are 8.5 years.
@@ -29,22 +28,39 @@ def level_name(level: int) -> str:
     return f"{DELAY_QUEUES}{level:02}"
 
 
-def route(queue: str, delay: timedelta) -> tuple[str, str]:
-    """Exchange and routing key that bring a message to ``queue`` after ``delay``, rounded up to whole seconds.
+def held_for(delay: timedelta) -> timedelta:
+    """Return ``delay`` if the broker can hold a message for as long; a moment that has passed means now.
 
     Raises:
-        ValueError: the delay is negative or too long.
+        ValueError: The delay is longer than the broker can hold a message.
     """
-    whole = math.ceil(delay.total_seconds())
-    if not 0 <= whole < 2**LEVELS:
-        raise ValueError(f"a delay of {whole} s is outside 0 to {2**LEVELS - 1} s")
+    if math.ceil(delay.total_seconds()) >= 2**LEVELS:
+        raise ValueError(
+            f"a delay of {delay.total_seconds():,.0f} s is above {2**LEVELS - 1:,} s (8.5 years), the longest that the "
+            "broker holds"
+        )
+    return max(delay, timedelta())
+
+
+def route(queue: str, delay: timedelta) -> tuple[str, str]:
+    """Return the exchange and routing key that bring a message to ``queue`` after ``delay``, rounded up to seconds.
+
+    Raises:
+        ValueError: The delay is longer than the broker can hold a message.
+    """
+    whole = math.ceil(held_for(delay).total_seconds())
     if whole == 0:
         return "", queue
     digits = ".".join(f"{whole:0{LEVELS}b}")
     return level_name(whole.bit_length() - 1), f"{digits}.{queue}"
 
 
-def declare_ladder(channel: BlockingChannel) -> None:
+def target_of(exchange: str, key: str) -> str:
+    """Return the queue that a routing key of ``route`` leads to."""
+    return key.split(".", LEVELS)[-1] if exchange.startswith(DELAY_QUEUES) else key
+
+
+def declare_ladder(channel: Declares) -> None:
     """Make the exchanges and queues of all levels, if they are not there.
 
     Raises:
@@ -58,12 +74,12 @@ def declare_ladder(channel: BlockingChannel) -> None:
         raise explain_mismatch(error) from error
 
 
-def bind(channel: BlockingChannel, queue: str) -> None:
+def bind(channel: Declares, queue: str) -> None:
     """Let delayed messages reach ``queue``. Exactly as many words as levels: ``#`` would also match ``x.queue``."""
     channel.queue_bind(queue, DELIVERY_EXCHANGE, f"{'*.' * LEVELS}{queue}")
 
 
-def _declare_level(channel: BlockingChannel, level: int) -> None:
+def _declare_level(channel: Declares, level: int) -> None:
     name = level_name(level)
     below = level_name(level - 1) if level else DELIVERY_EXCHANGE
     higher_digits = "*." * (LEVELS - 1 - level)

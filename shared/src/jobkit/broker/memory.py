@@ -5,7 +5,7 @@ dead letter has its record, a delay delays.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,9 +15,11 @@ from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.brokers.stub import StubBroker
 
 from jobkit import telemetry
+from jobkit.broker.ladder import held_for
 from jobkit.broker.topology import dead_letter_queue
+from jobkit.contracts.payload import PayloadChanged
 from jobkit.deadletters import Failure
-from jobkit.errors import MessageTooLarge, Unroutable
+from jobkit.errors import MessageTooLarge, SendError, Unroutable
 from jobkit.execution import execution_of, note_delay, without_history
 from jobkit.time import milliseconds
 
@@ -40,14 +42,26 @@ class MemoryExchange:
 
     def send(self, messages: Sequence[Message[Any]], *, delay: timedelta = timedelta()) -> None:
         """Put the messages into their queues, to arrive after ``delay``; raises ``SendError``."""
+        delay = held_for(delay)
         with telemetry.sending(messages):
             for message in messages:
-                note_delay(message, delay)
-                if len(message.encode()) > self._max_bytes:
-                    raise MessageTooLarge(
-                        f"{message.actor_name} {message.message_id} is above {self._max_bytes:,} bytes"
-                    )
-                self.broker_of(message.queue_name).put(message, delay)
+                self._put(message, delay)
+
+    def stream(
+        self, messages: Iterable[Message[Any]], *, delay: timedelta = timedelta()
+    ) -> Iterator[tuple[Message[Any], SendError | PayloadChanged | None]]:
+        """Put messages into their queues as they come, and yield each with None, or with the error that it met."""
+        delay = held_for(delay)
+        with telemetry.sending_many() as batch:
+            for message in messages:
+                batch.carry(message)
+                error: SendError | None = None
+                try:
+                    self._put(message, delay)
+                except SendError as refusal:
+                    error = refusal
+                batch.settled(message.queue_name, error)
+                yield message, error
 
     def dead_letters(self, service: str) -> list[DeadLetter]:
         """The dead letters of a service, oldest first."""
@@ -70,6 +84,12 @@ class MemoryExchange:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def _put(self, message: Message[Any], delay: timedelta) -> None:
+        note_delay(message, delay)
+        if len(message.encode()) > self._max_bytes:
+            raise MessageTooLarge(f"{message.actor_name} {message.message_id} is above {self._max_bytes:,} bytes")
+        self.broker_of(message.queue_name).put(message, delay)
 
 
 class MemoryBroker(StubBroker):

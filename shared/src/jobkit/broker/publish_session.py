@@ -10,13 +10,19 @@ import pika.exceptions
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
-from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.connection import Blocked, ConnectionSettings
 from jobkit.broker.lenient import LenientConnection
-from jobkit.broker.outgoing import Entry
+from jobkit.broker.outgoing import Outgoing
 from jobkit.errors import SendRefused, Unroutable
 
 #: Messages written ahead of their confirms. More gain no speed and cost memory.
 WINDOW: Final = 1000
+
+#: Seconds in which the messages of a stream gather.
+_GATHER: Final = 0.005
+
+#: What ``basic_publish`` raises because of the connection, and not because of the message.
+_LOST: Final = (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError, AssertionError, OSError)
 
 
 class PublishSession:
@@ -33,7 +39,7 @@ class PublishSession:
     def __init__(
         self,
         connection: ConnectionSettings,
-        waiting: deque[Entry],
+        waiting: deque[Outgoing],
         report: Callable[[BaseException | None], None],
     ) -> None:
         self._settings = connection
@@ -42,15 +48,28 @@ class PublishSession:
         self._ioloop = IOLoop()
         self._connection: LenientConnection | None = None
         self._channel: Channel | None = None
-        self._in_flight: dict[int, Entry] = {}  # by delivery tag, in order of publishing
+        self._in_flight: dict[int, Outgoing] = {}  # by delivery tag, in order of publishing
         self._next_tag = 1
         self._distrusted = False
         self._ending = False
+        self._ended = False
+        self._was_taking = False
+        self._woken = self._woken_soon = False
 
     @property
     def connected(self) -> bool:
         """Whether it has reached the broker."""
         return self._connection is not None
+
+    @property
+    def connecting(self) -> bool:
+        """Whether its first connection attempt is still under way."""
+        return not self._was_taking and not self._ended
+
+    @property
+    def taking(self) -> bool:
+        """Whether the broker takes messages over it."""
+        return self._was_taking and not self._ended
 
     def run(self) -> None:
         """Connect and publish until the connection is lost or hung up, or could not be had."""
@@ -58,11 +77,18 @@ class PublishSession:
             LenientConnection.create_connection(self._settings.known_nodes(), self._on_connect_done, self._ioloop)
             self._ioloop.start()
         finally:
+            self._ended = True
             self._take_back()
 
-    def wake(self) -> None:
-        """Publish what has come to wait."""
-        self._ioloop.add_callback_threadsafe(self._pump)
+    def wake(self, *, soon: bool = False) -> None:
+        """Publish what has come to wait, now or with what comes within some milliseconds."""
+        if soon and not self._woken_soon:
+            # Woken for each message, the two threads would spend their time on handing the interpreter to each other.
+            self._woken_soon = True
+            self._ioloop.add_callback_threadsafe(self._pump_soon)
+        elif not soon and not self._woken:
+            self._woken = True
+            self._ioloop.add_callback_threadsafe(self._pump)
 
     def give_up_waiting(self) -> None:
         """Somebody has waited for a confirm in vain, and marked the batch as abandoned."""
@@ -80,10 +106,15 @@ class PublishSession:
     def _on_connect_done(self, outcome: Any) -> None:
         if isinstance(outcome, BaseException):
             self._report(outcome)
+            self._ended = True
             self._ioloop.stop()
             return
         self._connection = outcome
+        self._settings.note_answer(outcome.params)
         outcome.add_on_close_callback(self._on_connection_closed)
+        # RabbitMQ says so at the first publish while it is short of memory or disk, and reads nothing more until then.
+        outcome.add_on_connection_blocked_callback(self._on_blocked)
+        outcome.add_on_connection_unblocked_callback(lambda _connection, _frame: self._report(None))
         if self._ending:
             self._end()
         else:
@@ -113,34 +144,49 @@ class PublishSession:
     def _start_publishing(self, channel: Channel) -> None:
         self._report(None)
         self._channel = channel
+        self._was_taking = True
         self._pump()
 
+    # Any: pika's frames carry their method without a type.
+    def _on_blocked(self, _connection: Any, frame: Any) -> None:
+        self._report(Blocked(str(frame.method.reason)))
+
+    def _pump_soon(self) -> None:
+        self._ioloop.call_later(_GATHER, self._pump)
+
     def _pump(self) -> None:
+        self._woken = self._woken_soon = False  # before it looks: what is appended from now on wakes it again
         channel = self._channel
         if channel is None or not channel.is_open:
             return
         if self._distrusted:
             self._renew(channel)
             return
-        while len(self._in_flight) < WINDOW and (entry := self._next()) is not None:
-            self._in_flight[self._next_tag] = entry
-            self._next_tag += 1
-            message = entry.outgoing
-            channel.basic_publish(
-                message.exchange, message.routing_key, message.body, message.properties, mandatory=True
-            )
+        while len(self._in_flight) < WINDOW and (message := self._next()) is not None:
+            self._in_flight[self._next_tag] = message
+            try:
+                channel.basic_publish(
+                    message.exchange, message.routing_key, message.body, message.properties, mandatory=True
+                )
+            except _LOST:
+                raise
+            except Exception as error:  # it cannot be written as AMQP, and would end each session that tries
+                del self._in_flight[self._next_tag]
+                message.settle(SendRefused(f"the message for {message.queue!r} cannot be written: {error}"))
+            else:
+                self._next_tag += 1
 
-    def _next(self) -> Entry | None:
+    def _next(self) -> Outgoing | None:
         """What may be published now; None if nothing, or if the one that comes next has to wait for its turn."""
         with suppress(IndexError):  # the last one's sender may have given it up just now
             while True:
-                entry = self._waiting.popleft()
-                if entry.batch.abandoned:
+                message = self._waiting.popleft()
+                if message.abandoned:
                     continue
-                if self._in_flight and (entry.alone or next(iter(self._in_flight.values())).alone):
-                    self._waiting.appendleft(entry)
+                if self._in_flight and (message.alone or next(iter(self._in_flight.values())).alone):
+                    self._waiting.appendleft(message)
                     return None
-                return entry
+                return message
         return None
 
     # Any: pika's frames carry their method without a type.
@@ -148,17 +194,16 @@ class PublishSession:
         tag, refused = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Nack)
         tags = [t for t in self._in_flight if t <= tag] if frame.method.multiple else [tag]
         for confirmed in tags:
-            entry = self._in_flight.pop(confirmed, None)
-            if entry is not None:
-                where = entry.outgoing.routing_key
-                entry.settle(SendRefused(f"RabbitMQ refused the message for {where!r}") if refused else None)
+            message = self._in_flight.pop(confirmed, None)
+            if message is not None:
+                message.settle(_refusal(message) if refused else None)
         self._distrusted = self._distrusted or refused
         if self._waiting or self._distrusted:
             self._pump()
 
     def _doubt(self) -> None:
         # A queue that has lost its majority never confirms. What it holds back must not fill the window for good.
-        self._distrusted = self._distrusted or any(entry.batch.abandoned for entry in self._in_flight.values())
+        self._distrusted = self._distrusted or any(message.abandoned for message in self._in_flight.values())
         self._pump()
 
     def _renew(self, channel: Channel) -> None:
@@ -167,13 +212,12 @@ class PublishSession:
         A channel of RabbitMQ 3.10 that meets a quorum queue between two leaders remembers the one that died, and
         refuses everything for that queue until the dead node is back. A new channel asks who leads it now.
         """
-        if all(entry.batch.abandoned for entry in self._in_flight.values()):
+        if all(message.abandoned for message in self._in_flight.values()):
             channel.close()
 
     def _on_returned(self, _channel: Channel, method: Any, properties: pika.BasicProperties, _body: bytes) -> None:
         # A return comes before the confirm of the same message, in order of publishing.
-        for entry in self._in_flight.values():
-            message = entry.outgoing
+        for message in self._in_flight.values():
             same = (message.properties.message_id, message.routing_key) == (properties.message_id, method.routing_key)
             if same and message.error is None:
                 message.error = Unroutable(f"no queue takes {message.routing_key!r} from exchange {message.exchange!r}")
@@ -183,13 +227,13 @@ class PublishSession:
         self._channel = None
         code = getattr(reason, "reply_code", 0)
         if len(self._in_flight) == 1 and isinstance(reason, pika.exceptions.ChannelClosedByBroker):
-            (entry,) = self._in_flight.values()
+            (message,) = self._in_flight.values()
             self._in_flight.clear()
             text = str(getattr(reason, "reply_text", reason))
-            entry.settle(Unroutable(text) if code == 404 else SendRefused(f"RabbitMQ answered {code}: {text}"))
+            message.settle(Unroutable(text) if code == 404 else SendRefused(f"RabbitMQ answered {code}: {text}"))
         else:
-            for entry in self._in_flight.values():
-                entry.alone = True
+            for message in self._in_flight.values():
+                message.alone = True
             self._take_back()
         self._open_channel()
 
@@ -197,3 +241,13 @@ class PublishSession:
         """Publish again what was not confirmed; the order among senders is not promised, within one it is."""
         self._waiting.extendleft(reversed(self._in_flight.values()))
         self._in_flight.clear()
+
+
+def _refusal(message: Outgoing) -> SendRefused:
+    # A negative confirm carries no reason (https://www.rabbitmq.com/docs/confirms#server-sent-nacks).
+    delayed = " after its delay" if message.exchange else ""
+    return SendRefused(
+        f"RabbitMQ refused the message for {message.queue!r}{delayed} without a reason. The likely ones: the queue is "
+        "full (a max-length in its arguments or a policy), or most of its nodes are down. Look at the queue, then send "
+        "it again"
+    )

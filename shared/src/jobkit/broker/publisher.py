@@ -1,4 +1,4 @@
-"""Publishing that returns when the broker has confirmed, and raises when it has not.
+"""Publishing that says whether the broker has confirmed each message.
 
 One thread per process runs one session after the other. Senders hand it messages and wait; it writes whatever has
 gathered and matches the confirms that come back, so many senders share one round trip, and heartbeats are answered
@@ -12,17 +12,20 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
-from jobkit.broker.connection import ConnectionSettings
-from jobkit.broker.outgoing import Batch, Entry, Outgoing
+from jobkit.broker.connection import ConnectionSettings, is_misconfigured
+from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publish_session import PublishSession
 from jobkit.errors import BrokerUnavailable
 
 _LONGEST_PAUSE: Final = 2.0
 _CLOSE_TIMEOUT: Final = 5.0
+
+#: Seconds between two looks at a connection attempt that outlasts a sender's timeout.
+_LOOK: Final = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -36,35 +39,60 @@ class ConfirmedPublisher:
 
     def __init__(self, connection: ConnectionSettings) -> None:
         self._settings = connection
+        self._longest_attempt = connection.longest_attempt
         self._start_over()
         # After a fork the parent's thread and socket are not ours, and its lock may be held by a thread that is gone.
         start_over = weakref.WeakMethod(self._start_over)
         os.register_at_fork(after_in_child=lambda: (start_over() or _nothing)())
 
-    def publish(self, messages: Sequence[Outgoing], timeout: float) -> None:
-        """Publish all and wait for their confirms.
+    def begin(self, message: Outgoing, *, gather: bool = False) -> None:
+        """Publish the message as soon as that is possible. The caller waits for it or abandons it.
+
+        Args:
+            message: It was never given to a publisher.
+            gather: Others follow: publish it with those that have come some milliseconds later.
 
         Raises:
-            SendError: what went wrong with the first message that was not confirmed; each holds its own ``error``.
+            BrokerUnavailable: The publisher is closed, or its thread cannot be started now.
         """
-        if not messages:
-            return
-        batch = Batch(len(messages))
-        entries = [Entry(message, batch) for message in messages]
         with self._lock:
             self._ensure_running()
-            self._waiting.extend(entries)
+            self._waiting.append(message)
             if self._session is not None:
-                self._session.wake()
-        if not batch.wait(timeout):
-            self._abandon(batch, entries)
-            reason = self._trouble or f"no confirm came from RabbitMQ at {self._settings.where} within {timeout:.3g} s"
-            for message in messages:
-                if not message.confirmed and message.error is None:
-                    message.error = BrokerUnavailable(reason)
+                self._session.wake(soon=gather)
+
+    def wait(self, message: Outgoing, timeout: float, *, since: float) -> None:
+        """Wait until the message is settled. Its ``error`` says why it was not confirmed.
+
+        A connection attempt has time of its own: it may outlast ``timeout``, until all nodes have been tried once.
+
+        Args:
+            message: It was given to ``begin``.
+            timeout: Seconds to wait for the confirm while the broker is connected.
+            since: When the broker was last known to answer this sender, by the monotonic clock.
+        """
+        if message.settled:
+            return
+        self._hurry()
+        end = since + timeout + self._longest_attempt
+        while not message.wait(min(end, max(since, self._connected_at) + timeout) - time.monotonic()):
+            if time.monotonic() < min(end, max(since, self._connected_at) + timeout):
+                continue  # it has connected meanwhile
+            if not self._outlast_attempt(message, end):
+                self.abandon([message])
+                if not message.settled:  # if a confirm comes all the same, nobody looks at it
+                    message.error = BrokerUnavailable(self._why_not(timeout))
+                return
+
+    def abandon(self, messages: Iterable[Outgoing]) -> None:
+        """Forget messages that nobody waits for any more: an outage must not fill the memory with what has failed."""
         for message in messages:
-            if message.error is not None:
-                raise message.error
+            message.abandoned = True
+            with suppress(ValueError, IndexError):  # it is in flight, or the publisher has just taken it
+                self._waiting.remove(message)
+        with self._lock:
+            if self._session is not None:
+                self._session.give_up_waiting()
 
     def close(self) -> None:
         """Close the connection; whoever still waits is told at its deadline."""
@@ -77,30 +105,33 @@ class ConfirmedPublisher:
         if thread is not None and session is not None and session.connected:
             thread.join(_CLOSE_TIMEOUT)
 
+    def _hurry(self) -> None:
+        """Publish now what was to gather."""
+        with self._lock:
+            if self._waiting and self._session is not None:
+                self._session.wake()
+
     def _start_over(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[Outgoing] = deque()
         self._thread: threading.Thread | None = None
         self._session: PublishSession | None = None
         self._closing = threading.Event()
         self._trouble = ""
-
-    def _abandon(self, batch: Batch, entries: Sequence[Entry]) -> None:
-        """Nobody waits for these any more: an outage must not fill the memory with what has failed."""
-        batch.abandoned = True
-        for entry in entries:
-            with suppress(ValueError, IndexError):  # it is in flight, or the publisher has just taken it
-                self._waiting.remove(entry)
-        with self._lock:
-            if self._session is not None:
-                self._session.give_up_waiting()
+        self._refused = False
+        self._connected_at = 0.0
 
     def _ensure_running(self) -> None:
         if self._closing.is_set():
             raise BrokerUnavailable("this publisher has been closed")
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="jobkit-publisher", daemon=True)
-            self._thread.start()
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="jobkit-publisher", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:  # no memory, or too many processes: the next send tries again
+            raise BrokerUnavailable(f"the publisher's thread cannot be started: {error}") from error
+        self._thread = thread
 
     def _run(self) -> None:
         pause = 0.1
@@ -110,6 +141,9 @@ class ConfirmedPublisher:
                 self._run_session()
             except Exception as error:  # whatever it was, the senders have deadlines and the thread must live
                 self._report(error)
+            if self._refused:
+                self._fail_at_once()
+                return
             if time.monotonic() - started > _LONGEST_PAUSE:
                 pause = 0.1
             self._closing.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  jitter, not a secret
@@ -128,16 +162,47 @@ class ConfirmedPublisher:
                 self._session = None
             session.dispose()
 
+    def _fail_at_once(self) -> None:
+        """Settle what waits for a broker that refuses us; the next send starts a thread and asks again."""
+        with self._lock:
+            while self._waiting:
+                message = self._waiting.popleft()
+                if not message.abandoned:
+                    message.settle(BrokerUnavailable(self._trouble))
+            self._thread = None
+
+    def _outlast_attempt(self, message: Outgoing, end: float) -> bool:
+        """Wait for the connection attempt that is under way, if there is one.
+
+        Returns:
+            Whether waiting for the confirm makes sense: it has connected, or the message is settled.
+        """
+        session = self._session
+        if session is None or session.taking:
+            return message.settled
+        while session.connecting:
+            if message.wait(_LOOK) or time.monotonic() >= end:
+                break
+        return message.settled or (session.taking and time.monotonic() < end)
+
+    def _why_not(self, timeout: float) -> str:
+        return self._trouble or f"no confirm came from RabbitMQ at {self._settings.where} within {timeout:.3g} s"
+
     def _report(self, error: BaseException | None) -> None:
         if error is None:
             if self._trouble:
                 log.info("RabbitMQ at %s takes messages again", self._settings.where)
-            self._trouble = ""
+            self._trouble, self._refused, self._connected_at = "", False, time.monotonic()
             return
         text = self._settings.describe(error)
+        self._refused = is_misconfigured(error)
         if not self._trouble and not self._closing.is_set():
-            log.warning("%s; sends wait for it", text)
+            log.log(logging.ERROR if self._refused else logging.WARNING, "%s; sends %s", text, self._consequence)
         self._trouble = text
+
+    @property
+    def _consequence(self) -> str:
+        return "fail at once" if self._refused else "wait for it"
 
 
 def _nothing() -> None: ...

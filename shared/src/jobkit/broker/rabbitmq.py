@@ -16,9 +16,10 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from pika.adapters.blocking_connection import BlockingChannel
 
 from jobkit import telemetry
-from jobkit.broker import ladder, topology
+from jobkit.broker import topology
 from jobkit.broker.connection import ConnectionSettings, is_misconfigured
 from jobkit.broker.consumer import RabbitmqConsumer
+from jobkit.broker.declarations import declare
 from jobkit.broker.envelope import trace_of
 from jobkit.broker.sender import Sender
 from jobkit.deadletters import Failure
@@ -67,6 +68,7 @@ class JobBroker(RabbitmqBroker):
         self._prefetch = prefetch
         self._fatal: BaseException | None = None
         self._outage_reported = False
+        self._not_compared = ""
 
     @property
     def max_message_bytes(self) -> int:
@@ -88,10 +90,14 @@ class JobBroker(RabbitmqBroker):
                 self.declare_on(connection.channel(), queue_name)
 
     def declare_on(self, channel: BlockingChannel, queue: str) -> None:
-        """Make the queue, the delay ladder and what binds them; raises ``TopologyMismatch``."""
-        ladder.declare_ladder(channel)
-        topology.declare_queue(channel, queue)
-        ladder.bind(channel, queue)
+        """Make the queue, the delay ladder and what binds them; raises ``TopologyMismatch``.
+
+        What its user may not declare has to exist, and is used as it is.
+        """
+        not_compared = declare(channel.connection, [queue])
+        if not_compared and not self._not_compared:
+            log.warning("%s", not_compared)
+        self._not_compared = self._not_compared or not_compared
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """Publish ``message`` to its queue, after ``delay`` milliseconds (rounded up to seconds) if given.

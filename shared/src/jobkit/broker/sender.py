@@ -1,9 +1,12 @@
 """How a message leaves: checked, traced, routed, published and confirmed. Producers and workers send alike."""
 
-import time
-from collections.abc import Sequence
+import json
+import logging
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 import pika
 from dramatiq import Message
@@ -11,26 +14,30 @@ from dramatiq import Message
 from jobkit import telemetry
 from jobkit.broker import ladder, topology
 from jobkit.broker.connection import CONNECTION_LOST, ConnectionSettings
+from jobkit.broker.declarations import declare
 from jobkit.broker.envelope import properties_of, trace_of
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publisher import ConfirmedPublisher
+from jobkit.broker.shipment import Parcel, Shipment
+from jobkit.contracts.job import service_of
+from jobkit.contracts.payload import PayloadChanged
 from jobkit.deadletters import Failure
-from jobkit.errors import BrokerUnavailable, MessageTooLarge, SendRefused, Unroutable
+from jobkit.errors import BrokerUnavailable, DeclarationRefused, MessageTooLarge, SendError, Unroutable
 from jobkit.execution import DEFERRED_OPTION, note_delay, without_history
 
-#: Seconds before a refused message is sent again. A quorum queue refuses while it has no leader, which passes.
-_REFUSAL_PAUSES: Final = (0.1, 0.4, 1.5)
+log = logging.getLogger(__name__)
 
 
 class Sender:
     """Sends Dramatiq messages to their queues.
 
-    A queue that is not there yet is made on the way, with the arguments that its service would give it.
+    A queue that is missing is made on the way, with the arguments that its service would give it.
 
     Args:
         connection: The broker.
         app_id: Names the sender in each message's properties.
-        timeout: Seconds to wait for confirms; making a queue that is missing may add a connection's.
+        timeout: Seconds to wait for a confirm, from the last one that came. Connecting, and making a queue that is
+            missing, have time of their own.
         max_bytes: The largest body.
     """
 
@@ -43,19 +50,48 @@ class Sender:
         self._timeout = timeout
         self.max_bytes = max_bytes
         self._delayed_to: set[str] = set()
+        self._not_compared = ""
 
     def send(self, messages: Sequence[Message[Any]], *, delay: timedelta = timedelta()) -> None:
         """Publish the messages, to arrive after ``delay``, and return once all are confirmed.
 
         Raises:
-            SendError: at least one was not confirmed. All may be sent again: their ids tell them apart.
+            SendError: At least one was not confirmed. All may be sent again: their ids tell them apart.
+            ValueError: The delay is longer than the broker can hold a message.
         """
+        delay = ladder.held_for(delay)
         with telemetry.sending(messages):
-            outgoing = [self._outgoing(message, delay) for message in messages]
-            queues = {message.queue_name for message in messages}
-            if delay:
-                self._prepare_delays(queues)
-            self._publish(outgoing, queues)
+            parcels = [Parcel(self._outgoing(message, delay)) for message in messages]
+            self._prepare_delays(messages, delay)
+            self._deliver_all(parcels)
+
+    def stream(
+        self, messages: Iterable[Message[Any]], *, delay: timedelta = timedelta()
+    ) -> Iterator[tuple[Message[Any], SendError | PayloadChanged | None]]:
+        """Publish messages as they come, and yield each with None, or with the error that kept it from being confirmed.
+
+        They are yielded in order. At most 1,000 are on their way at a time, so that nothing grows with their number.
+        It ends early, without reading further messages, when the broker no longer answers.
+        """
+        delay = ladder.held_for(delay)
+        on_the_way: deque[Message[Any]] = deque()
+
+        def parcels() -> Iterator[Parcel]:
+            for message in messages:
+                batch.carry(message)
+                on_the_way.append(message)
+                try:
+                    parcel = Parcel(self._outgoing(message, delay))
+                    self._prepare_delays([message], delay)
+                except (SendError, PayloadChanged) as error:
+                    parcel = Parcel(None, error)
+                yield parcel
+
+        with telemetry.sending_many() as batch, closing(self._deliver(parcels(), gather=True)) as delivered:
+            for parcel in delivered:
+                message = on_the_way.popleft()
+                batch.settled(message.queue_name, parcel.error)
+                yield message, parcel.error
 
     def bury(self, message: Message[Any], failure: Failure) -> None:
         """Publish a message to its service's dead-letter exchange, with the record of its death."""
@@ -81,32 +117,33 @@ class Sender:
 
     def _bury(self, body: bytes, properties: pika.BasicProperties, failure: Failure) -> None:
         outgoing = Outgoing(topology.dead_letter_exchange(failure.queue), failure.queue, body, properties)
-        self._publish([outgoing], {failure.queue})
+        self._deliver_all([Parcel(outgoing)])
 
-    def _publish(self, outgoing: list[Outgoing], queues: set[str]) -> None:
-        """Publish within the time-out, making missing queues and sending again what was refused for a moment."""
-        deadline = time.monotonic() + self._timeout
-        pauses = iter(_REFUSAL_PAUSES)
-        while True:
-            try:
-                self._publisher.publish(outgoing, deadline - time.monotonic())
-            except (Unroutable, SendRefused) as refusal:
-                pause = next(pauses, None)
-                if pause is None or time.monotonic() + pause > deadline:
-                    raise
-                if isinstance(refusal, Unroutable):
-                    self._declare(queues)
-                else:
-                    time.sleep(pause)
-                outgoing = [message for message in outgoing if not message.confirmed]
-                for message in outgoing:
-                    message.error = None
-            else:
-                return
+    def _deliver_all(self, parcels: Iterable[Parcel]) -> None:
+        """Publish all; raise the first error."""
+        with closing(self._deliver(parcels, gather=False)) as delivered:
+            errors = [parcel.error for parcel in delivered if parcel.error is not None]
+        if errors:
+            raise errors[0]
+
+    def _deliver(self, parcels: Iterable[Parcel], *, gather: bool) -> Generator[Parcel, None, None]:
+        """Publish what comes, a window at a time, and yield it in order when it is known what became of it."""
+        shipment = Shipment(self._publisher, self._timeout, lambda queue: self._declare({queue}), gather=gather)
+        try:
+            for parcel in parcels:
+                shipment.put(parcel)
+                while shipment.due:
+                    yield shipment.take()
+                if shipment.gone:
+                    break
+            while shipment:
+                yield shipment.take()
+        finally:
+            shipment.abandon()
 
     def _outgoing(self, message: Message[Any], delay: timedelta) -> Outgoing:
         note_delay(message, delay)
-        body = message.encode()
+        body = _encode(message)
         if len(body) > self.max_bytes and DEFERRED_OPTION not in message.options:  # a copy has been let in before
             raise MessageTooLarge(
                 f"{message.actor_name} {message.message_id} is {len(body):,} bytes long, the limit is "
@@ -115,20 +152,41 @@ class Sender:
         exchange, key = ladder.route(message.queue_name, delay)
         return Outgoing(exchange, key, body, properties_of(message, self._app_id))
 
-    def _prepare_delays(self, queues: set[str]) -> None:
-        missing = queues - self._delayed_to
+    def _prepare_delays(self, messages: Iterable[Message[Any]], delay: timedelta) -> None:
+        missing = {message.queue_name for message in messages} - self._delayed_to if delay else set()
         if missing:
             self._declare(missing)
             self._delayed_to |= missing
 
     def _declare(self, queues: set[str]) -> None:
+        names = ", ".join(sorted(queues))
         try:
             with self._connection.open() as connection:
-                channel = connection.channel()
-                ladder.declare_ladder(channel)
-                for queue in queues:
-                    topology.declare_queue(channel, queue)
-                    ladder.bind(channel, queue)
+                not_compared = declare(connection, queues)
+        except DeclarationRefused as error:
+            services = " and ".join(repr(name) for name in sorted({service_of(queue) for queue in queues}))
+            raise Unroutable(
+                f"there is no queue {names} with its delays, and this user may not make it ({error}): start the worker "
+                f"of {services} once, or import the definitions"
+            ) from error
         except CONNECTION_LOST as error:
-            text = self._connection.describe(error)
-            raise BrokerUnavailable(f"cannot make {', '.join(sorted(queues))}: {text}") from error
+            raise BrokerUnavailable(f"cannot make {names}: {self._connection.describe(error)}") from error
+        if not_compared and not self._not_compared:
+            self._not_compared = not_compared
+            log.warning("%s", not_compared)
+
+
+def _encode(message: Message[Any]) -> bytes:
+    try:
+        return message.encode()
+    except Exception as error:  # such as an integer of more digits than Python writes
+        culprit = next((name for name, value in message.kwargs.items() if not _is_json(value)), "payload")
+        raise PayloadChanged(f"{message.actor_name}: {culprit} cannot be written as JSON: {error}") from error
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,159 @@
+"""Many jobs on their way: counted, and never all in memory."""
+
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from time import monotonic
+from typing import Any, Final, Protocol, Self
+
+from dramatiq import Message
+
+from jobkit.contracts.job import Job
+from jobkit.contracts.payload import PayloadChanged
+from jobkit.errors import SendError
+from jobkit.receipt import MOST_REFUSALS, NotAllSent, Receipt, Refusal, Sent
+
+#: Receipts that are gathered before somebody asks for them, and seconds that this may take.
+_READ_AHEAD: Final = 1_000
+_READ_AHEAD_SECONDS: Final = 1.0
+
+
+class StreamsMessages(Protocol):
+    """Where a stream of messages goes: RabbitMQ, or the queues of the embedded mode."""
+
+    def stream(
+        self, messages: Iterable[Message[Any]], *, delay: timedelta = timedelta()
+    ) -> Iterator[tuple[Message[Any], SendError | PayloadChanged | None]]:
+        """Publish messages as they come, and yield each with None, or with the error that it met."""
+
+
+class Bulk:
+    """Sends jobs as they come, and counts what becomes of them.
+
+    Args:
+        sender: Where they go.
+        jobs: Read one by one, no faster than the broker confirms.
+        message_for: Makes a job's message.
+        delay: Run them no earlier than this from now.
+    """
+
+    def __init__(
+        self,
+        sender: StreamsMessages,
+        jobs: Iterable[Job],
+        message_for: Callable[[Job], Message[Any]],
+        delay: timedelta,
+    ) -> None:
+        self._sender = sender
+        self._jobs = jobs
+        self._message_for = message_for
+        self._delay = delay
+        self._on_the_way: deque[Job] = deque()
+        self._refused: list[Refusal] = []
+        self._accepted = 0
+        self._taken = 0
+        self._to_the_end = False
+        self._broken: Exception | None = None
+
+    @property
+    def sent(self) -> Sent:
+        """What became of the jobs so far."""
+        return Sent(self._accepted, self._taken, tuple(self._refused))
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Send the jobs, and yield a receipt for each that is confirmed.
+
+        Raises:
+            NotAllSent: At the end, if any was not confirmed.
+            Exception: What reading the jobs has raised, once those that were read are confirmed.
+        """
+        for message, error in self._sender.stream(self._messages(), delay=self._delay):
+            job = self._on_the_way.popleft()
+            if error is not None:
+                self._refuse(Refusal(job, message.message_id, error))
+                continue
+            self._accepted += 1
+            yield Receipt(message.message_id, message.actor_name, message.queue_name)
+        if self._broken is not None:
+            self._broken.add_note(f"send_many had sent {self._taken:,} jobs by then, {self._accepted:,} are confirmed")
+            raise self._broken
+        if self._accepted < self._taken:
+            raise NotAllSent(self.sent, to_the_end=self._to_the_end)
+
+    def _messages(self) -> Iterator[Message[Any]]:
+        try:
+            for job in self._jobs:
+                self._taken += 1
+                try:
+                    message = self._message_for(job)
+                except PayloadChanged as error:
+                    self._refuse(Refusal(job, str(uuid.uuid4()), error))
+                else:
+                    self._on_the_way.append(job)
+                    yield message
+                if len(self._refused) >= MOST_REFUSALS:
+                    return
+            self._to_the_end = True
+        except Exception as error:  # of whoever makes the jobs; those that were read are on their way
+            self._broken = error
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if len(self._refused) < MOST_REFUSALS:
+            self._refused.append(refusal)
+
+
+class Receipts(Iterator[Receipt]):
+    """The receipts of a ``send_many``, in the order of its jobs. Reading them sends the jobs.
+
+    The first jobs, up to 1,000, are sent at once. Read all receipts: the rest is sent, and errors are raised, as they
+    are read. ``sent`` has the counts so far.
+    """
+
+    def __init__(self, bulk: Bulk) -> None:
+        self._bulk = bulk
+        self._receipts = bulk.receipts()
+        self._gathered: deque[Receipt] = deque()
+        self._end: Exception | None = None
+        deadline = monotonic() + _READ_AHEAD_SECONDS
+        while len(self._gathered) < _READ_AHEAD and monotonic() < deadline:
+            self._gather()
+            if self._end is not None:
+                break
+
+    @property
+    def sent(self) -> Sent:
+        """What became of the jobs so far."""
+        return self._bulk.sent
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Receipt:
+        if not self._gathered and self._end is None:
+            self._gather()
+        if self._gathered:
+            return self._gathered.popleft()
+        end, self._end = self._end, StopIteration()
+        assert end is not None  # noqa: S101  it is what _gather has found instead of a receipt
+        raise end
+
+    def _gather(self) -> None:
+        try:
+            self._gathered.append(next(self._receipts))
+        except Exception as end:  # a StopIteration, too
+            self._end = end
+
+    def __del__(self) -> None:
+        unread = getattr(self, "_end", None)
+        if isinstance(unread, StopIteration) or not hasattr(self, "_gathered"):
+            return
+        sent = self.sent
+        warnings.warn(
+            f"the receipts of a send_many were not read to their end: {sent.accepted:,} of {sent.taken:,} jobs "
+            "that were read are confirmed, further jobs were not read. Read all, or leave out receipts=True",
+            RuntimeWarning,
+            stacklevel=2,
+            source=self,
+        )
