@@ -108,7 +108,7 @@ class Receipts(Iterator[Receipt]):
     """The receipts of a ``send_many``, in the order of its jobs. Reading them sends the jobs.
 
     The first jobs, up to 1,000, are sent at once. Read all receipts: the rest is sent, and errors are raised, as they
-    are read. ``sent`` has the counts so far.
+    are read. Jobs or errors that are left over when nobody reads on are warned of. ``sent`` has the counts so far.
     """
 
     def __init__(self, bulk: Bulk) -> None:
@@ -143,7 +143,7 @@ class Receipts(Iterator[Receipt]):
         try:
             self._gathered.append(next(self._receipts))
         except Exception as end:  # a StopIteration, too
-            self._end = end
+            self._end = end.with_traceback(None)  # which would keep this object alive
 
     def __del__(self) -> None:
         unread = getattr(self, "_end", None)
@@ -152,7 +152,7 @@ class Receipts(Iterator[Receipt]):
         sent = self.sent
         warnings.warn(
             f"the receipts of a send_many were not read to their end: {sent.accepted:,} of {sent.taken:,} jobs "
-            "that were read are confirmed, further jobs were not read. Read all, or leave out receipts=True",
+            "that were read are confirmed, further jobs were not read. Read all receipts, or leave out receipts=True",
             RuntimeWarning,
             stacklevel=2,
             source=self,

@@ -134,27 +134,42 @@ class Shipment:
             self._gone = error
         else:
             self._answered = max(self._answered, outgoing.settled_at)
-        if error is not None and self._may_try_again(parcel, outgoing, error):
-            parcel.outgoing = outgoing.again()
-            self._publish(parcel)
+        if error is not None and self._has_tried_again(parcel, outgoing, error):
             return False
         if parcel.error is None:  # else its queue could not be made, which says more
             parcel.error = error
         return True
 
-    def _may_try_again(self, parcel: Parcel, outgoing: Outgoing, error: SendError) -> bool:
-        """Do what another try needs, and return whether there should be one."""
+    def _has_tried_again(self, parcel: Parcel, outgoing: Outgoing, error: SendError) -> bool:
+        """Publish the parcel again if that can help; return whether it is on its way."""
         if not isinstance(error, (Unroutable, SendRefused)) or parcel.refusals == len(_REFUSAL_PAUSES):
             return False
-        pause = _REFUSAL_PAUSES[parcel.refusals]
-        parcel.refusals += 1
         if isinstance(error, Unroutable):
-            return self._has_made_queue(parcel, outgoing.queue)
+            if not self._has_made_queue(parcel, outgoing.queue):
+                return False
+            self._publish_again(parcel, outgoing)
+            return True
+        pause = _REFUSAL_PAUSES[parcel.refusals]
         if pause > self._timeout:
             return False
-        # From its refusal on, so that those which were refused together wait together.
         time.sleep(max(0.0, outgoing.settled_at + pause - time.monotonic()))
+        self._publish_refused()
         return True
+
+    def _publish_refused(self) -> None:
+        """Publish again what was refused and has had its pause: together, or each would wait for the others."""
+        now = time.monotonic()
+        for parcel in self._window:
+            outgoing = parcel.outgoing
+            if outgoing is None or parcel.error is not None or not isinstance(outgoing.error, SendRefused):
+                continue
+            if parcel.refusals < len(_REFUSAL_PAUSES) and outgoing.settled_at + _REFUSAL_PAUSES[parcel.refusals] <= now:
+                self._publish_again(parcel, outgoing)
+
+    def _publish_again(self, parcel: Parcel, outgoing: Outgoing) -> None:
+        parcel.refusals += 1
+        parcel.outgoing = outgoing.again()
+        self._publish(parcel)
 
     def _has_made_queue(self, parcel: Parcel, queue: str) -> bool:
         if self._made_at.get(queue, 0.0) > parcel.published:
