@@ -45,7 +45,9 @@ def refuse_undone(name: str, result: object) -> None:
     if not kind:
         return
     _close(result)
-    raise NothingRan(f"{name} returned {kind}, so its work has not been done: do it before returning, with asyncio.run() or list()")
+    raise NothingRan(
+        f"{name} returned {kind}, so its work has not been done: do it before returning, with asyncio.run() or list()"
+    )
 
 
 def _kind(function: object) -> str:

@@ -70,44 +70,42 @@ def declare(function: Callable[..., Any]) -> None:
     service.actor(Work)(function)
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        coroutine,
-        generator,
-        async_generator,
-        timed(coroutine),
-        timed(timed(generator)),
-        functools.partial(async_generator),
-        functools.partial(timed(functools.partial(coroutine))),
-        functools.lru_cache(coroutine),
-        Wrapper(coroutine),
-        AsyncCall(),
-        AsyncCall().method,
-        functools.partial(AsyncCall()),
-        AsyncCall,
-        None,
-    ],
-    ids=str,
-)
+WOULD_NOT_RUN: dict[str, Any] = {
+    "async": coroutine,
+    "generator": generator,
+    "async generator": async_generator,
+    "decorated": timed(coroutine),
+    "decorated twice": timed(timed(generator)),
+    "partial": functools.partial(async_generator),
+    "partial of decorated": functools.partial(timed(functools.partial(coroutine))),
+    "cached": functools.lru_cache(coroutine),
+    "wrapper object": Wrapper(coroutine),
+    "async call": AsyncCall(),
+    "async method": AsyncCall().method,
+    "partial of async call": functools.partial(AsyncCall()),
+    "class": AsyncCall,
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("function", WOULD_NOT_RUN.values(), ids=WOULD_NOT_RUN)
 def test_a_function_that_would_not_run_is_refused_where_it_is_declared(function: Any) -> None:
     with pytest.raises(TypeError, match="work must be"):
         declare(function)
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        plain,
-        timed(plain),
-        functools.partial(plain),
-        functools.lru_cache(plain),
-        Wrapper(plain),
-        PlainCall(),
-        PlainCall().method,
-    ],
-    ids=str,
-)
+RUNS: dict[str, Any] = {
+    "plain": plain,
+    "decorated": timed(plain),
+    "partial": functools.partial(plain),
+    "cached": functools.lru_cache(plain),
+    "wrapper object": Wrapper(plain),
+    "call": PlainCall(),
+    "method": PlainCall().method,
+}
+
+
+@pytest.mark.parametrize("function", RUNS.values(), ids=RUNS)
 def test_wrapped_plain_functions_are_declared(function: Any) -> None:
     declare(function)
 
@@ -141,7 +139,7 @@ def test_a_result_that_would_do_the_work_fails_the_run(make: Callable[[], object
         refuse_undone("work", make())
 
 
-@pytest.mark.parametrize("result", [None, 1, "text", [1, 2], {"a": iter}, (), Work(), b"", {1}], ids=str)
+@pytest.mark.parametrize("result", [None, 1, "text", [1, 2], {"a": "b"}, (), Work(), b"", {1}], ids=str)
 def test_data_is_a_result(result: object) -> None:
     refuse_undone("work", result)
 

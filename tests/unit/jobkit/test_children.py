@@ -48,11 +48,19 @@ def interrupts() -> Interrupts:
     return Interrupts()
 
 
-def send(sender: Away, over: threading.Event, interrupts: Interrupts) -> None:
+def send(sender: Away, over: threading.Event, interrupts: Interrupts, key: str | None = None) -> None:
     patience = Patience(threading.Event(), over, first=0.005, longest=0.01)
     message: Message[Any] = Message("work", "work", (), {}, {})
     parent = Execution(message, JobKey("work", "work", "parent"))
-    Children(sender, patience, interrupts).send(parent, Step(), lane="normal", key=None, delay=timedelta())
+    Children(sender, patience, interrupts).send(parent, Step(), lane="normal", key=key, delay=timedelta())
+
+
+@pytest.mark.parametrize("key", ["", " ", "caf\udce9"])
+def test_a_key_that_cannot_tell_jobs_apart_is_refused(key: str, over: threading.Event, interrupts: Interrupts) -> None:
+    sender = Away(AssertionError("nothing is sent"))
+    with pytest.raises(ValueError, match="key="):
+        send(sender, over, interrupts, key)
+    assert not sender.tries
 
 
 def test_the_time_limit_of_the_job_ends_the_wait(over: threading.Event, interrupts: Interrupts) -> None:
