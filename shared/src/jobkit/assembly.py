@@ -18,6 +18,7 @@ from jobkit.children import Children
 from jobkit.contracts.job import Job, lane_queue
 from jobkit.errors import SettingsError
 from jobkit.interrupts import Interrupts
+from jobkit.interrupts.origin import homes_of
 from jobkit.middleware.breakers import Breakers
 from jobkit.middleware.health import Health
 from jobkit.middleware.idempotency import Idempotency
@@ -57,7 +58,8 @@ class Assembly(Generic[R]):
 
     def install(self, broker: JobBroker | MemoryBroker, *, process_of_its_own: bool) -> None:
         """Give ``broker`` the middleware and declare the actors and their lanes on it."""
-        lifespan, interrupts, over = Lifespan(self.open_resources), Interrupts(), threading.Event()
+        lifespan, over = Lifespan(self.open_resources), threading.Event()
+        interrupts = Interrupts(homes_of(actor.function for actor in self.actors.values()))
         patience = Patience(broker.stopping, over)
         middleware = self._guarantees(broker, lifespan, interrupts, over, patience)
         if process_of_its_own:

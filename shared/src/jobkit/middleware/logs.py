@@ -95,7 +95,7 @@ def _structured_traceback(_logger: Any, _method: str, event: MutableMapping[str,
 class _Handler(logging.StreamHandler[TextIO]):
     """A stream handler whose lock an interrupt cannot leave behind.
 
-    Up to Python 3.12 the standard one takes its lock in a function of its own. An interrupt of a job that logs can land
+    On Python 3.11 the standard one takes its lock in a function of its own. An interrupt of a job that logs can land
     between that and the block that frees it, and then every thread of the worker waits for it for ever.
     """
 

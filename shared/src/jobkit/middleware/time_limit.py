@@ -17,8 +17,8 @@ class TimeLimit(Middleware):
     """Raises ``TimeLimitExceeded`` in a job that runs for longer than its actor's ``time_limit`` (a ``timedelta``).
 
     The actor's function is wrapped, instead of arming a timer before it and disarming it after: an interrupt that lands
-    between the two hooks would ack the message or end the thread (Dramatiq issue 445). Code that does not come back to
-    the interpreter, such as a system call, is interrupted when it does.
+    between the two hooks would ack the message or end the thread (Dramatiq issue 445). Code that does not return to the
+    interpreter, such as a system call, is interrupted after it has returned.
     """
 
     def __init__(self, interrupts: Interrupts, default: timedelta = DEFAULT_TIME_LIMIT) -> None:
