@@ -1,7 +1,11 @@
 """A service for tests: its one job does what its payload says, and writes down when it starts and ends."""
 
+import asyncio
+import ctypes
 import os
 import signal
+import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -47,6 +51,13 @@ class Daily(Job, queue="probe"):
     """Write down what its defaults are, after dying with its worker once."""
 
     run: str = Field(default_factory=lambda: str(uuid.uuid4()))
+
+
+class Stuck(Job, queue="probe"):
+    """Do not end after the time limit when run first; end when run again."""
+
+    name: str
+    how: str
 
 
 class ProbeSettings(ServiceSettings):
@@ -122,6 +133,36 @@ def daily(job: Daily, context: Context[Resources]) -> None:
     ledger.write("daily", job.run, context.attempt)
     _misbehave({1: "die", 2: "fail"}.get(len(ledger.entries("daily")), "return"))
     ledger.write("end", "daily", context.attempt)
+
+
+@service.actor(Stuck, retry=fixed(1, attempts=3, jitter=0), time_limit=seconds(1))
+def stuck(job: Stuck, context: Context[Resources]) -> None:
+    """Do as told."""
+    ledger = context.resources.ledger
+    ledger.write("start", job.name, context.attempt)
+    if ledger.counts("start")[job.name] == 1:
+        _get_stuck(job.how)
+    ledger.write("end", job.name, context.attempt)
+
+
+def _get_stuck(how: str) -> None:
+    match how:
+        case "lock":
+            lock = threading.Lock()
+            lock.acquire()
+            lock.acquire()
+        case "asyncio":
+            asyncio.run(asyncio.Event().wait())
+        case "subprocess":
+            subprocess.run(["sleep", "25"])
+        case "ignored":
+            while True:
+                try:
+                    hang()
+                except BaseException:  # noqa: BLE001, RUF100  the mistake that is tried here
+                    continue
+        case "frozen":
+            ctypes.PyDLL(None).sleep(60)  # keeps the interpreter's lock
 
 
 def _misbehave(how: str) -> None:

@@ -27,6 +27,7 @@ from jobkit.middleware.logs import LogFormat, Logs
 from jobkit.middleware.preflight import Preflight
 from jobkit.middleware.retries import Retries
 from jobkit.middleware.shutdown import Shutdown, stop_limit
+from jobkit.middleware.stuck_jobs import Replacement, StuckJobs
 from jobkit.middleware.subprocesses import Subprocesses
 from jobkit.middleware.time_limit import TimeLimit
 from jobkit.middleware.tracing import TelemetryExport, Tracing
@@ -61,9 +62,16 @@ class Assembly(Generic[R]):
         lifespan, over = Lifespan(self.open_resources), threading.Event()
         interrupts = Interrupts(homes_of(actor.function for actor in self.actors.values()))
         patience = Patience(broker.stopping, over)
-        middleware = self._guarantees(broker, lifespan, interrupts, over, patience)
+        lease = timedelta(seconds=self.platform.lease_seconds)
+        idempotency = Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes)
+        middleware = self._guarantees(broker, lifespan, interrupts, over, patience, idempotency)
         if process_of_its_own:
-            middleware = [*self._operations(broker), *middleware]
+            after = timedelta(seconds=self.platform.stuck_seconds)
+            replacement = Replacement(after, stop_limit(self.settings), idempotency.let_lapse)
+            # First, so that its hook after the shutdown comes last: then it kills the process.
+            middleware = [StuckJobs(interrupts, replacement), *self._operations(broker), *middleware]
+        else:
+            middleware = [StuckJobs(interrupts), *middleware]
         for one in middleware:
             broker.add_middleware(one)
         children = Children(self.sender, patience, interrupts)
@@ -76,15 +84,14 @@ class Assembly(Generic[R]):
         interrupts: Interrupts,
         over: threading.Event,
         patience: Patience,
+        idempotency: Idempotency,
     ) -> list[Middleware]:
         """What surrounds every job. ``before_*`` hooks run downward, ``after_*`` hooks upward."""
-        lease = timedelta(seconds=self.platform.lease_seconds)
         limits = Limits(
             excuse=timedelta(seconds=self.platform.record_ttl_seconds),
             rollout=timedelta(seconds=self.platform.rollout_seconds),
             retry_after=timedelta(seconds=self.platform.longest_retry_after_seconds),
         )
-        idempotency = Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes)
         return [
             Tracing(),  # first, so that every later step is inside the span
             Logs(),  # says how the job ended, once that is certain

@@ -35,6 +35,7 @@ class LeaseKeeper:
         self._ttl = ttl
         self._kept: dict[Lease, int | None] = {}
         self._lock = threading.Lock()
+        self._lapsing: set[Lease] = set()
         self._away_until = 0.0  # by the monotonic clock
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -58,6 +59,12 @@ class LeaseKeeper:
             if lease in self._kept:
                 self._kept[lease] = None
 
+    def let_lapse(self, lease: Lease) -> None:
+        """Renew ``lease`` until this process is killed, whatever ``stop`` says: its job then counts a crash."""
+        with self._lock:
+            if lease in self._kept:
+                self._lapsing.add(lease)
+
     def store_was_away(self) -> bool:
         """Whether it is away, or came back so recently that owners elsewhere may not have renewed their leases yet."""
         return time.monotonic() < self._away_until
@@ -66,15 +73,20 @@ class LeaseKeeper:
         """Renew it no more."""
         with self._lock:
             self._kept.pop(lease, None)
+            self._lapsing.discard(lease)
 
     def stop(self) -> list[Lease]:
-        """End the thread; returns the leases of jobs that still run after a moment in which an interrupt can land."""
-        self._stopped.set()
+        """End the thread; returns the leases of jobs that still run after a moment in which an interrupt can land.
+
+        With a lease that is to lapse, the thread goes on: nobody else may run that job before this process has ended.
+        """
+        if not self._lapsing:
+            self._stopped.set()
         deadline = time.monotonic() + INTERRUPT_TIME
         while self._kept and time.monotonic() < deadline:
             time.sleep(0.01)
         with self._lock:
-            return list(self._kept)
+            return [lease for lease in self._kept if lease not in self._lapsing]
 
     def _run(self) -> None:
         steady, answered = self._ttl.total_seconds() / 3, True

@@ -161,6 +161,12 @@ class PlatformSettings(EnvironmentSettings):
     longest_retry_after_seconds: int = Field(
         3600, ge=1, le=604_800, description="The longest wait that a failure may ask for by its `retry_after`."
     )
+    stuck_seconds: int = Field(
+        60,
+        ge=6,
+        le=3600,
+        description="Seconds after its interrupt until a job that has not ended makes its worker process be replaced.",
+    )
     health_folder: Path | None = Field(
         None, description="Each process keeps a fresh file in it, which `jobkit health` looks at."
     )

@@ -29,6 +29,7 @@ _breaker_changes = _meter.create_counter("jobkit.breaker.changes", "{change}", "
 _ignored_fields = _meter.create_counter(
     "jobkit.payload.ignored_fields", "{field}", "Fields of payloads that the worker's contract does not have."
 )
+_stuck = _meter.create_counter("jobkit.jobs.stuck", "{job}", "Jobs that had not ended 5 s after their interrupt.")
 _process_time = _meter.create_histogram("messaging.process.duration", "s", "Time that a job ran.")
 
 
@@ -195,6 +196,12 @@ def postponed(queue: str) -> None:
 def field_ignored(actor: str) -> None:
     """Count a field of a payload that the worker's contract does not have."""
     _ignored_fields.add(1, {"jobkit.actor": actor})
+
+
+def job_stuck(queue: str, actor: str, interrupt: str) -> None:
+    """Count a job that has not ended 5 s after its interrupt; ``interrupt`` is the class that was raised."""
+    details = {"messaging.destination.name": queue, "jobkit.actor": actor, "error.type": interrupt}
+    _stuck.add(1, details)
 
 
 def breaker_changed(name: str, to: str) -> None:

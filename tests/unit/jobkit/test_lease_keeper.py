@@ -176,3 +176,22 @@ def test_an_outage_is_noticed_without_a_job_and_remembered_for_the_head_start_of
     store.away = False
     renewed(store)
     assert keeper.store_was_away() is remembered
+
+
+def test_a_lease_that_is_to_lapse_is_renewed_until_the_process_ends_and_not_handed_back(
+    store: WatchedStore, keeper: LeaseKeeper, clock: Clock
+) -> None:
+    stuck, other = take(store), take(store, job=JobKey("email", "send_email", "job-2"))
+    keeper.keep(stuck, threading.get_ident())
+    keeper.keep(other, threading.get_ident())
+    keeper.let_lapse(stuck)
+    assert keeper.stop() == [other]
+    keeper.forget(other)
+    for _ in range(3):
+        clock.now += 0.02
+        renewed(store)
+    assert isinstance(store.acquire(JOB, "b", ttl=TTL, sent_at=1), Held), "nobody may run it beside this process"
+    keeper.forget(stuck)
+    renewed(store)
+    clock.now += 0.031
+    assert take(store, "b").crashes == 1

@@ -113,6 +113,10 @@ class Idempotency(Middleware):
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self.abandon()
 
+    def let_lapse(self, lease: Lease) -> None:
+        """Do not hand back the job of ``lease``: its process is killed for its sake, and it counts a crash."""
+        self._keeper.let_lapse(lease)
+
     def abandon(self) -> None:
         """Hand back the jobs that still run, shortly before their process ends.
 
