@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes every requirements.lock: exact versions with hashes, for Python 3.11 to 3.13 on all systems.
+# Writes every requirements.lock: exact versions with hashes, for Python 3.11 to 3.14 on all systems.
 # The services' files are held to the versions of the workspace's, so that what is tested is what is shipped.
 set -eu
 cd "$(dirname "$0")/.."

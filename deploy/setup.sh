@@ -9,7 +9,7 @@ fail() {
 }
 
 in_range() {
-    [ "$("$1" -c 'import sys; print((3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null)" = True ]
+    [ "$("$1" -c 'import sys; print((3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null)" = True ]
 }
 
 version() {
@@ -18,7 +18,7 @@ version() {
 
 # The version counts, not the name: what a version manager puts on the path may exist and not run.
 find_python() {
-    for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
+    for candidate in ${PYTHON:-python3.14 python3.13 python3.12 python3.11 python3}; do
         if in_range "$candidate"; then
             printf '%s\n' "$candidate"
             return
@@ -26,25 +26,50 @@ find_python() {
     done
 }
 
-# Debian keeps the module that makes environments in a package of its own.
-require_venv() {
-    "$1" -c 'import ensurepip, venv' 2>/dev/null && return
-    package=$("$1" -c 'import sys; print("python{}.{}-venv".format(*sys.version_info))')
-    if [ "$(id -u)" = 0 ]; then sudo=""; else sudo="sudo -n"; fi
-    if command -v apt-get >/dev/null && { [ -z "$sudo" ] || $sudo true 2>/dev/null; }; then
-        $sudo apt-get update -qq
-        $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" && return
-    fi
-    fail "$1 cannot make virtual environments; run: sudo apt-get install $package (or your system's package for Python's venv)"
+# Exit because no Python in range was found: name the one that was, and what is wrong with it.
+refuse_python() {
+    asked=${PYTHON:-python3}
+    found=$(version "$asked")
+    needed="Python 3.11, 3.12, 3.13 or 3.14 is needed"
+    remedy="Name one: make setup PYTHON=/path/to/python3.14"
+    [ -n "$found" ] || fail "$needed, and $asked does not run. $remedy"
+    case $found in
+        # Without builds pip would compile them, which needs Rust and C++ toolchains.
+        3.15.*) fail "$needed, and $asked is $found: onnxruntime and orjson have no build for Python 3.15 yet. $remedy" ;;
+        *) fail "$needed, and $asked is $found. $remedy" ;;
+    esac
+}
+
+# Install system packages as root. Otherwise print the one command that does it, and exit.
+install_packages() {
+    command -v apt-get >/dev/null || fail "$(missing "$@") Install it with your system's package manager."
+    [ "$(id -u)" = 0 ] || fail "$(missing "$@") Run as root: apt-get update && apt-get install -y $*"
+    printf 'Installing %s with apt-get: some seconds …\n' "$*"
+    apt-get update -qq || true # an old list often still serves; if not, the next command fails
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=600 --no-install-recommends "$@" >/dev/null ||
+        fail "$(missing "$@") This failed: apt-get install -y $*"
+}
+
+missing() {
+    case $1 in
+        python3) printf 'There is no Python 3 on this machine.' ;;
+        *) printf '%s cannot make virtual environments: its module ensurepip or venv is missing.' "$python" ;;
+    esac
 }
 
 if ! in_range .venv/bin/python || [ "$(version "${PYTHON:-.venv/bin/python}")" != "$(version .venv/bin/python)" ]; then
     python=$(find_python)
-    if [ -z "$python" ]; then
-        found=$(python3 --version 2>&1) || found="no python3"
-        fail "Python 3.11, 3.12 or 3.13 is needed and ${PYTHON:-$found} is not that; say where one is: make setup PYTHON=/path/to/python3.12"
+    if [ -z "$python" ] && [ -z "${PYTHON:-}" ] && ! command -v python3 >/dev/null; then
+        case $(uname -s) in
+            Darwin) fail "There is no Python 3 on this machine. Run: brew install python@3.13" ;;
+            *) install_packages python3 python3-venv ;;
+        esac
+        python=$(find_python)
     fi
-    require_venv "$python"
+    [ -n "$python" ] || refuse_python
+    # Debian keeps the modules that make environments in a package of their own.
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        install_packages "$("$python" -c 'import sys; print("python{}.{}-venv".format(*sys.version_info))')"
     printf 'Making .venv with Python %s: some seconds …\n' "$(version "$python")"
     "$python" -m venv --clear .venv
 fi

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: An interpreter of another version: it answers for itself, copies itself into environments, and installs nothing.
 FAKE = """#!/bin/sh
+case $2 in *ensurepip*) [ -e {module} ] || exit 1 ;; esac
 case $1 in
     -c) exec {python} -c 'import sys; code = sys.argv[1]; sys.version_info = {version}; exec(code)' "$2" ;;
     --version) echo 'Python {dotted}' ;;
@@ -30,17 +31,32 @@ class Checkout:
         shutil.copy(ROOT / "deploy/setup.sh", folder / "deploy")
         (folder / "requirements.lock").write_text("one==1\ntwo==2\n")
 
-    def python(self, *version: int) -> str:
+        self.tools = folder / "tools"  # programs that take the place of the machine's own
+        self.tools.mkdir()
+
+    def python(self, *version: int, module: Path = Path("/")) -> str:
+        """Make an interpreter; it has the module that makes environments once the file ``module`` exists."""
         dotted = ".".join(map(str, version))
         file = self.folder / f"python{dotted}"
-        file.write_text(FAKE.format(python=sys.executable, version=version, dotted=dotted))
+        file.write_text(FAKE.format(python=sys.executable, version=version, dotted=dotted, module=module))
         file.chmod(0o755)
         return str(file)
+
+    def tool(self, name: str, script: str) -> None:
+        """Make a program; it writes down each call in ``calls``, then runs ``script``."""
+        file = self.tools / name
+        file.write_text(f'#!/bin/sh\necho "{name} $*" >> {self.folder}/calls\n{script}\n')
+        file.chmod(0o755)
+
+    def calls(self) -> list[str]:
+        file = self.folder / "calls"
+        return file.read_text().splitlines() if file.exists() else []
 
     def setup(self, python: str = "") -> list[str]:
         # The tests may run under make themselves, which hands its own flags down.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
         environment.pop("MFLAGS", None)
+        environment["PATH"] = f"{self.tools}{os.pathsep}{environment['PATH']}"
         done = subprocess.run(
             ["make", "setup", f"PYTHON={python}"],
             cwd=self.folder,
@@ -81,7 +97,51 @@ def test_a_changed_lock_file_is_an_update_and_is_called_one(checkout: Checkout) 
     assert checkout.setup()[0] == "Bringing the 1 locked packages up to date: seconds, if few have changed …"
 
 
-def test_a_python_out_of_range_is_refused_and_the_environment_stays(checkout: Checkout) -> None:
+@pytest.mark.parametrize("minor", [11, 12, 13, 14])
+def test_each_supported_python_is_accepted(checkout: Checkout, minor: int) -> None:
+    assert checkout.setup(checkout.python(3, minor, 0))[-1] == f"ready: .venv, Python 3.{minor}.0"
+
+
+@pytest.mark.parametrize("version", [(3, 10, 1), (3, 16, 0)])
+def test_a_python_out_of_range_is_refused_and_the_environment_stays(
+    checkout: Checkout, version: tuple[int, ...]
+) -> None:
     checkout.setup(checkout.python(3, 11, 7))
-    assert "Python 3.11, 3.12 or 3.13 is needed" in checkout.setup(checkout.python(3, 10, 1))[0]
+    refusal = checkout.setup(python := checkout.python(*version))[0]
+    assert f"Python 3.11, 3.12, 3.13 or 3.14 is needed, and {python} is {'.'.join(map(str, version))}" in refusal
+    assert "make setup PYTHON=" in refusal
     assert checkout.setup() == ["ready: .venv, Python 3.11.7"]
+
+
+def test_python_3_15_is_refused_with_the_packages_that_have_no_build_for_it(checkout: Checkout) -> None:
+    assert "onnxruntime and orjson have no build for Python 3.15 yet" in checkout.setup(checkout.python(3, 15, 0))[0]
+
+
+def test_a_python_that_does_not_run_is_named(checkout: Checkout) -> None:
+    assert "/nowhere/python does not run" in checkout.setup("/nowhere/python")[0]
+
+
+def test_root_installs_the_package_that_makes_environments(checkout: Checkout, tmp_path: Path) -> None:
+    module = tmp_path / "ensurepip"
+    checkout.tool("id", "echo 0")
+    checkout.tool("apt-get", f"case $* in *install*) touch {module} ;; esac")
+    lines = checkout.setup(checkout.python(3, 13, 5, module=module))
+    assert lines[0] == "Installing python3.13-venv with apt-get: some seconds …"
+    assert lines[-1] == "ready: .venv, Python 3.13.5"
+
+
+def test_another_user_gets_the_one_command_and_nothing_is_run(checkout: Checkout, tmp_path: Path) -> None:
+    checkout.tool("id", "echo 1000")
+    checkout.tool("apt-get", "exit 1")
+    checkout.tool("sudo", "exit 0")
+    lines = checkout.setup(checkout.python(3, 13, 5, module=tmp_path / "never"))
+    assert lines[0].endswith("Run as root: apt-get update && apt-get install -y python3.13-venv")
+    assert {call.split()[0] for call in checkout.calls()} == {"id"}
+    assert not (checkout.folder / ".venv").exists()
+
+
+def test_an_installation_that_fails_says_which_command_failed(checkout: Checkout, tmp_path: Path) -> None:
+    checkout.tool("id", "echo 0")
+    checkout.tool("apt-get", "case $* in *install*) exit 100 ;; esac")
+    lines = checkout.setup(checkout.python(3, 13, 5, module=tmp_path / "never"))
+    assert any(line.endswith("This failed: apt-get install -y python3.13-venv") for line in lines)
