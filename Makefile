@@ -1,9 +1,12 @@
 # `make` lists the targets. Everything sets up what it needs first, on a fresh machine too.
 # PYTHON=/path/to/python chooses the interpreter that .venv is made with.
+# BACKING=nodes or BACKING=docker chooses the backing services of demo, run, up, down and status. Without it they are
+# containers where a Docker engine can start them, else private nodes.
+# SKIP_MISSING_SERVERS=1 lets `make test` skip the tests whose server is not installed, and installs nothing.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-export PYTHON
+export PYTHON BACKING SKIP_MISSING_SERVERS
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -25,7 +28,7 @@ run: up ## all services and the scheduler in the foreground, until Ctrl-C
 	@$(BIN)/python -m local_stack run
 
 .PHONY: up
-up: $(READY) ## the backing services alone: Docker where an engine answers, else private nodes
+up: $(READY) ## the backing services alone: containers where Docker can start them, else private nodes
 	@$(BIN)/python -m local_stack up
 
 .PHONY: down
@@ -37,6 +40,10 @@ status: $(READY) ## which backing services answer, and where
 	@$(BIN)/python -m local_stack status
 
 ## ---- prove it
+
+.PHONY: servers
+servers: $(READY) ## install RabbitMQ, Redis and PostgreSQL where they are missing (as root, or with Homebrew)
+	@$(BIN)/python -m local_stack install
 
 .PHONY: check
 check: $(READY) ## format, lint, types, import layers
@@ -50,19 +57,19 @@ unit: $(READY) ## the unit tests: seconds, no services
 	$(BIN)/pytest -q -n 2 tests/unit
 
 .PHONY: test
-test: $(READY) ## unit, contract, integration, trap and short chaos tests on private nodes
+test: $(if $(filter 1,$(SKIP_MISSING_SERVERS)),$(READY),servers) ## unit, contract, integration, trap and short chaos tests on private nodes
 	$(BIN)/pytest -q -n 2 --dist loadfile --ignore=tests/load tests
 
 .PHONY: chaos
-chaos: $(READY) ## the long fault suite: jobs accepted, lost, run twice, for each fault
+chaos: servers ## the long fault suite: jobs accepted, lost, run twice, for each fault
 	$(BIN)/python tests/chaos/long.py
 
 .PHONY: fuzz
-fuzz: $(READY) ## 10,000 hostile messages into every queue: each dead-lettered with its reason, no good job hurt
+fuzz: servers ## 10,000 hostile messages into every queue: each dead-lettered with its reason, no good job hurt
 	$(BIN)/python tests/chaos/fuzz.py
 
 .PHONY: soak
-soak: $(READY) ## half an hour of mixed load under random faults: nothing grows, the ledger balances
+soak: servers ## half an hour of mixed load under random faults: nothing grows, the ledger balances
 	$(BIN)/python tests/chaos/soak.py
 
 .PHONY: prove
@@ -70,7 +77,7 @@ prove: $(READY) ## the large size of each proof in the tests; writes docs/refere
 	$(BIN)/python tests/prove.py
 
 .PHONY: bench
-bench: $(READY) ## this project beside its peers, the same work in the same run
+bench: servers ## this project beside its peers, the same work in the same run
 	$(BIN)/python tests/load/bench.py
 
 ## ---- containers

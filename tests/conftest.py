@@ -1,6 +1,5 @@
 """Backing services for the tests: real ones, started when the first test asks, one of each for the whole session."""
 
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,44 +11,42 @@ import psycopg
 import pytest
 from cluster import Cluster
 from ledger import Ledger
+from missing_servers import pytest_runtest_call, pytest_runtest_setup
+from tested_on import note, pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
 
 from jobkit.producer import Producer
-from local_stack import packages
-from local_stack.errors import MissingPackages
 from local_stack.mailcatcher import MailCatcher
 from local_stack.node import Node
 from local_stack.postgres import Postgres
 from local_stack.rabbitmq import RabbitMQ
 from local_stack.redis import Redis
 
+__all__ = [  # hooks that pytest finds here
+    "pytest_runtest_call",
+    "pytest_runtest_setup",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
+]
+
 AnyNode = TypeVar("AnyNode", bound=Node)
 
 
-def _require(service: packages.Service) -> None:
-    """Install a missing server if that is allowed here; otherwise skip on a laptop, and fail where CI is set."""
-    try:
-        packages.ensure([service])
-    except MissingPackages as error:
-        if os.environ.get("CI", "").lower() in {"1", "true"}:
-            raise
-        pytest.skip(str(error))
-
-
 @contextmanager
-def _running(node: AnyNode) -> Iterator[AnyNode]:
+def _running(node: AnyNode, config: pytest.Config) -> Iterator[AnyNode]:
     """Run a node for the session, and kill it at the end: nobody reads its data again, and RabbitMQ stops slowly."""
     try:
         node.start()
+        note(config, node)
         yield node
     finally:
         node.kill()
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[RabbitMQ]:
     """A RabbitMQ node that a test may kill, if it starts it again."""
-    _require("rabbitmq")
-    with _running(RabbitMQ(tmp_path_factory.mktemp("rabbitmq"), management=True)) as node:
+    with _running(RabbitMQ(tmp_path_factory.mktemp("rabbitmq"), management=True), pytestconfig) as node:
         yield node
 
 
@@ -76,18 +73,17 @@ def vhost_url(rabbitmq: RabbitMQ, used_vhosts: list[tuple[str, float]]) -> Itera
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Cluster]:
     """Three RabbitMQ nodes; a test may kill one, and start the cluster again."""
-    _require("rabbitmq")
     with Cluster(tmp_path_factory.mktemp("cluster")) as three:
+        note(pytestconfig, three.nodes[0])
         yield three
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+def redis_server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Redis]:
     """A Redis node that a test may kill, if it starts it again."""
-    _require("redis")
-    with _running(Redis(tmp_path_factory.mktemp("redis"))) as node:
+    with _running(Redis(tmp_path_factory.mktemp("redis")), pytestconfig) as node:
         yield node
 
 
@@ -113,10 +109,9 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[str]:
     """Address of a PostgreSQL database; ``postgres_schema`` is a room of a test's own in it."""
-    _require("postgres")
-    with _running(Postgres(tmp_path_factory.mktemp("postgres"))) as node:
+    with _running(Postgres(tmp_path_factory.mktemp("postgres")), pytestconfig) as node:
         yield node.url
 
 
@@ -131,8 +126,8 @@ def postgres_schema(postgres_url: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _mail_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MailCatcher]:
-    with _running(MailCatcher(tmp_path_factory.mktemp("mail"))) as node:
+def _mail_server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[MailCatcher]:
+    with _running(MailCatcher(tmp_path_factory.mktemp("mail")), pytestconfig) as node:
         yield node
 
 

@@ -4,22 +4,24 @@ import base64
 import json
 import socket
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from local_stack import docker, packages
+from local_stack import docker, packages, servers
+from local_stack.backing import SWITCH, chosen, used
+from local_stack.backing import Backing as Kind
 from local_stack.docker import Compose
+from local_stack.environment import read_environment
 from local_stack.errors import LocalStackError, NodeFailed
-from local_stack.procfile import read_environment
 from local_stack.rabbitmq import RabbitMQ
 from local_stack.redis import Redis
 
 VHOST = "demo-"  #: Followed by the run: workers of `make run` must not take the demo's jobs, nor the demo theirs.
 
-NODES: tuple[packages.Service, ...] = ("rabbitmq", "redis")
+NODES: tuple[servers.Service, ...] = ("rabbitmq", "redis")
 
 Say = Callable[[str], object]
 
@@ -54,37 +56,46 @@ def open_backing(project: Path, folder: Path, run: str, *, say: Say) -> Abstract
         folder: For the files of private nodes.
         run: Names this run.
         say: Is told why a way was not possible.
+
+    Raises:
+        LocalStackError: the person chose a kind with ``BACKING``, and it is not available.
     """
+    wanted = chosen()
     ways = (
-        lambda: _already_up(project / "var/local/environment", run),
-        lambda: _containers(project / "deploy/compose.yaml", run),
-        lambda: _private_nodes(folder, say),
+        (wanted, lambda: _already_up(project / "var/local/environment", run, wanted)),
+        (Kind.DOCKER, lambda: _containers(project / "deploy/compose.yaml", run)),
+        (Kind.NODES, lambda: _private_nodes(folder, say)),
     )
-    return _first_possible(ways, say)
+    return _first_possible([way for kind, way in ways if wanted in {None, kind}], wanted, say)
 
 
 @contextmanager
 def _first_possible(
-    ways: tuple[Callable[[], AbstractContextManager[Backing | None]], ...], say: Say
+    ways: Sequence[Callable[[], AbstractContextManager[Backing | None]]], wanted: Kind | None, say: Say
 ) -> Iterator[Backing | None]:
     with ExitStack() as stack:
         for way in ways:
             try:
                 backing = stack.enter_context(way())
             except LocalStackError as error:
+                if wanted:
+                    raise
                 say(str(error))
                 continue
             if backing is not None:
                 yield backing
                 return
+        if wanted:
+            raise LocalStackError(f"{SWITCH}={wanted}, but no Docker engine with the compose plugin answers")
         yield None
 
 
 @contextmanager
-def _already_up(environment: Path, run: str) -> Iterator[Backing | None]:
+def _already_up(environment: Path, run: str, wanted: Kind | None) -> Iterator[Backing | None]:
     """What `make up` has started."""
     variables = read_environment(environment)
-    if not variables or not all(_answers(variables[f"JOBKIT_{part}_URL"]) for part in ("BROKER", "STORE")):
+    other = wanted not in {None, used(variables)}
+    if not variables or other or not all(_answers(variables[f"JOBKIT_{part}_URL"]) for part in ("BROKER", "STORE")):
         yield None
         return
     yield _in_a_vhost("the nodes of `make up`", variables, run, stays=True)
@@ -99,6 +110,9 @@ def _containers(file: Path, run: str) -> Iterator[Backing | None]:
     stays = bool(compose.running())  # somebody else's: of `make stack`, say, whose workers need them
     try:
         compose.up()
+    except NodeFailed as error:
+        raise NodeFailed(f"Docker cannot start the containers: {docker.reason(error)}") from error
+    try:
         yield _in_a_vhost("containers", compose.environment(), run, stays=stays)
     finally:
         if not stays:

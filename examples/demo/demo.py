@@ -1,7 +1,8 @@
 """Send real work through all four services, show it live, and check what came out.
 
 Backing services are those of `make up` if they are up, else containers, else private nodes from the system's packages;
-where none of these can be had, all services run in this one process. Everything that is started here ends with it.
+where none of these can be had, all services run in this one process. With BACKING=nodes or BACKING=docker, the demo
+uses that kind or fails. Everything that is started here ends with it.
 """
 
 import argparse

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from local_stack.environment import read_environment, write_environment
 from local_stack.errors import LocalStackError
 from local_stack.foreground import Restarts, run
-from local_stack.procfile import Program, read_environment, read_procfile
-from local_stack.stack import write_environment
+from local_stack.procfile import Program, read_procfile
 
 
 def python(name: str, code: str) -> Program:

@@ -1,34 +1,32 @@
-"""Missing servers are installed where that is allowed, and asked for with one command where it is not."""
+"""Missing servers are installed as root, and asked for with one command otherwise."""
 
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from local_stack import packages
+from local_stack import packages, servers
 from local_stack.errors import MissingPackages
-
-APT, DNF, _, BREW = packages.MANAGERS
+from local_stack.packages import APK, APT, BREW, DNF
 
 
 class Machine:
     """A machine that has no server yet, and remembers what was run on it."""
 
-    def __init__(self, *, sudo: bool = False, works: bool = True) -> None:
+    def __init__(self, *, works: bool = True) -> None:
         self.commands: list[str] = []
-        self.servers: set[packages.Service] = set()
-        self.sudo = sudo
+        self.servers: set[servers.Service] = set()
         self.works = works
 
     def run(self, command: Sequence[str]) -> int:
         self.commands.append(" ".join(command))
-        if "sudo" in command and not self.sudo:
-            return 1
-        if "install" in command and self.works:
+        if self.works and ({"install", "add"} & set(command)):
             self.servers |= {"redis", "rabbitmq", "postgres"}
         return 0 if self.works else 100
 
-    def installed(self, service: packages.Service) -> Path | None:
+    def installed(self, service: servers.Service) -> Path | None:
         return Path("/usr/bin") / service if service in self.servers else None
 
 
@@ -36,47 +34,64 @@ def ensure(machine: Machine, *, root: bool, manager: packages.PackageManager = A
     packages.ensure(["rabbitmq", "redis"], installed=machine.installed, run=machine.run, root=root, manager=manager)
 
 
+@pytest.fixture(autouse=True)
+def policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where this machine's policy would be."""
+    monkeypatch.setattr(packages, "POLICY", tmp_path / "policy-rc.d")
+    return tmp_path / "policy-rc.d"
+
+
 def test_nothing_is_run_where_nothing_is_missing() -> None:
     machine = Machine()
     machine.servers = {"rabbitmq", "redis"}
-    ensure(machine, root=True)
+    ensure(machine, root=False)
     assert machine.commands == []
 
 
-def test_root_installs_what_is_missing_without_starting_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(packages, "POLICY", tmp_path / "policy-rc.d")
-    machine = Machine()
+def test_root_installs_what_is_missing_without_starting_it(policy: Path) -> None:
+    class Watched(Machine):
+        def run(self, command: Sequence[str]) -> int:
+            if "install" in command:
+                assert "exit 101" in policy.read_text()
+                assert policy.stat().st_mode & 0o111
+            return super().run(command)
+
+    machine = Watched()
     ensure(machine, root=True)
-    refresh, policy, install, clean = machine.commands
+    refresh, install = machine.commands
     assert refresh == "apt-get update -qq"
-    assert "exit 101" in policy
     assert install.startswith("env DEBIAN_FRONTEND=noninteractive apt-get install -y")
     assert install.endswith("rabbitmq-server redis-server")
-    assert clean == f"rm -f {tmp_path / 'policy-rc.d'}"
+    assert not policy.exists()
 
 
-def test_a_policy_of_the_machine_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    policy = tmp_path / "policy-rc.d"
-    policy.touch()
-    monkeypatch.setattr(packages, "POLICY", policy)
+def test_a_policy_of_the_machine_stays(policy: Path) -> None:
+    policy.write_text("the machine's own")
+    ensure(Machine(), root=True)
+    assert policy.read_text() == "the machine's own"
+
+
+@pytest.mark.parametrize(
+    ("manager", "command"),
+    [
+        (APT, r"apt-get update -qq && apt-get install .* rabbitmq-server redis-server"),
+        (DNF, "dnf install -y rabbitmq-server redis"),
+        (APK, "apk add rabbitmq-server redis"),
+    ],
+    ids=lambda value: value.program if isinstance(value, packages.PackageManager) else "",
+)
+def test_another_user_gets_the_one_command_and_nothing_is_run(manager: packages.PackageManager, command: str) -> None:
     machine = Machine()
-    ensure(machine, root=True)
-    assert not any("policy" in command for command in machine.commands)
-
-
-def test_without_permission_the_error_is_the_one_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    machine = Machine(sudo=False)
-    expected = r"run: sudo apt-get update -qq && sudo apt-get install .* rabbitmq-server redis-server$"
-    with pytest.raises(MissingPackages, match=expected):
-        ensure(machine, root=False)
-    assert machine.commands == ["sudo -n true"]
+    with pytest.raises(MissingPackages, match=rf"; run as root: {command}$") as caught:
+        ensure(machine, root=False, manager=manager)
+    assert machine.commands == []
+    assert "sudo" not in str(caught.value)
 
 
 def test_what_takes_minutes_is_announced_where_it_is_done_and_not_where_it_is_refused() -> None:
     said: list[str] = []
     machine = Machine()
-    with pytest.raises(MissingPackages, match=r"^redis is not installed; run: "):
+    with pytest.raises(MissingPackages, match=r"^redis is not installed; run as root: "):
         packages.ensure(
             ["redis"], installed=machine.installed, run=machine.run, root=False, manager=DNF, say=said.append
         )
@@ -85,10 +100,43 @@ def test_what_takes_minutes_is_announced_where_it_is_done_and_not_where_it_is_re
     assert said == ["installing redis with dnf; that can take minutes"]
 
 
-def test_a_sudo_without_password_is_used() -> None:
-    machine = Machine(sudo=True)
-    ensure(machine, root=False, manager=DNF)
-    assert machine.commands == ["sudo -n true", "sudo -n dnf install -y rabbitmq-server redis"]
+def test_processes_that_need_servers_at_the_same_time_install_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "apt-get"
+    program.touch()
+    monkeypatch.setattr("shutil.which", lambda _: str(program))
+    second_asks = threading.Event()
+
+    class Slow(Machine):
+        def run(self, command: Sequence[str]) -> int:
+            assert second_asks.wait(10)
+            return super().run(command)
+
+        def installed(self, service: servers.Service) -> Path | None:
+            if threading.current_thread() is second:
+                second_asks.set()
+            return super().installed(service)
+
+    machine = Slow()
+    first = threading.Thread(target=lambda: ensure(machine, root=True))
+    second = threading.Thread(target=lambda: ensure(machine, root=True))
+    for thread in (first, second):
+        thread.start()
+    for thread in (first, second):
+        thread.join(20)
+        assert not thread.is_alive()
+    assert [command.split()[0] for command in machine.commands] == ["apt-get", "env"]
+
+
+def test_an_installation_by_another_process_that_never_ends_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "apt-get").touch()
+    monkeypatch.setattr("shutil.which", lambda _: str(tmp_path / "apt-get"))
+    monkeypatch.setattr(packages, "INSTALL_SECONDS", 0)
+    with packages._one_at_a_time(APT), pytest.raises(MissingPackages, match="another process has been installing"):
+        ensure(Machine(), root=True)
 
 
 def test_homebrew_is_never_run_as_root() -> None:
@@ -101,13 +149,30 @@ def test_homebrew_is_never_run_as_root() -> None:
 
 
 def test_an_installation_that_fails_asks_a_person() -> None:
-    with pytest.raises(MissingPackages, match=r"^rabbitmq-server and redis are not installed; run: "):
+    with pytest.raises(MissingPackages, match=r"^rabbitmq-server and redis are not installed; run as root: "):
         ensure(Machine(works=False), root=True, manager=DNF)
 
 
-def test_an_unknown_system_is_told_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "MANAGERS", ())
-    with pytest.raises(
-        MissingPackages, match=r"^Redis is not installed, and none of .* install by hand, or install Docker"
-    ):
+@pytest.mark.parametrize(
+    ("platform", "text"),
+    [
+        ("linux", r"^Redis is not installed, and there is no apt-get, dnf, apk: install by hand, or install Docker$"),
+        ("darwin", r"^Redis is not installed, and neither is Homebrew: .* then run: brew install redis$"),
+    ],
+)
+def test_a_machine_without_a_package_manager_is_told_what_is_needed(
+    platform: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(MissingPackages, match=text):
         packages.ensure(["redis"], installed=Machine().installed, run=Machine().run, root=True)
+
+
+def test_a_mac_takes_homebrew_whatever_else_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/local/bin/{name}")
+    monkeypatch.setattr(packages, "_one_at_a_time", lambda _: nullcontext())
+    machine = Machine()
+    packages.ensure(["rabbitmq", "redis"], installed=machine.installed, run=machine.run, root=False)
+    assert machine.commands == ["brew install rabbitmq redis"]

@@ -145,3 +145,12 @@ def test_an_installation_that_fails_says_which_command_failed(checkout: Checkout
     checkout.tool("apt-get", "case $* in *install*) exit 100 ;; esac")
     lines = checkout.setup(checkout.python(3, 13, 5, module=tmp_path / "never"))
     assert any(line.endswith("This failed: apt-get install -y python3.13-venv") for line in lines)
+
+
+@pytest.mark.parametrize(("switch", "installs"), [("", True), ("0", True), ("1", False)])
+@pytest.mark.parametrize("target", ["test", "chaos", "fuzz", "soak", "bench"])
+def test_missing_servers_are_installed_once_before_the_tests_start(target: str, switch: str, installs: bool) -> None:
+    command = ["make", "-n", target, f"SKIP_MISSING_SERVERS={switch}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    *before, _ = done.stdout.splitlines()
+    assert any("local_stack install" in line for line in before) == (installs or target != "test")

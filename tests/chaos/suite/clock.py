@@ -1,10 +1,11 @@
 """A time of day that can be moved while processes run under it; monotonic clocks go on as they do."""
 
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from local_stack import packages
+from local_stack import packages, servers
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -29,12 +30,16 @@ class Clock:
     @property
     def environment(self) -> dict[str, str]:
         """Variables for processes; raises ``MissingPackages`` if libfaketime is not installed."""
-        library = packages.server("faketime")
+        library = servers.find("faketime")
         if library is None:
             raise packages.missing(["faketime"])
-        return {
+        if sys.platform == "darwin":
+            preload = {"DYLD_INSERT_LIBRARIES": str(library), "DYLD_FORCE_FLAT_NAMESPACE": "1"}
+        else:
             # The C library's malloc before Redis's own, which asks for the time before libfaketime can tell it.
-            "LD_PRELOAD": f"{library}:libc.so.6",
+            preload = {"LD_PRELOAD": f"{library}:libc.so.6"}
+        return {
+            **preload,
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",

@@ -2,10 +2,13 @@
 
 import json
 import subprocess
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local_stack.errors import NodeFailed
+from local_stack.backing import USED, Backing
+from local_stack.errors import LocalStackError, NodeFailed
 
 SERVICES = ("rabbitmq", "redis", "postgres", "mailpit")  #: The backing services among those of the compose file.
 
@@ -28,6 +31,11 @@ def engine_answers() -> bool:
     return True
 
 
+def reason(error: LocalStackError) -> str:
+    """Return the last line of what compose said: the one that names the cause."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason was given")
+
+
 class Compose:
     """The backing services of ``deploy/compose.yaml``.
 
@@ -42,17 +50,24 @@ class Compose:
         """Start the backing services and wait until they are healthy.
 
         Raises:
-            NodeFailed: they did not come up.
+            NodeFailed: they did not come up. Those that this call has started are stopped again.
         """
-        self._run("up", "--detach", "--wait", *SERVICES, seconds=_UP_SECONDS)
+        before = self.running()
+        try:
+            self._run("up", "--detach", "--wait", *SERVICES, seconds=_UP_SECONDS)
+        except NodeFailed:
+            with suppress(NodeFailed):  # the first error is the one that helps
+                self.down([name for name in self.running() if name not in before])
+            raise
 
-    def down(self) -> None:
-        """Stop the backing services; what they hold stays in their volumes.
+    def down(self, services: Collection[str] = SERVICES) -> None:
+        """Stop backing services; what they hold stays in their volumes.
 
         Raises:
             NodeFailed: compose failed.
         """
-        self._run("stop", *SERVICES, seconds=_DOWN_SECONDS)
+        if services:  # without a name, compose would stop everything
+            self._run("stop", *services, seconds=_DOWN_SECONDS)
 
     def running(self) -> list[str]:
         """Return the names of the backing services that run."""
@@ -69,6 +84,7 @@ class Compose:
         broker = self._outside(services["email"]["environment"]["JOBKIT_BROKER_URL"])
         user = urlsplit(broker).netloc.rpartition("@")[0]
         return {
+            USED: Backing.DOCKER.value,
             "JOBKIT_BROKER_URL": broker,
             "JOBKIT_STORE_URL": self._outside(services["email"]["environment"]["JOBKIT_STORE_URL"]),
             "EMAIL_SMTP_URL": self._outside(services["email"]["environment"]["EMAIL_SMTP_URL"]),

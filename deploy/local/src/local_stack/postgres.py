@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from local_stack import packages
+from local_stack import packages, servers
 from local_stack.errors import NodeFailed
 from local_stack.node import Node
 from local_stack.ports import LOOPBACK
@@ -44,7 +44,7 @@ class Postgres(Node):
         return f"postgresql://{USER}:{PASSWORD}@{LOOPBACK}:{self.ports['clients']}/postgres"
 
     def _spawn(self) -> tuple[Process, ...]:
-        server = packages.server("postgres")
+        server = servers.find("postgres")
         if server is None:
             raise packages.missing(["postgres"])
         cluster = self.data / "cluster"
@@ -64,7 +64,7 @@ class Postgres(Node):
 
     def answers(self) -> bool:
         """Tell whether the server accepts connections."""
-        server = packages.server("postgres")
+        server = servers.find("postgres")
         if server is None:
             return False
         probe = [str(server.with_name("pg_isready")), "-q", "-h", LOOPBACK, "-p", str(self.ports["clients"]), "-t", "2"]

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from local_stack.environment import read_environment
 from local_stack.errors import LocalStackError
 
 
@@ -36,13 +37,6 @@ def read_procfile(file: Path) -> list[Program]:
     if not programs:
         raise LocalStackError(f"{file} names no program: it needs one `name: command` per line")
     return programs
-
-
-def read_environment(file: Path) -> dict[str, str]:
-    """Return the variables that `local_stack.stack.write_environment` wrote; none if there is no such file."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    pairs = (line.partition("=") for line in lines)
-    return {name: "".join(shlex.split(value)) for name, _, value in pairs}
 
 
 def programs_environment(file: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from local_stack import packages
+from local_stack import packages, servers
 from local_stack.errors import NodeFailed
 from local_stack.node import Node
 from local_stack.ports import LOOPBACK
@@ -89,7 +89,7 @@ class RabbitMQ(Node):
         return f"local-stack-{self.ports['AMQP']}@localhost"
 
     def _spawn(self) -> tuple[Process, ...]:
-        script = packages.server("rabbitmq")
+        script = servers.find("rabbitmq")
         if script is None:
             raise packages.missing(["rabbitmq"])
         self._write_files()
@@ -173,7 +173,7 @@ class RabbitMQ(Node):
         Raises:
             NodeFailed: the command failed.
         """
-        script = packages.server("rabbitmq")
+        script = servers.find("rabbitmq")
         if script is None:
             raise packages.missing(["rabbitmq"])
         done = subprocess.run(  # noqa: S603  the system's own tool

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from local_stack import packages
+from local_stack import packages, servers
 from local_stack.node import Node
 from local_stack.ports import LOOPBACK
 from local_stack.process import Process
@@ -48,7 +48,7 @@ class Redis(Node):
         return f"redis://{LOOPBACK}:{self.ports['clients']}/0"
 
     def _spawn(self) -> tuple[Process, ...]:
-        server = packages.server("redis")
+        server = servers.find("redis")
         if server is None:
             raise packages.missing(["redis"])
         options = {

@@ -2,12 +2,12 @@
 
 import fcntl
 import json
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from local_stack.backing import USED, Backing
 from local_stack.errors import LocalStackError
 from local_stack.mailcatcher import MailCatcher
 from local_stack.node import Node
@@ -43,14 +43,10 @@ class Stack:
         """All nodes, the slowest to start first."""
         return (self.rabbitmq, self.postgres, self.mail, self.redis)
 
-    @property
-    def environment_file(self) -> Path:
-        """A file of ``NAME=value`` lines by which services reach the nodes; it exists while they should be up."""
-        return self.folder / "environment"
-
     def environment(self) -> dict[str, str]:
         """Return the variables by which services reach the nodes."""
         return {
+            USED: Backing.NODES.value,
             "JOBKIT_BROKER_URL": self.rabbitmq.url,
             "JOBKIT_STORE_URL": self.redis.url,
             "EMAIL_SMTP_URL": self.mail.url,
@@ -73,16 +69,18 @@ class Stack:
                     self._remember(node)
             for node in self.nodes:
                 node.wait()
-            write_environment(self.environment_file, self.environment())
 
-    def down(self) -> None:
-        """Stop what runs; data and ports stay for the next `up`."""
+    def down(self) -> list[str]:
+        """Stop what runs, and return its titles; data and ports stay for the next `up`."""
+        stopped = []
         with self._alone():
-            self.environment_file.unlink(missing_ok=True)
             for node in self.nodes:
                 self._recall(node)
+                if node.running:
+                    stopped.append(node.title)
                 node.stop()
                 self._remember(node)
+        return stopped
 
     def _state(self, node: Node) -> Path:
         return node.data.with_name(f"{node.data.name}.json")
@@ -116,10 +114,3 @@ class Stack:
                         ) from None
                     time.sleep(POLL_SECONDS)
             yield
-
-
-def write_environment(file: Path, variables: dict[str, str]) -> None:
-    """Write variables as ``NAME=value`` lines that a shell reads too."""
-    unfinished = file.with_suffix(".part")
-    unfinished.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items()))
-    unfinished.replace(file)
