@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -40,9 +40,10 @@ class Containers:
         finally:
             containers.compose("down", "--volumes", "--timeout", "5")
 
-    def compose(self, *arguments: str, data: bytes | None = None) -> bytes:
-        """Run ``docker compose`` on the stack, and return what it printed."""
-        return self._run("docker", "compose", "-p", self._project, "-f", "deploy/compose.yaml", *arguments, data=data)
+    def compose(self, *arguments: str, data: bytes | None = None, **variables: str) -> bytes:
+        """Run ``docker compose`` on the stack, its file filled with variables, and return what it printed."""
+        command = ("docker", "compose", "-p", self._project, "-f", "deploy/compose.yaml", *arguments)
+        return self._run(*command, data=data, variables=variables)
 
     def address(self, service: str, port: int) -> str:
         """Where this machine reaches a published port."""
@@ -75,9 +76,17 @@ class Containers:
         script = "import os, signal; os.kill(-1, signal.SIGKILL)"
         self.compose("exec", "--no-TTY", service, "python", "-c", script)
 
-    def _run(self, *command: str, data: bytes | None = None) -> bytes:
+    def kill_first_process(self, service: str) -> None:
+        """SIGKILL a container's process 1 from the host's process table, as the kernel does when memory runs out."""
+        pid = self.state(service)["State"]["Pid"]
+        image = self.state(service)["Image"]
+        script = f"import os, signal; os.kill({pid}, signal.SIGKILL)"
+        self._run("docker", "run", "--rm", "--pid=host", "--user=0", "--entrypoint=python", image, "-c", script)
+
+    def _run(self, *command: str, data: bytes | None = None, variables: Mapping[str, str] | None = None) -> bytes:
+        environment = {**self._environment, **(variables or {})}
         done = subprocess.run(
-            command, cwd=ROOT, env=self._environment, input=data or b"", capture_output=True, timeout=900, check=False
+            command, cwd=ROOT, env=environment, input=data or b"", capture_output=True, timeout=900, check=False
         )
         assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stderr.decode(errors='replace')[-4000:]}"
         return done.stdout

@@ -173,3 +173,31 @@ def test_a_stop_in_the_middle_of_work_ends_in_time_with_status_0_and_loses_nothi
         done(store, "email", "send_email", receipt.job_id)
     ids = [message["MessageID"] for message in caught(stack, "many@example.com")]
     assert len(ids) == len(set(ids)) == len(receipts)
+
+
+@pytest.mark.parametrize("service", ["email", "scheduler"])
+def test_a_misconfigured_container_says_why_and_stays_down(stack: Containers, service: str) -> None:
+    try:
+        stack.compose("up", "--detach", "--no-deps", service, JOBKIT_LOG_LEVEL="LOUD")
+        wait(lambda: stack.state(service)["State"]["Status"] == "exited", f"the end of {service}")
+        # The engine decides in the moment of the end: a container that it restarts is `restarting`, and counted.
+        state = stack.state(service)
+        assert (state["State"]["ExitCode"], state["RestartCount"], state["State"]["Restarting"]) == (0, 0, False)
+        assert b"JOBKIT_LOG_LEVEL: " in stack.compose("logs", "--no-color", "--tail", "5", service)
+    finally:
+        stack.compose("up", "--detach", "--no-deps", "--wait", service)
+
+
+def test_a_container_whose_first_process_is_killed_ten_times_comes_back_each_time(
+    stack: Containers, producer: Producer, store: RedisStore
+) -> None:
+    def running() -> bool:
+        return bool(stack.state("email")["State"]["Status"] == "running")
+
+    before = stack.state("email")["RestartCount"]
+    for kill in range(1, 11):
+        wait(running, "the restart", limit=90)  # the engine's pause doubles from 0.1 s to at most a minute
+        stack.kill_first_process("email")
+        wait(lambda kill=kill: stack.state("email")["RestartCount"] == before + kill, "the restart", limit=90)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+    receipt = producer.send(welcome("back@example.com"))
+    done(store, "email", "send_email", receipt.job_id, limit=90)

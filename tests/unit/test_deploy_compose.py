@@ -69,12 +69,17 @@ def test_every_tracked_password_is_the_one_that_is_refused_outside_development()
 
 
 @pytest.mark.parametrize("container", SERVICES)
-def test_no_container_may_gain_privileges_or_is_left_down(container: str) -> None:
+def test_no_container_may_gain_privileges_and_each_is_restarted_when_it_fails(container: str) -> None:
     service = SERVICES[container]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["restart"] == "unless-stopped"
+    assert service["restart"] == ("on-failure" if container in OURS else "unless-stopped")
     assert "mem_limit" in service
+
+
+@pytest.mark.parametrize("container", OURS)
+def test_a_misconfigured_container_ends_with_the_one_status_that_is_not_restarted(container: str) -> None:
+    assert SERVICES[container]["environment"]["JOBKIT_MISCONFIGURED_STATUS"] == 0
 
 
 @pytest.mark.parametrize("container", OURS)

@@ -177,6 +177,13 @@ class PlatformSettings(EnvironmentSettings):
         description="Seconds after which a worker is unhealthy that is not subscribed though the broker answers, or "
         "takes no message though some are ready and a thread is free.",
     )
+    misconfigured_status: int = Field(
+        EXIT_MISCONFIGURED,
+        ge=0,
+        le=125,
+        description="Exit status of `jobkit worker` and `jobkit scheduler` when only a person can help. 0 suits "
+        "Docker, whose `on-failure` would restart any other status for ever.",
+    )
     log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least level that is logged."
