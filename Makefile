@@ -46,11 +46,12 @@ servers: $(READY) ## install RabbitMQ, Redis and PostgreSQL where they are missi
 	@$(BIN)/python -m local_stack install
 
 .PHONY: check
-check: $(READY) ## format, lint, types, import layers
+check: $(READY) ## format, lint, types (the documentation's code too), import layers, the services' declarations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -q tests/check
 
 .PHONY: unit
 unit: $(READY) ## the unit tests: seconds, no services

@@ -13,7 +13,12 @@ from jobkit.settings import DEFAULT_SECRET, PlatformSettings, ServiceSettings
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = (ROOT / "deploy/compose.yaml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
-WORKERS = {"email": "email", "images": "images", "etl": "etl", "inference": "inference", "training": "inference"}
+#: The service of each container that runs workers; tests/check sees to it that none is missing.
+WORKERS = {
+    container: service["image"].removesuffix("-service")
+    for container, service in SERVICES.items()
+    if service["image"].endswith("-service")
+}
 OURS = (*WORKERS, "scheduler")
 
 
