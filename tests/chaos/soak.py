@@ -80,7 +80,7 @@ class Soak:
             "-W",
             "ignore",
             "-m",
-            "dramatiq",
+            "jobkit.cli.worker_process",
             "soak_service:broker",
             "-p",
             "1",

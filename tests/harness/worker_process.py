@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from ledger import Ledger
+from process_table import children, command, descendants
 
 
 class WorkerProcess:
@@ -81,9 +82,9 @@ class WorkerProcess:
 
     @property
     def children(self) -> list[int]:
-        """The worker processes, without the one that watches over them."""
+        """The worker processes, without the one that watches over them, whatever start method Python has."""
         assert self._process is not None
-        return children(self._process.pid)
+        return [pid for child in children(self._process.pid) for pid in _workers_of(child)]
 
     @property
     def alive(self) -> bool:
@@ -141,15 +142,9 @@ class WorkerProcess:
             print(self.output()[-6000:])  # noqa: T201  pytest shows it with the failure
 
 
-def children(pid: int) -> list[int]:
-    """The processes that the main thread of one has started, and that live."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:  # it has ended
-        return []
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes below one."""
-    found = children(pid)
-    return [*found, *(below for child in found for below in descendants(child))]
+def _workers_of(pid: int) -> list[int]:
+    """A child itself, those of a fork server in its place, and nothing for a resource tracker (multiprocessing)."""
+    line = command(pid)
+    if "multiprocessing.forkserver" in line:
+        return children(pid)
+    return [] if "multiprocessing.resource_tracker" in line else [pid]

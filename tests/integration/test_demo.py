@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from process_table import command as command_line
+from process_table import mentions, pids
 
 PROJECT = Path(__file__).resolve().parents[2]
 NO_ENGINE = {"DOCKER_HOST": "tcp://127.0.0.1:9"}  # the discard port, where nothing listens
@@ -33,15 +35,7 @@ def run(folder: Path, *options: str, environment: Mapping[str, str] = NO_ENGINE)
 
 def processes_of(folder: Path) -> list[str]:
     """Command lines of what still runs and has the folder in its arguments or variables."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            known = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-        except OSError:  # no process, one that has ended, or somebody else's
-            continue
-        if os.fsencode(folder) in known:
-            found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
+    return [command_line(pid) for pid in pids() if mentions(pid, folder)]
 
 
 def assert_everything_came_out(done: subprocess.CompletedProcess[str], folder: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from process_table import command, mentions, pids
 
 from local_stack.errors import NodeFailed, PortTaken
 from local_stack.mailcatcher import MailCatcher
@@ -25,16 +26,7 @@ from local_stack.redis import Redis
 
 def processes_in(folder: Path) -> list[str]:
     """Return the command lines of all processes that work in or name a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                if str(folder) in command or (entry / "cwd").readlink().is_relative_to(folder):
-                    found.append(command)
-            except OSError:
-                continue
-    return found
+    return [command(pid) for pid in pids() if pid != os.getpid() and mentions(pid, folder)]
 
 
 def wait_until_gone(folder: Path) -> list[str]:

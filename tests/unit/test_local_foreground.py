@@ -123,7 +123,8 @@ def test_an_interrupt_ends_all_says_what_it_waits_for_and_is_no_failure() -> Non
     assert said[-1] == "ending a, b: waiting up to 5 s for the jobs that they run; Ctrl-C does not wait"
 
 
-DEAF = "import signal; signal.signal(signal.SIGTERM, lambda *_: print('no', flush=True)); print('up', flush=True)\n"
+# Not `print` in the handler: it may interrupt the one in the main program, and Python refuses to write twice at a time.
+DEAF = "import os, signal; signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'no\\n')); print('up', flush=True)\n"
 DEAF += "while True: signal.pause()"
 
 

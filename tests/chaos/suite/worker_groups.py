@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from process_table import pids
+
 from local_stack.process import Process
 
 #: Seconds between two looks at the workers.
@@ -109,8 +111,7 @@ class Workers:
 
 
 def _members(group: int) -> list[int]:
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in pids if _group_of(pid) == group]
+    return [pid for pid in pids() if _group_of(pid) == group]
 
 
 def _group_of(pid: int) -> int:

@@ -24,7 +24,7 @@ def run(service: str, queues: Sequence[str]) -> None:
     # A little after the jobs were interrupted; what does not hear that is left behind.
     shutdown_timeout = int((stop_limit(settings) + STOP_TIME) * 1000)
     command = [
-        *(sys.executable, "-m", "dramatiq", f"{service}_service.main:broker"),
+        *(sys.executable, "-m", "jobkit.cli.worker_process", f"{service}_service.main:broker"),
         "--processes=1",
         f"--threads={settings.threads}",
         f"--worker-shutdown-timeout={shutdown_timeout}",
