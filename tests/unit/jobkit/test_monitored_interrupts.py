@@ -376,6 +376,16 @@ def test_a_service_that_is_installed_is_the_jobs_own_code(library: ModuleType) -
     assert own.of(found["frame"]) is Origin.JOB
 
 
+def test_other_packages_of_a_namespace_are_no_code_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = tmp_path / "site-packages" / "shared_name_for_test" / "service"
+    service.mkdir(parents=True)
+    (service / "__init__.py").touch()
+    (service / "handlers.py").write_text("def run():\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    handlers = importlib.import_module("shared_name_for_test.service.handlers")
+    assert homes_of([handlers.run]) == {str(service)}
+
+
 @pytest.mark.parametrize(
     ("file", "origin"),
     [

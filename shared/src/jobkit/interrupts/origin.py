@@ -70,11 +70,17 @@ class Origins:
 
 
 def homes_of(functions: Iterable[Callable[..., object]]) -> set[str]:
-    """Return the folders of the top-level packages that ``functions`` come from, or their files."""
+    """Return the folders of the top-level packages that ``functions`` come from, or the files of their modules.
+
+    Several distributions may share a namespace package, so the first package below it counts.
+    """
     homes: set[str] = set()
     for function in functions:
         name = getattr(unwrap(function), "__module__", None) or type(function).__module__
-        module = sys.modules.get(name.partition(".")[0])
-        paths = getattr(module, "__path__", None) or [getattr(module, "__file__", None)]
-        homes.update(path for path in paths if path)
+        parts = name.split(".")
+        modules = [sys.modules.get(".".join(parts[: end + 1])) for end in range(len(parts))]
+        files = [getattr(module, "__file__", None) for module in modules]
+        file = next((path for path in files if path), None)
+        if file is not None:
+            homes.add(str(Path(file).parent) if Path(file).name == "__init__.py" else file)
     return homes
