@@ -208,9 +208,9 @@ def test_a_rare_schedule_is_looked_up_at_once(spec: str) -> None:
     after = datetime(2096, 3, 1, tzinfo=UTC)  # 2100 is no leap year: the next 29 February is eight years away
     durations = []
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = time.process_time()
         found = schedule.next_after(after)
-        durations.append(time.perf_counter() - begun)
+        durations.append(time.process_time() - begun)
     assert min(durations) < 0.05
     assert found is not None
 
