@@ -1,11 +1,11 @@
 """The defaults of a periodic job, which are made once for each tick."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from jobkit.contracts.job import Job
+from jobkit.contracts.payload import PayloadChanged, payload_of
 from jobkit.contracts.tick import Tick
 from jobkit.errors import BadPayload, LeaseLost
 from jobkit.execution import Execution
@@ -43,8 +43,8 @@ class Defaults:
         if lease is None or Tick.of(message.options) is None or not _may_vary(job):
             return job
         try:
-            made = written(job)
-        except ValueError as error:
+            made = payload_of(job)
+        except PayloadChanged as error:
             raise BadPayload(str(error)) from error
         if made.keys() <= message.kwargs.keys():  # a copy, or an announcement of an older version
             return job
@@ -55,26 +55,11 @@ class Defaults:
         return read(type(job), execution.message.kwargs)
 
 
-def written(job: Job) -> Mapping[str, Any]:  # Any: JSON
-    """Return the job as JSON, from which it can be read again.
-
-    Raises:
-        ValueError: It cannot, so its runs would not be the same. The text names the field.
-    """
-    contract = type(job)
-    payload = job.model_dump(mode="json", by_alias=True, round_trip=True)
-    again = read(contract, payload)
-    for name in contract.model_fields:
-        if getattr(again, name) != getattr(job, name):
-            raise ValueError(f"{contract.__name__}.{name}: its default is another one after it was written as JSON")
-    return payload
-
-
 def refuse_what_cannot_be_periodic(contract: type[Job]) -> None:
-    """Raise ``ValueError`` for a contract with a field that has no default, or one that does not survive JSON."""
+    """Raise ``ValueError`` for a contract with a field that has no default, or whose defaults would arrive changed."""
     job = contract()
     if _may_vary(job):
-        written(job)
+        payload_of(job)
 
 
 def _may_vary(job: Job) -> bool:

@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from jobkit.broker.memory import MemoryExchange
 from jobkit.context import Context
-from jobkit.contracts import Job, Tick, due_time
-from jobkit.defaults import written
+from jobkit.contracts import Job, PayloadChanged, Tick, due_time
+from jobkit.contracts.payload import payload_of
 from jobkit.errors import StoreUnavailable, TransientError
 from jobkit.producer import Producer
 from jobkit.retry import fixed
@@ -168,7 +168,7 @@ def test_a_redelivery_after_a_crash_has_the_defaults_of_the_first_run(stage: Sta
     job = JobKey("reports", "report", message.message_id)
     lease = stage.store.acquire(job, "dead", ttl=timedelta(milliseconds=1), sent_at=message.message_timestamp)
     assert isinstance(lease, Lease)
-    assert stage.store.remember(lease, json.dumps(written(crashed)).encode())
+    assert stage.store.remember(lease, json.dumps(payload_of(crashed)).encode())
     stage.fire()
     assert stage.wait(job, JobState.DONE).crashes == 1
     assert stage.runs == [crashed]
@@ -246,5 +246,5 @@ class Cents(Job, queue="reports"):
 
 
 def test_a_periodic_job_whose_defaults_do_not_survive_the_wire_is_refused_at_its_declaration(stage: Stage) -> None:
-    with pytest.raises(ValueError, match=r"Cents\.amount"):
+    with pytest.raises(PayloadChanged, match=r"Cents\.amount"):
         stage.service.actor(Cents, periodic=cron("@daily"))

@@ -8,8 +8,9 @@ from dramatiq import Message
 from pydantic import TypeAdapter, ValidationError
 
 from jobkit.contracts.job import CONTRACT_VERSION_OPTION, Job
+from jobkit.contracts.payload import payload_of
 from jobkit.contracts.tick import Tick, during
-from jobkit.defaults import refuse_what_cannot_be_periodic, written
+from jobkit.defaults import refuse_what_cannot_be_periodic
 from jobkit.schedule.cron import MISFIRE_LIMIT, Cron, cron
 
 _CENTURY: Final = timedelta(days=36_525)
@@ -125,7 +126,7 @@ class Schedule:
         if self._contract is None:
             return self.payload
         with during(tick):
-            return {**written(self._contract()), **self.payload}
+            return {**payload_of(self._contract()), **self.payload}
 
 
 _READER: Final = TypeAdapter(Schedule)
