@@ -57,7 +57,7 @@ def send(books: Books, job: ShopTask | PostTask, kind: Kind, clients: Sequence[C
     assert len(ids) == 1, f"one key gave two ids: {ids}"
     (job_id,) = ids
     if kind.dies:
-        books.dead.add(job_id)
+        books.dead[job_id] = job.name
     else:
         books.once.update([job.name, *(f"{job.name}/{child}" for child in range(job.children))])
     return job_id

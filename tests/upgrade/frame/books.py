@@ -2,15 +2,17 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pika
 import pika.exceptions
-from ledger import Entry, Ledger
+from ledger import Ledger
 
 #: Seconds between a job's effect and its record: milliseconds on an idle machine.
 WINDOW = 0.3
+
+#: Seconds between the start of a job that dies and the record of its death, with the dead letter's confirm in between.
+DEATH_WINDOW = 3.0
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,12 @@ class Books:
 
     Attributes:
         once: Names that must end exactly once.
-        dead: Ids of jobs that must be dead-lettered exactly once.
-        kills: The SIGKILLs that may have fallen between an effect and its record.
+        dead: Names of jobs that must be dead-lettered exactly once, by their ids.
+        kills: The SIGKILLs that may have fallen between an effect, or a dead letter, and its record.
     """
 
     once: set[str] = field(default_factory=set)
-    dead: set[str] = field(default_factory=set)
+    dead: dict[str, str] = field(default_factory=dict)
     kills: list[Kill] = field(default_factory=list)
 
     def missing(self, ledger: Ledger) -> set[str]:
@@ -46,32 +48,34 @@ class Books:
             ledger: What the workers did.
             dead: How many dead letters each job id has.
         """
-        ends, entries = ledger.counts("end"), ledger.entries()
-        repeated = {name for name, count in ends.items() if count > 1}
-        excused = {name for name in repeated if self._is_excused([e for e in entries if e.name == name])}
+        ends = ledger.counts("end")
+        repeated = {n for n, count in ends.items() if count > 1 and not self._is_excused(ledger, n, "end", WINDOW)}
+        died_again = {
+            job
+            for job, count in dead.items()
+            if count > 1 and not self._is_excused(ledger, self.dead.get(job, ""), "start", DEATH_WINDOW)
+        }
         return [
             *(f"lost: {name}" for name in sorted(self.missing(ledger))),
-            *(f"ended {ends[name]} times: {name}" for name in sorted(repeated - excused)),
+            *(f"ended {ends[name]} times: {name}" for name in sorted(repeated)),
             *(f"not expected to end: {name}" for name in sorted(set(ends) - self.once)),
-            *(f"no dead letter: {job}" for job in sorted(self.dead - set(dead))),
-            *(
-                f"{count} dead letters, {int(job in self.dead)} expected: {job}"
-                for job, count in dead.items()
-                if count != int(job in self.dead)
-            ),
+            *(f"no dead letter: {self.dead[job]}" for job in sorted(set(self.dead) - set(dead))),
+            *(f"not expected to die: {job}" for job in sorted(set(dead) - set(self.dead))),
+            *(f"{dead[job]} dead letters: {self.dead.get(job, job)}" for job in sorted(died_again)),
         ]
 
-    def _is_excused(self, mine: Sequence[Entry]) -> bool:
-        """Return whether each repeated end follows a kill of the process that had just written the end before it."""
-        ends = [entry for entry in mine if entry.event == "end"]
-        return all(
+    def _is_excused(self, ledger: Ledger, name: str, event: str, window: float) -> bool:
+        """Return whether each repeated event follows a kill of the process that had just written the one before."""
+        mine = [entry for entry in ledger.entries() if entry.name == name]
+        happened = [entry for entry in mine if entry.event == event]
+        return len(happened) > 1 and all(
             any(
-                end.pid in kill.pids
-                and end.at <= kill.at <= end.at + WINDOW
-                and all(entry.at > kill.at for entry in mine if entry.event == "start" and entry.pid != end.pid)
+                entry.pid in kill.pids
+                and entry.at <= kill.at <= entry.at + window
+                and all(other.at > kill.at for other in mine if other.event == "start" and other.pid != entry.pid)
                 for kill in self.kills
             )
-            for end in ends[:-1]
+            for entry in happened[:-1]
         )
 
 

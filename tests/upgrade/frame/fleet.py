@@ -158,7 +158,7 @@ class Fleet:
     def finish(self, *workers: Worker, limit: float = 45.0) -> None:
         """Wait for all that was promised, stop the workers, and fail with a line for each broken promise."""
         deadline = time.monotonic() + limit
-        while (missing := self.books.missing(self.ledger)) or self.books.dead - set(self.dead_letters()):
+        while (missing := self.books.missing(self.ledger)) or set(self.books.dead) - set(self.dead_letters()):
             assert time.monotonic() < deadline, self._report(f"after {limit:g} s: {len(missing)} jobs have not ended")
             time.sleep(0.1)
         queues = [f"{worker.service}{lane}" for worker in workers for lane in ("", ".high")]
