@@ -63,6 +63,18 @@ def test_a_worker_accepts_what_it_is_told(container: str, monkeypatch: pytest.Mo
     PlatformSettings.load()
 
 
+@pytest.mark.parametrize("container", WORKERS)
+def test_outside_development_a_worker_has_to_be_told_nothing_but_passwords_and_a_sender(
+    container: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = tracked_variables() | {"JOBKIT_ENVIRONMENT": "production", "EMAIL_SENDER": "jobs@shop.example"}
+    for name, value in SERVICES[container]["environment"].items():
+        filled = re.sub(r"\$\{(\w+)[^}]*\}", lambda match: told[match[1]], str(value)).replace(DEFAULT_SECRET, "s3cret")
+        monkeypatch.setenv(name, filled.replace("file:///data", tmp_path.as_uri()))
+    assert settings_of(container).load().left_to_development() == []
+    assert PlatformSettings.load().environment == "production"
+
+
 def test_the_env_file_holds_every_variable_that_the_compose_file_asks_for_and_no_other() -> None:
     asked = set(re.findall(r"(?<!\$)\$\{(\w+)", COMPOSE))
     assert asked == set(tracked_variables())

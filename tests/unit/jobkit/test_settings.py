@@ -60,7 +60,9 @@ def test_an_empty_environment_gives_settings_that_work_on_a_laptop() -> None:
         ("JOBKIT_LOG_FORMAT", "xml"),
         ("JOBKIT_LOG_LEVEL", "LOUD"),
         ("JOBKIT_ENVIRONMENT", "prod"),
-        ("JOBKIT_BROKER_URL", ""),
+        ("JOBKIT_BROKER_URL", "amqp://jobs:s3cret@rabbit/shop/jobs"),  # pika takes the virtual host "shop"
+        ("JOBKIT_BROKER_URL", "amqp://jobs:s3cret@rabbit//"),  # and here the one without a name
+        ("JOBKIT_BROKER_URL", "amqp://jobs:s3cret@rabbit/jobs#1"),
         ("JOBKIT_BROKER_URL", "http://rabbit:5672"),
         ("JOBKIT_BROKER_URL", "amqp://"),
         ("JOBKIT_BROKER_URL", "rabbit:5672"),
@@ -85,6 +87,36 @@ def test_an_empty_environment_gives_settings_that_work_on_a_laptop() -> None:
         ("JOBKIT_STORE_URL", "localhost:6379"),
         ("JOBKIT_STORE_URL", "memcached://redis"),
         ("JOBKIT_STORE_URL", "redis://redis:port/0"),
+        ("JOBKIT_STORE_URL", "redis://"),
+        ("JOBKIT_STORE_URL", "redis:///0"),
+        ("JOBKIT_STORE_URL", "redis://redis/abc"),  # redis-py takes database 0 for each of these
+        ("JOBKIT_STORE_URL", "redis://redis/0/1"),
+        ("JOBKIT_STORE_URL", "redis://redis/-1"),
+        ("JOBKIT_STORE_URL", "redis://redis/0#1"),
+        ("JOBKIT_STORE_URL", "redis://redis/0?db=1"),
+        ("JOBKIT_STORE_URL", "redis://redis?db=one"),
+        ("JOBKIT_STORE_URL", "redis://one:6379,two:6379/0"),
+        ("JOBKIT_STORE_URL", "redis://s3cret@redis/0"),
+        ("JOBKIT_STORE_URL", "redis://:pa ss@redis/0"),
+        ("JOBKIT_STORE_URL", "redis://:pa/ss@redis/0"),
+        ("JOBKIT_STORE_URL", "redis://:pa?ss@redis/0"),
+        ("JOBKIT_STORE_URL", "redis://:pa%ss@redis/0"),
+        ("JOBKIT_STORE_URL", "REDIS://redis/0"),
+        ("JOBKIT_STORE_URL", "unix://run/redis.sock"),
+        ("JOBKIT_STORE_URL", f"{REDIS}?decode_responses=true"),
+        ("JOBKIT_STORE_URL", f"{REDIS}?max_connections=1"),
+        ("JOBKIT_STORE_URL", f"{REDIS}?protocol=3"),
+        ("JOBKIT_STORE_URL", f"{REDIS}?health_check_interval=1"),
+        ("JOBKIT_STORE_URL", f"{REDIS}?ssl_ca_certs=/etc/ssl/ca.pem"),  # without TLS
+        ("JOBKIT_STORE_URL", "rediss://redis?ssl_ca_certs=/no/such.pem"),
+        ("JOBKIT_MANAGEMENT_URL", "rabbit:15672"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "grpc://collector:4317"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318/v1/traces"),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://"),
+        ("SENTRY_DSN", "not a dsn"),
+        ("SENTRY_DSN", "false"),
+        ("SENTRY_DSN", "https://key@sentry.example.org"),  # without a project
     ],
 )
 def test_a_malformed_value_is_refused_in_one_line_that_names_the_variable(
@@ -101,6 +133,12 @@ def test_a_malformed_value_is_refused_in_one_line_that_names_the_variable(
         ("JOBKIT_BROKER_URL", "http://jobs:s3cret@rabbit:5672"),
         ("JOBKIT_BROKER_URL", f"{RABBIT}?heartbeat=abc"),
         ("JOBKIT_STORE_URL", f"{REDIS}?password=s3cret&foo=1"),
+        ("JOBKIT_STORE_URL", "redis://:s3cret/x@redis/0"),
+        ("JOBKIT_STORE_URL", "rediss://redis?ssl_password=s3cret&ssl_cert_reqs=s3cret"),
+        ("JOBKIT_STORE_URL", '"redis://:s3cret@redis/0"'),
+        ("JOBKIT_BROKER_URL", "amqp://jobs:s3cret${X}@rabbit/"),
+        ("JOBKIT_MANAGEMENT_URL", "http://user:s3cret@"),
+        ("SENTRY_DSN", "https://s3cret@"),
     ],
 )
 def test_a_complaint_about_a_url_does_not_repeat_its_password(
@@ -165,11 +203,59 @@ def test_the_variables_that_other_tools_know_keep_their_names(monkeypatch: pytes
     assert "public" not in repr(platform)
 
 
-def test_empty_means_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
-    monkeypatch.setenv("SENTRY_DSN", "")
+@pytest.mark.parametrize("nothing", ["", " ", "\t\n"])
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, nothing: str) -> None:
+    for field in PlatformSettings.model_fields:
+        monkeypatch.setenv(PlatformSettings.variable(field), nothing)
+    assert load_platform() == PlatformSettings()
+    monkeypatch.setenv("REPORTS_WAREHOUSE_URL", nothing)
+    monkeypatch.setenv("REPORTS_PAGE_SIZE", nothing)
+    with pytest.raises(SettingsError, match=r"^REPORTS_WAREHOUSE_URL: Field required$"):
+        ReportSettings.load()
+
+
+def test_white_space_around_a_value_is_stripped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBKIT_BROKER_URL", f" {RABBIT} , {RABBIT}\n")
+    monkeypatch.setenv("JOBKIT_STORE_URL", f"{REDIS}\n")
+    monkeypatch.setenv("JOBKIT_LEASE_SECONDS", " 30 ")
+    monkeypatch.setenv("JOBKIT_LOG_LEVEL", "DEBUG ")
+    monkeypatch.setenv("REPORTS_WAREHOUSE_URL", "/srv/data ")
     platform = load_platform()
-    assert (platform.otlp_endpoint, platform.sentry_dsn) == (None, None)
+    assert (platform.broker_urls, platform.store_url) == ((RABBIT, RABBIT), REDIS)
+    assert (platform.lease_seconds, platform.log_level) == (30, "DEBUG")
+    assert ReportSettings.load().warehouse_url == "/srv/data"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '"/srv/data"',
+        "'/srv/data'",
+        '"/srv/data',
+        "/srv/data'",
+        "`/srv/data`",
+        "\u201c/srv/data\u201d",
+        "${STORAGE}",
+        "/srv/${STORAGE}/data",
+        "${STORAGE:-/srv}",
+        "$STORAGE",
+        "s3://$BUCKET/data",
+        "$(STORAGE)",
+        "{{ .Values.storage }}",
+        "/srv/one\n/srv/two",
+    ],
+)
+def test_a_value_that_was_meant_to_be_replaced_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("REPORTS_WAREHOUSE_URL", value)
+    with pytest.raises(SettingsError) as refusal:
+        ReportSettings.load()
+    assert str(refusal.value).startswith("REPORTS_WAREHOUSE_URL: it ")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_password_may_hold_a_dollar_and_a_quote(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBKIT_STORE_URL", "redis://:pa$word%22%24@redis:6379/0")
+    assert load_platform().store_url == "redis://:pa$word%22%24@redis:6379/0"
 
 
 @pytest.mark.parametrize("environment", ["staging", "production"])
@@ -179,7 +265,12 @@ def test_empty_means_off(monkeypatch: pytest.MonkeyPatch) -> None:
         ("JOBKIT_BROKER_URL", "amqp://guest:guest@rabbit:5672/%2F"),
         ("JOBKIT_BROKER_URL", "amqp://jobs:changethis@rabbit:5672/%2F"),
         ("JOBKIT_BROKER_URL", f"{RABBIT},amqp://jobs:changethis@rabbit2:5672/%2F"),
+        ("JOBKIT_BROKER_URL", "amqp://rabbit/jobs"),  # RabbitMQ's client logs in as guest
+        ("JOBKIT_BROKER_URL", f"{RABBIT},amqps://rabbit2/jobs"),
+        ("JOBKIT_BROKER_URL", "amqp://jobs:change%74his@rabbit/jobs"),
         ("JOBKIT_STORE_URL", "redis://:changethis@redis:6379/0"),
+        ("JOBKIT_STORE_URL", "unix:///run/redis.sock?password=changethis"),
+        ("JOBKIT_MANAGEMENT_URL", "http://guest:guest@rabbit:15672"),
     ],
 )
 def test_a_default_secret_is_refused_outside_development(
@@ -205,6 +296,20 @@ def test_secrets_of_one_s_own_are_accepted_in_production(monkeypatch: pytest.Mon
     monkeypatch.setenv("JOBKIT_BROKER_URL", f"{RABBIT}, amqps://jobs:s3cret@rabbit2/jobs")
     monkeypatch.setenv("JOBKIT_STORE_URL", "rediss://:s3cret@redis:6380/1")
     assert load_platform().broker_urls == (RABBIT, "amqps://jobs:s3cret@rabbit2/jobs")
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_the_addresses_of_development_are_no_defaults_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, environment: str
+) -> None:
+    said = complaint(monkeypatch, JOBKIT_ENVIRONMENT=environment, JOBKIT_STORE_URL="")
+    assert said.splitlines() == [
+        f"JOBKIT_BROKER_URL: is not set, and {environment} has no default for it",
+        f"JOBKIT_STORE_URL: is not set, and {environment} has no default for it",
+    ]
+    monkeypatch.setenv("JOBKIT_BROKER_URL", RABBIT)
+    monkeypatch.setenv("JOBKIT_STORE_URL", REDIS)
+    assert load_platform().environment == environment
 
 
 def test_settings_cannot_be_changed_once_read() -> None:

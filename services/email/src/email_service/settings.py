@@ -7,7 +7,7 @@ from pydantic import AnyUrl, DirectoryPath, Field, Secret, UrlConstraints, field
 from pydantic_settings import SettingsConfigDict
 
 from jobkit.contracts.email import Address
-from jobkit.settings import ServiceSettings
+from jobkit.settings import DEVELOPMENT_ONLY, ServiceSettings
 
 SmtpUrl = Annotated[AnyUrl, UrlConstraints(allowed_schemes=["smtp", "smtps", "smtp+starttls"], host_required=True)]
 
@@ -25,6 +25,7 @@ class EmailSettings(ServiceSettings):
     )
     smtp_url: Secret[SmtpUrl] = Field(
         default=Secret(AnyUrl("smtp://127.0.0.1:1025")),
+        json_schema_extra=DEVELOPMENT_ONLY,
         description=(
             "The mail server: smtp://, smtp+starttls:// (587 unless a port is given) or smtps:// (465), with "
             "user:password@ before the host if it asks for them, percent-encoded. The default is a mail catcher's port."
@@ -32,6 +33,7 @@ class EmailSettings(ServiceSettings):
     )
     sender: Address = Field(
         default="no-reply@example.com",
+        json_schema_extra=DEVELOPMENT_ONLY,
         description="Address that every e-mail is from and that bounces go to; its domain ends each Message-ID.",
     )
     timeout_seconds: float = Field(
@@ -47,11 +49,6 @@ class EmailSettings(ServiceSettings):
         default=None,
         description="Folder with one folder per template, in place of those in the package.",
     )
-
-    @field_validator("templates", mode="before")
-    @classmethod
-    def _empty_means_packaged(cls, value: object) -> object:
-        return None if value == "" else value
 
     @field_validator("smtp_url")
     @classmethod

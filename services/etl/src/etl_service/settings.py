@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from jobkit.settings import ServiceSettings
+from jobkit.addresses.storage import storage_url
+from jobkit.settings import DEVELOPMENT_ONLY, ServiceSettings
 
 _HOST = re.compile(r"[a-z0-9.-]+(:[0-9]{1,5})?|\[[0-9a-f:]+\](:[0-9]{1,5})?")
 
@@ -25,12 +26,13 @@ class EtlSettings(ServiceSettings):
     )
     storage_url: str = Field(
         default="var/etl",
-        min_length=1,
+        json_schema_extra=DEVELOPMENT_ONLY,
         description="Storage of sources, intermediate results and rejects: a folder, made if missing, file:///folder, "
         "or s3://bucket/prefix. All workers need the same one. Credentials for S3 come from the usual AWS_… variables.",
     )
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///var/etl/etl.db"),
+        json_schema_extra=DEVELOPMENT_ONLY,
         description="Where tables go: sqlite:///relative, sqlite:////absolute, postgresql://user:password@host/db.",
     )
     database_timeout_seconds: float = Field(
@@ -58,17 +60,17 @@ class EtlSettings(ServiceSettings):
 
     @field_validator("storage_url")
     @classmethod
-    def _file_urls_are_absolute(cls, value: str) -> str:
-        url = urlsplit(value)
-        if url.scheme == "file" and (url.netloc or not url.path.startswith("/")):
-            raise ValueError("must have three slashes: file:///absolute/folder")
-        return value
+    def _storage_is_usable(cls, value: str) -> str:
+        return storage_url(value, schemes=("file", "s3", "gs", "az", "memory"))
 
     @field_validator("database_url")
     @classmethod
-    def _database_is_known(cls, value: SecretStr) -> SecretStr:
+    def _database_is_usable(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
-        if re.match(r"postgres(ql)?://", url) or re.match(r"sqlite:///[^?#]+$", url):
+        if re.fullmatch(r"sqlite:///[^?#~:]+", url):
+            return value
+        if re.match(r"postgres(ql)?://", url):
+            _check_postgresql(url)
             return value
         raise ValueError("must be sqlite:////absolute/file.db or postgresql://user:password@host/database")
 
@@ -82,3 +84,12 @@ class EtlSettings(ServiceSettings):
                 if not _HOST.fullmatch(host):
                     raise ValueError(f"{host!r} is not a host: write data.example.com or data.example.com:8443")
         return value
+
+
+def _check_postgresql(url: str) -> None:
+    """Raise ``ValueError`` if the address is none, or names no database: PostgreSQL then takes the user's name."""
+    parts = urlsplit(url)
+    if "#" in url or " " in url or "@" in parts.path:
+        raise ValueError("holds a character that must be percent-encoded, such as # as %23 or / as %2F")
+    if not parts.path.strip("/") and "dbname=" not in parts.query:
+        raise ValueError("names no database: postgresql://user:password@host/database")

@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from jobkit.settings import ServiceSettings
+from jobkit.addresses.storage import storage_url
+from jobkit.settings import DEVELOPMENT_ONLY, ServiceSettings
 
 
 def _prefix(value: str) -> str:
@@ -34,7 +35,7 @@ class ImagesSettings(ServiceSettings):
     )
     storage_url: str = Field(
         default="var/images",
-        min_length=1,
+        json_schema_extra=DEVELOPMENT_ONLY,
         description="Where sources are read and outputs are written: a URL (file:///…, s3://bucket/prefix, gs://…, "
         "az://…) or a directory, made if it is missing. Credentials for S3 come from the usual AWS_… variables.",
     )
@@ -53,3 +54,8 @@ class ImagesSettings(ServiceSettings):
         description="Most pixels of an image, source or result; refused by the header, before decoding. A pixel "
         "takes up to 4 bytes: 64 million take 256 MB in each thread, twice that while an operation makes its result.",
     )
+
+    @field_validator("storage_url")
+    @classmethod
+    def _storage_is_usable(cls, value: str) -> str:
+        return storage_url(value, schemes=("file", "s3", "gs", "az", "memory"))

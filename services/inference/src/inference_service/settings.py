@@ -1,13 +1,13 @@
 """What an operator decides about the inference service."""
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from jobkit.addresses.storage import storage_url
 from jobkit.contracts.inference import MAX_ROWS
-from jobkit.settings import ServiceSettings
+from jobkit.settings import DEVELOPMENT_ONLY, ServiceSettings
 
 _SCHEMES = ("file", "memory", "s3", "gs", "az")
 
@@ -31,6 +31,7 @@ class InferenceSettings(ServiceSettings):
     )
     storage_url: str = Field(
         default_factory=lambda: Path("var/inference").absolute().as_uri(),
+        json_schema_extra=DEVELOPMENT_ONLY,
         description=(
             "Where data sets, checkpoints and models live: file:///folder, s3://bucket/prefix, gs:// or az://. "
             "Default: var/inference in the working directory. All inference workers need the same storage; "
@@ -73,10 +74,5 @@ class InferenceSettings(ServiceSettings):
 
     @field_validator("storage_url")
     @classmethod
-    def _is_a_storage(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in _SCHEMES:
-            raise ValueError(f"{url!r} is not a storage: use a URL that starts with {'://, '.join(_SCHEMES)}://")
-        if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
-            raise ValueError(f"{url!r} is not absolute: write file:/// and the whole path")
-        return url
+    def _storage_is_usable(cls, value: str) -> str:
+        return storage_url(value, schemes=_SCHEMES, folders=False)

@@ -14,7 +14,7 @@ from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.shutdown import STOP_MARGIN
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
 from jobkit.retry import RetryPolicy
-from jobkit.settings import EXIT_MISCONFIGURED, PlatformSettings, ServiceSettings
+from jobkit.settings import EXIT_MISCONFIGURED, PlatformSettings, ServiceSettings, unknown_variables
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,13 @@ class Preflight(Middleware):
                 log.warning("%s; outside development it is refused", line)
             else:
                 problems.append(f"{line}; set one for {self._platform.environment}")
+        if not self._platform.allows_default_secrets:
+            unset = self._settings.left_to_development()
+            problems += [
+                f"{name}: is not set, and {self._platform.environment} has no default for it" for name in unset
+            ]
+        for line in unknown_variables(type(self._platform), type(self._settings)):
+            log.warning("%s", line)
         for problem in problems:
             log.critical(problem)
         if problems:
