@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import dramatiq
 from dramatiq import Broker
 from dramatiq.middleware import Middleware
 
+from jobkit.access import Access, Check
 from jobkit.breaker.switches import Switches
 from jobkit.broker.memory import MemoryBroker
 from jobkit.broker.rabbitmq import JobBroker
@@ -20,6 +23,7 @@ from jobkit.errors import SettingsError
 from jobkit.interrupts import Interrupts
 from jobkit.interrupts.origin import homes_of
 from jobkit.middleware.breakers import Breakers
+from jobkit.middleware.entry import Entry
 from jobkit.middleware.health import Health
 from jobkit.middleware.idempotency import Idempotency
 from jobkit.middleware.lifespan import Lifespan
@@ -33,12 +37,17 @@ from jobkit.middleware.time_limit import TimeLimit
 from jobkit.middleware.tracing import TelemetryExport, Tracing
 from jobkit.patience import Patience
 from jobkit.producer import SendsMessages
+from jobkit.refusals import Refusals
 from jobkit.runner import ActorDeclaration, Runner
 from jobkit.schedule.announce import Announce
 from jobkit.schedule.registry import RedisSchedules
 from jobkit.schedule.schedule import Schedule
 from jobkit.settings import PlatformSettings, ServiceSettings
 from jobkit.store.base import JobStore
+from jobkit.store.exercise import ACTOR, RECORD_TTL, exercise
+from jobkit.store.redis import RedisStore
+from jobkit.store.redis_client import RedisClient
+from jobkit.store.redis_server import RedisServer
 from jobkit.waits import Limits
 
 R = TypeVar("R")
@@ -114,13 +123,31 @@ class Assembly(Generic[R]):
         if self.platform.otlp_endpoint:
             operations.append(TelemetryExport(self.platform.otlp_endpoint, f"{self.name}-service"))
         if self.platform.health_folder and isinstance(broker, JobBroker):
-            operations.append(Health(self.platform.health_folder, self.platform.health_stall_seconds, broker.reach))
+            operations.append(self._health(self.platform.health_folder, broker))
         registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
         # Even if there are none: there may have been some before.
         operations.append(Announce(self.name, self._schedules(), registry, list(self.actors)))
         queues = {name: _queues(declared.contract) for name, declared in self.actors.items()}
         operations.append(Preflight(self.platform, self.settings, queues))
+        if isinstance(broker, JobBroker):
+            operations.append(self._entry(broker.refusals, registry))
         return operations
+
+    def _health(self, folder: Path, broker: JobBroker) -> Health:
+        bound = timedelta(seconds=self.platform.refusal_limit_seconds)
+        refused = partial(broker.refusals.problems, bound)
+        return Health(folder, self.platform.health_stall_seconds, broker.reach, [refused])
+
+    def _entry(self, refusals: Refusals, schedules: RedisSchedules) -> Entry:
+        url, timeout = self.platform.store_url, self.platform.store_timeout_seconds
+        server, store = RedisServer(RedisClient(url, timeout)), RedisStore(url, RECORD_TTL, timeout)
+        checks: dict[str, Check] = {
+            "the kind of job store": server.refuse_cluster,
+            "the job store": lambda: exercise(store, self.name),
+            "the store of breakers": lambda: _ask(self.switches.look),
+            "the store of schedules": lambda: _ask(schedules.last_tick),
+        }
+        return Entry(Access(checks, refusals), server.advice)
 
     def _schedules(self) -> list[Schedule]:
         schedules = []
@@ -157,3 +184,8 @@ class Assembly(Generic[R]):
 def _queues(contract: type[Job]) -> list[str]:
     """The queue of a contract and those of its lanes."""
     return [lane_queue(contract, lane) for lane in contract.lanes]
+
+
+def _ask(look: Callable[[str], object]) -> None:
+    """Ask for what nobody has stored: the answer does not matter, whether there is one does."""
+    look(ACTOR)

@@ -178,6 +178,14 @@ class StoreUnavailable(JobkitError):
     """The job store did not answer, so the job must not run now."""
 
 
+class StoreRefused(StoreUnavailable):
+    """The job store refuses us, for a password, a permission or what it is: jobs wait until a person has mended it."""
+
+
+class RecordUnreadable(JobkitError):
+    """The store holds something else under the key of one job's record, which concerns that job alone."""
+
+
 class TopologyMismatch(JobkitError):
     """A queue or exchange of that name exists with other arguments."""
 

@@ -6,7 +6,7 @@ import threading
 import time
 from datetime import timedelta
 
-from jobkit.errors import LeaseLost, StoreUnavailable
+from jobkit.errors import LeaseLost, StoreRefused, StoreUnavailable
 from jobkit.interrupts import Interrupts
 from jobkit.store.base import JobStore, Lease
 
@@ -104,7 +104,8 @@ class LeaseKeeper:
         except StoreUnavailable as outage:
             self._away_until = math.inf
             if say_so:
-                log.warning("leases cannot be renewed now: %s", outage)
+                level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
+                log.log(level, "leases cannot be renewed now: %s", outage)
             return False
         except Exception:  # the leases of all jobs depend on this thread
             log.exception("leases cannot be renewed now")

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from dramatiq.middleware import MiddlewareError
 
-from jobkit.errors import OUTAGES, JobkitError
+from jobkit.errors import OUTAGES, JobkitError, StoreRefused
 
 T = TypeVar("T")
 
@@ -89,4 +89,5 @@ class Patience:
         kind = type(outage).__name__
         if self._announced != kind:
             self._announced = kind
-            log.warning("%s; jobs wait for it", outage)
+            level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
+            log.log(level, "%s; jobs wait for it", outage)

@@ -10,7 +10,7 @@ from pika.exceptions import AMQPConnectionError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobkit.broker.connection import ConnectionSettings
-from jobkit.store.redis_client import describe
+from jobkit.store.redis_errors import translate
 
 UNKNOWN = "amqp://jobs:s3cret@gone.invalid:5672/%2F"
 KNOWN = "amqp://jobs:s3cret@127.0.0.1:5672/%2F"
@@ -36,7 +36,7 @@ def _no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_an_error_of_the_store_names_the_place_and_no_password(url: str, shown: str) -> None:
-    line = describe(RedisConnectionError("refused"), url)
+    line = str(translate(RedisConnectionError("refused"), url))
     assert line.startswith(shown)
     assert "s3cret" not in line
 

@@ -12,6 +12,7 @@ import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from jobkit.broker.lenient import LenientConnection, NoAmqp
+from jobkit.errors import SettingsError
 
 #: A header frame may not be larger (RabbitMQ's ``frame_max``); record headers are capped well below.
 FRAME_MAX = 131_072
@@ -29,6 +30,8 @@ _BROKERS_WORDS = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*)['\"]
 
 #: The reply codes of a refusal: ACCESS_REFUSED (RabbitMQ's for the login) and NOT_ALLOWED (for the vhost).
 _REFUSALS = frozenset({403, 530})
+_ACCESS_REFUSED = 403
+_PERMISSIONS = "give the user in JOBKIT_BROKER_URL the permissions of docs/how-to/rabbitmq.md"
 #: NOT_ALLOWED as well, but this passes: the connections of whoever was here before are still being closed.
 _AT_THE_LIMIT = re.compile(r"limit \(\d+\) is reached")
 
@@ -97,6 +100,18 @@ class ConnectionSettings:
             self.note_answer(connection._impl.params)
         return connection
 
+    def demand(self) -> None:
+        """Connect once; an outage passes.
+
+        Raises:
+            SettingsError: The broker refuses us, or what answers is no broker.
+        """
+        try:
+            self.open().close()
+        except CONNECTION_LOST as error:
+            if is_misconfigured(error):
+                raise SettingsError(self.describe(error)) from error
+
     def known_nodes(self) -> list[pika.URLParameters]:
         """What pika needs, for the nodes whose names resolve; raises ``AMQPConnectionError`` if none does.
 
@@ -128,6 +143,9 @@ class ConnectionSettings:
             return f"RabbitMQ at {self.where} (JOBKIT_BROKER_URL) cannot be reached over TLS: {_tls_advice(error)}"
         if isinstance(error, NoAmqp | pika.exceptions.ProtocolVersionMismatch):
             return f"what answers at {self.where} is no AMQP broker: check host, port and TLS in JOBKIT_BROKER_URL"
+        if isinstance(error, pika.exceptions.ChannelClosedByBroker):
+            hint = _PERMISSIONS if error.reply_code == _ACCESS_REFUSED else "see RabbitMQ's log"
+            return f"RabbitMQ at {self.where} answered {error.reply_code}: {error.reply_text.rstrip('.')}; {hint}"
         if is_misconfigured(error):
             if isinstance(error, pika.exceptions.ProbableAccessDeniedError):
                 return f"RabbitMQ at {self.where} has no such vhost, or the user in JOBKIT_BROKER_URL may not use it"
@@ -175,6 +193,8 @@ def is_misconfigured(error: BaseException) -> bool:
         return code in _REFUSALS and not _AT_THE_LIMIT.search(words)
     if isinstance(error, ssl.SSLError):
         return isinstance(error, ssl.SSLCertVerificationError) or error.reason in _NOT_TLS
+    if isinstance(error, pika.exceptions.ChannelClosedByBroker):
+        return bool(error.reply_code == _ACCESS_REFUSED)
     return isinstance(error, NoAmqp | pika.exceptions.ProtocolVersionMismatch | pika.exceptions.AuthenticationError)
 
 

@@ -217,12 +217,12 @@ class RabbitmqConsumer(Consumer):
             self._broker.give_up(error)
             return None
         except CONNECTION_LOST as error:
-            self._broker.report_outage(error, first=not self._was_connected)
+            self._broker.report_outage(error, first=not self._was_connected, queue=self._queue)
             self._back_off()
             return None
         if self._pause > 0.1:
             log.info("taking messages from %s again", self._queue)
-        self._broker.report_connected()
+        self._broker.report_connected(self._queue)
         self._was_connected, self._pause = True, 0.1
         return self._session
 

@@ -43,11 +43,11 @@ class Host(Protocol):
     def report_death(self, error: BaseException, failure: Failure, properties: pika.BasicProperties) -> None:
         """A message was dead-lettered before any actor saw it."""
 
-    def report_outage(self, error: BaseException, *, first: bool) -> None:
-        """The broker cannot be reached; ``first`` if it never could."""
+    def report_outage(self, error: BaseException, *, first: bool, queue: str = "") -> None:
+        """The broker cannot be reached, or refuses the queue; ``first`` if it always did."""
 
-    def report_connected(self) -> None:
-        """The broker is reached."""
+    def report_connected(self, queue: str = "") -> None:
+        """The broker is reached, and lets us consume the queue."""
 
     def give_up(self, error: BaseException) -> None:
         """End the worker: only a person can help."""

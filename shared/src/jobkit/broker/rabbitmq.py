@@ -23,6 +23,7 @@ from jobkit.broker.declarations import declare
 from jobkit.broker.envelope import trace_of
 from jobkit.broker.sender import Sender
 from jobkit.deadletters import Failure
+from jobkit.refusals import Refusals
 from jobkit.settings import EXIT_MISCONFIGURED
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class JobBroker(RabbitmqBroker):
         self.stopping = threading.Event()
         self.rollout = rollout
         self.death_hooks: list[DeathHook] = []
+        self.refusals = Refusals()
         self._sender = sender
         self._prefetch = prefetch
         self._fatal: BaseException | None = None
@@ -132,17 +134,24 @@ class JobBroker(RabbitmqBroker):
         """An iterator over the queue; it connects when it is first asked for a message."""
         return RabbitmqConsumer(self, queue_name, self._prefetch or prefetch, timeout)
 
-    def report_outage(self, error: BaseException, *, first: bool) -> None:
-        """Say once that the broker is away; end the worker if it was never there and refuses us."""
-        if first and is_misconfigured(error):
-            self.give_up(error)
+    def report_outage(self, error: BaseException, *, first: bool, queue: str = "") -> None:
+        """Say once that the broker is away; end the worker if it was never there and refuses us.
+
+        A worker that is refused later waits: its jobs are safe, and the right may be given back.
+        """
+        if is_misconfigured(error):
+            if first:
+                self.give_up(error)
+            else:
+                self.refusals.report(f"RabbitMQ ({queue})", self.connection_settings.describe(error))
         elif not self._outage_reported:
             self._outage_reported = True
             log.warning("%s; trying again until it answers", self.connection_settings.describe(error))
 
-    def report_connected(self) -> None:
+    def report_connected(self, queue: str = "") -> None:
         """The outage, if there was one, is over."""
         self._outage_reported = False
+        self.refusals.clear(f"RabbitMQ ({queue})")
 
     def give_up(self, error: BaseException) -> None:
         """Stop the worker gracefully; its process then exits with status 78."""

@@ -1,24 +1,25 @@
 """``jobkit scheduler``: sends the jobs of all schedules when they are due."""
 
+import logging
 import signal
 import threading
+from datetime import timedelta
 from queue import SimpleQueue
 
-import pika.exceptions
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError
-
-from jobkit.broker.connection import ConnectionSettings, is_misconfigured
+from jobkit.access import Access, Check
+from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.sender import Sender
 from jobkit.cli.platform import connection, platform, prepare_health
-from jobkit.errors import SettingsError, StoreUnavailable
 from jobkit.middleware.logs import configure_logging
 from jobkit.middleware.sign_of_life import SignOfLife
+from jobkit.refusals import Refusals
 from jobkit.schedule.registry import RedisSchedules
 from jobkit.schedule.scheduler import Scheduler
-from jobkit.settings import exit_if_misconfigured
+from jobkit.settings import PlatformSettings, exit_if_misconfigured, unknown_variables
+from jobkit.store.redis_client import RedisClient
+from jobkit.store.redis_server import RedisServer
 
-#: Waiting cannot help: only a person can give the right.
-_REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+log = logging.getLogger(__name__)
 
 
 def run() -> None:
@@ -27,32 +28,41 @@ def run() -> None:
     prepare_health(settings)
     configure_logging(settings.log_format, settings.log_level)
     registry = RedisSchedules(settings.store_url, settings.store_timeout_seconds)
-    link = connection(settings, "scheduler")
+    broker = connection(settings, "scheduler")
+    refusals = Refusals()
+    access = _access(settings, registry, broker, refusals)
     with exit_if_misconfigured():
-        refuse_what_refuses_us(registry, link)
-    sender = Sender(link, app_id="scheduler", timeout=settings.send_timeout_seconds)
-    stop = stop_on_signals()
-    if settings.health_folder:
-        sign = SignOfLife(settings.health_folder, "scheduler")
-        Scheduler(registry, sender).run(stop, alive=sign.renew)
+        access.demand()
+    for line in unknown_variables(type(settings)):
+        log.warning("%s", line)
+    sender = Sender(broker, app_id="scheduler", timeout=settings.send_timeout_seconds)
+    stop, scheduler = stop_on_signals(), Scheduler(registry, sender)
+    bound = timedelta(seconds=settings.refusal_limit_seconds)
+
+    sign = SignOfLife(settings.health_folder, "scheduler") if settings.health_folder else None
+
+    def alive() -> None:
+        if scheduler.waits or refusals.longest():
+            access.look()
+        if sign is not None:
+            sign.renew(refusals.problems(bound))
+
+    scheduler.run(stop, alive)
+    if sign is not None:
         sign.remove()
-    else:
-        Scheduler(registry, sender).run(stop)
     sender.close()
 
 
-def refuse_what_refuses_us(registry: RedisSchedules, link: ConnectionSettings) -> None:
-    """Raise ``SettingsError`` if the store or the broker refuses this process. Outages are waited out later."""
-    try:
-        registry.check()
-    except StoreUnavailable as outage:
-        if isinstance(outage.__cause__, _REFUSALS):
-            raise SettingsError(str(outage)) from None
-    try:
-        link.open().close()
-    except (pika.exceptions.AMQPError, OSError) as error:
-        if is_misconfigured(error):
-            raise SettingsError(link.describe(error)) from None
+def _access(
+    settings: PlatformSettings, registry: RedisSchedules, broker: ConnectionSettings, refusals: Refusals
+) -> Access:
+    server = RedisServer(RedisClient(settings.store_url, settings.store_timeout_seconds))
+    checks: dict[str, Check] = {
+        "the kind of job store": server.refuse_cluster,
+        "the store of schedules": registry.check,
+        "RabbitMQ": broker.demand,
+    }
+    return Access(checks, refusals)
 
 
 def stop_on_signals() -> threading.Event:

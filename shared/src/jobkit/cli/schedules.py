@@ -9,8 +9,9 @@ from jobkit.schedule.registry import RedisSchedules
 
 def show(*, as_json: bool) -> None:
     """Print all schedules, by name."""
+    settings = platform()
     with one_line_errors():
-        registry = RedisSchedules(platform().store_url)
+        registry = RedisSchedules(settings.store_url, settings.store_timeout_seconds)
         now = registry.now()
         rows = [(s, registry.last_sent(s.name, s.when), s.cron.next_after(now)) for s in registry.schedules()]
     if as_json:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from dramatiq import Broker
 from dramatiq.middleware import Middleware
 
-from jobkit.errors import StoreUnavailable
+from jobkit.errors import StoreRefused, StoreUnavailable
 from jobkit.schedule.registry import ScheduleRegistry
 from jobkit.schedule.schedule import Schedule
 
@@ -36,6 +36,7 @@ class Announce(Middleware):
         self._registry = registry
         self._actors = actors
         self._stopped = threading.Event()
+        self._outage = ""
 
     def after_worker_boot(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         threading.Thread(target=self._run, name="jobkit-schedules", daemon=True).start()
@@ -48,8 +49,13 @@ class Announce(Middleware):
             try:
                 self._registry.announce(self._service, self._schedules, actors=self._actors)
             except StoreUnavailable as outage:
-                log.warning("schedules cannot be announced now: %s", outage)
+                if self._outage != str(outage):
+                    level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
+                    log.log(level, "schedules cannot be announced now: %s", outage)
+                self._outage = str(outage)
             except Exception:  # the next minute may do better, and nobody else would try
                 log.exception("schedules cannot be announced now")
+            else:
+                self._outage = ""
             if self._stopped.wait(_INTERVAL):
                 return

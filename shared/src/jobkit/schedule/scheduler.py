@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import islice, takewhile
 from typing import Final
 
-from jobkit.errors import BrokerUnavailable, SendError, StoreUnavailable
+from jobkit.errors import BrokerUnavailable, JobkitError, SendError, StoreRefused, StoreUnavailable
 from jobkit.producer import SendsMessages
 from jobkit.schedule.registry import ScheduleRegistry
 from jobkit.schedule.schedule import Schedule
@@ -46,6 +46,7 @@ class Scheduler:
         self._clock = clock or registry.now
         self._known = -1
         self._skipped: dict[tuple[str, str], datetime] = {}  # until when skipped ticks were warned of
+        self._outage = ""
 
     def run(self, stop: threading.Event, alive: Callable[[], None] = lambda: None) -> None:
         """Fire what is due until ``stop`` is set; outages and errors of any kind are waited out.
@@ -58,14 +59,30 @@ class Scheduler:
             try:
                 alive()
                 self.fire_due()
+                self._announce(None)
                 pause = min(60 - self._clock().timestamp() % 60, _LOOK)
             except (SendError, StoreUnavailable) as outage:
-                log.warning("ticks wait: %s", outage)
+                self._announce(outage)
                 pause = _RETRY
             except Exception:  # without schedulers nothing runs by the clock, so none may end for one bad answer
                 log.exception("ticks wait")
                 pause = _RETRY
             stop.wait(pause)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the last round met an outage or a refusal."""
+        return bool(self._outage)
+
+    def _announce(self, outage: JobkitError | None) -> None:
+        """Say once what ticks wait for, and that they go on."""
+        text = str(outage or "")
+        if outage is not None and text != self._outage:
+            level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
+            log.log(level, "ticks wait: %s", outage)
+        elif outage is None and self._outage:
+            log.info("ticks go on")
+        self._outage = text
 
     def fire_due(self) -> int:
         """Send the job of every schedule that is due; returns how many."""

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from jobkit.errors import StoreUnavailable
+from jobkit.addresses.store import store_url
+from jobkit.errors import SettingsError
+from jobkit.store.redis_errors import is_lost, translate
 
 Argument = str | bytes | int | float
 
@@ -33,10 +34,16 @@ class RedisClient:
     Args:
         url: ``redis://user:password@host:port/database``; ``rediss://`` and ``unix://`` too.
         timeout: Seconds to connect, to each address of the host, and seconds for an answer.
+
+    Raises:
+        SettingsError: The address is none.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        self._url = url
+        try:
+            self._url = url = store_url(url)
+        except ValueError as error:
+            raise SettingsError(f"JOBKIT_STORE_URL: {error}") from None
         self._redis = redis.Redis.from_url(
             url,
             socket_timeout=timeout,
@@ -48,12 +55,17 @@ class RedisClient:
         )
 
     def script(self, lua: str) -> Script:
-        """A function that runs ``lua`` with these KEYS and ARGV, and raises ``StoreUnavailable``."""
+        """Return a function that runs ``lua`` with its KEYS and ARGV, and raises like ``ask``."""
         registered = self._redis.register_script(lua)
         return lambda keys, args: self._call(registered, keys, args)
 
     def ask(self, command: str, *arguments: Argument) -> Any:
-        """Redis's answer to a command; raises ``StoreUnavailable``."""
+        """Return Redis's answer to a command.
+
+        Raises:
+            StoreUnavailable: It did not answer, or not now; ``StoreRefused`` if only a person can change that.
+            RecordUnreadable: What is stored under the key is nothing of ours.
+        """
         return self._call(self._redis.execute_command, command, *arguments)
 
     def close(self) -> None:
@@ -63,17 +75,9 @@ class RedisClient:
         try:
             return command(*arguments)
         except RedisError as error:
-            # A primary that was demoted or cut off keeps its connections and refuses each write (READONLY, NOREPLICAS),
-            # while its name leads to another by now: so the next call connects anew. Connections in use are left to
-            # their threads, which redis-py throws AttributeErrors at otherwise; they come here themselves.
-            self._redis.connection_pool.disconnect(inuse_connections=False)
-            raise StoreUnavailable(describe(error, self._url)) from error
-
-
-def describe(error: RedisError, url: str) -> str:
-    """One line that says what to do about an error of the store, without any password."""
-    parts = urlsplit(url)  # the query may hold a password too
-    where = f"{parts.netloc}{parts.path}".rsplit("@", 1)[-1]
-    if isinstance(error, AuthenticationError):
-        return f"Redis at {where} refused the user or password in JOBKIT_STORE_URL ({error})"
-    return f"Redis at {where} (JOBKIT_STORE_URL) does not take commands: {error}"
+            if is_lost(error):
+                # A primary that was demoted or cut off keeps its connections, while its name leads to another by now:
+                # so the next call connects anew. Connections in use are left to their threads, which redis-py throws
+                # AttributeErrors at otherwise; they come here themselves.
+                self._redis.connection_pool.disconnect(inuse_connections=False)
+            raise translate(error, self._url) from error

@@ -2,9 +2,19 @@
 -- KEYS: the records. ARGV: ttl ms, record ttl ms, then the lease (fence, owner, attempt, crashes, first failed at,
 -- sent at) of each
 local ttl, record_ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
+
+-- The state; nil too if something else was put in the record's place, so that the other leases are renewed all the same.
+local function state_of(key, ...)
+  local ok, state = pcall(state_under, key, ...)
+  if not ok and not string.find(type(state) == 'table' and state.err or tostring(state), 'WRONGTYPE') then
+    error(state)
+  end
+  return ok and state or nil
+end
+
 local held = {}
 for i, key in ipairs(KEYS) do
-  if state_under(key, unpack(ARGV, 6 * i - 3, 6 * i + 2)) == 'running' then
+  if state_of(key, unpack(ARGV, 6 * i - 3, 6 * i + 2)) == 'running' then
     lend(key, ttl, record_ttl)
     held[i] = 1
   else

@@ -1,0 +1,54 @@
+"""Whether a process may do what its work needs: tried at its start, and again while it runs."""
+
+import logging
+from collections.abc import Callable, Mapping
+
+from jobkit.errors import JobkitError, RecordUnreadable, SettingsError, StoreRefused, StoreUnavailable
+from jobkit.refusals import Refusals
+
+log = logging.getLogger(__name__)
+
+#: Does what the work needs; raises ``StoreRefused`` or ``SettingsError`` if that is refused, and ``StoreUnavailable``
+#: in an outage.
+Check = Callable[[], None]
+
+_REFUSALS = (StoreRefused, RecordUnreadable, SettingsError)
+
+
+class Access:
+    """Tries each right, so that one that is missing is known before a job needs it, and one that is back is noticed.
+
+    Args:
+        checks: By the name that a line in the log gives to what is asked.
+        refusals: Told of what is refused while the process runs.
+    """
+
+    def __init__(self, checks: Mapping[str, Check], refusals: Refusals) -> None:
+        self._checks = checks
+        self._refusals = refusals
+
+    def demand(self) -> None:
+        """Try everything once; an outage is none of its business, since it passes.
+
+        Raises:
+            SettingsError: Something is refused; the text says what to do.
+        """
+        try:
+            for check in self._checks.values():
+                check()
+        except _REFUSALS as refusal:
+            raise SettingsError(str(refusal)) from refusal
+        except StoreUnavailable as outage:
+            log.debug("what this process may do is not known yet: %s", outage)
+
+    def look(self) -> None:
+        """Try everything, and note what is refused and what is not any more."""
+        for source, check in self._checks.items():
+            try:
+                check()
+            except _REFUSALS as refusal:
+                self._refusals.report(source, refusal)
+            except JobkitError:  # an outage, which those who work announce
+                continue
+            else:
+                self._refusals.clear(source)

@@ -1,0 +1,42 @@
+"""A dry run of everything that jobs do with their records, which shows whether the store permits it."""
+
+import uuid
+from datetime import timedelta
+from typing import Final
+
+from jobkit.store.base import JobKey, JobStore, Lease
+
+#: The actor of the records that are made for it. No real actor has a name with a dot.
+ACTOR: Final = "jobkit.access"
+
+#: For how long a store that it is tried on should keep records.
+RECORD_TTL: Final = timedelta(seconds=10)
+
+_LEASE: Final = timedelta(seconds=5)
+
+
+def exercise(store: JobStore, service: str) -> None:
+    """Take two jobs through all transitions; their records expire soon after.
+
+    Two, because a Redis Cluster refuses a call for several records.
+
+    Args:
+        store: Keeps records for ``RECORD_TTL``.
+        service: Whose records, since a permission may depend on the key.
+
+    Raises:
+        StoreRefused: A command or a key is not permitted.
+        StoreUnavailable: The store does not answer now.
+    """
+    owner = uuid.uuid4().hex
+    jobs = [JobKey(service, ACTOR, f"{owner}-{number}") for number in range(2)]
+    answers = [store.acquire(job, owner, ttl=_LEASE, sent_at=1) for job in jobs]
+    leases = [answer for answer in answers if isinstance(answer, Lease)]
+    store.renew(leases, _LEASE)
+    for number, lease in enumerate(leases):
+        store.report(lease, percent=0.0, step="", note="")
+        store.record(lease.job)
+        if number:
+            store.complete(lease, b"null")
+        else:
+            store.release(lease, delay=timedelta(), counted=False)
