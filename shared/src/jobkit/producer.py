@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Protocol, Self, overload
 
 from dramatiq import Message
 
-from jobkit.broker.address import broker_urls
+from jobkit.addresses.broker import broker_urls
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.envelope import ID_RULE, MAX_DEPTH, is_deeper, is_usable_id
 from jobkit.broker.sender import Sender

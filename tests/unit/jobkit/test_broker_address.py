@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from jobkit.broker.address import OPTIONS, broker_urls
+from jobkit.addresses.broker import OPTIONS, broker_urls
 from jobkit.producer import Producer
 
 GOOD = "amqp://jobs:s3cret@rabbit:5672/shop"

@@ -17,11 +17,12 @@ from books import Books, Kill, dead_letters
 from client import Client
 from generations import Generation
 from ledger import Ledger
+from process_table import descendants
 from queues import depth, wait_until_empty
 from upgrade_jobs import OUTAGE
 from versions import Version
 from waiting import wait
-from worker_process import WorkerProcess, descendants
+from worker_process import WorkerProcess
 
 SERVICES = ("shop", "post")
 
