@@ -14,7 +14,7 @@ from jobkit.cli.platform import one_line_errors, platform
 def show(*, as_json: bool) -> None:
     """Print all breakers that are not closed, by name."""
     with one_line_errors():
-        opened = RedisSwitches(platform().store_url).opened()
+        opened = _switches().opened()
     if as_json:
         print_json([_document(breaker) for breaker in opened])
     elif opened:
@@ -35,7 +35,7 @@ def show(*, as_json: bool) -> None:
 def close(name: str) -> None:
     """Close a breaker, named in full or by its last part; exit status 1 if no open breaker has that name."""
     with one_line_errors():
-        switches = RedisSwitches(platform().store_url)
+        switches = _switches()
         opened = [breaker.name for breaker in switches.opened()]
         found = [one for one in opened if name in (one, one.partition("/")[2])]
         chosen = found[0] if found else name  # a worker of an older version lists none, but has opened it
@@ -44,6 +44,11 @@ def close(name: str) -> None:
             return
     typer.echo(_complaint(name, found, opened), err=True)
     raise typer.Exit(1)
+
+
+def _switches() -> RedisSwitches:
+    settings = platform()
+    return RedisSwitches(settings.store_url, settings.store_timeout_seconds)
 
 
 def _complaint(name: str, found: Sequence[str], opened: Sequence[str]) -> str:
