@@ -144,7 +144,10 @@ def open_breaker(stage: Stage, job: type[Call] | type[CallOnce] = Call, sent_at:
 
     stage.server.answer = fail_together
     stage.send(*(job(name=f"first-{n}") for n in range(FAILURES)), sent_at=sent_at)
-    stage.until(lambda: not stage.server.up)
+    # Their ends are recorded after the breaker was told of them.
+    stage.until(
+        lambda: not stage.server.up and stage.states()[JobState.WAITING] + stage.states()[JobState.DEAD] >= FAILURES
+    )
     stage.server.answer = lambda _name: None
 
 
