@@ -15,7 +15,7 @@ from jobkit.contracts.payload import PayloadChanged
 from jobkit.errors import SendError
 from jobkit.receipt import MOST_REFUSALS, NotAllSent, Receipt, Refusal, Sent
 
-#: Receipts that are gathered before somebody asks for them, and seconds that this may take.
+#: Receipts that are gathered before somebody asks for them, and seconds that whoever makes the jobs may take for it.
 _READ_AHEAD: Final = 1_000
 _READ_AHEAD_SECONDS: Final = 1.0
 
@@ -37,6 +37,9 @@ class Bulk:
         jobs: Read one by one, no faster than the broker confirms.
         message_for: Makes a job's message.
         delay: Run them no earlier than this from now.
+
+    Attributes:
+        reading: Seconds that reading the jobs has taken so far.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Bulk:
         self._accepted = 0
         self._taken = 0
         self._to_the_end = False
+        self.reading = 0.0
         self._broken: Exception | None = None
 
     @property
@@ -84,7 +88,7 @@ class Bulk:
 
     def _messages(self) -> Iterator[Message[Any]]:
         try:
-            for job in self._jobs:
+            for job in self._timed():
                 self._taken += 1
                 try:
                     message = self._message_for(job)
@@ -98,6 +102,13 @@ class Bulk:
             self._to_the_end = True
         except Exception as error:  # of whoever makes the jobs; those that were read are on their way
             self._broken = error
+
+    def _timed(self) -> Iterator[Job]:
+        began = monotonic()
+        for job in self._jobs:
+            self.reading += monotonic() - began
+            yield job
+            began = monotonic()
 
     def _refuse(self, refusal: Refusal) -> None:
         if len(self._refused) < MOST_REFUSALS:
@@ -116,8 +127,7 @@ class Receipts(Iterator[Receipt]):
         self._receipts = bulk.receipts()
         self._gathered: deque[Receipt] = deque()
         self._end: Exception | None = None
-        deadline = monotonic() + _READ_AHEAD_SECONDS
-        while len(self._gathered) < _READ_AHEAD and monotonic() < deadline:
+        while len(self._gathered) < _READ_AHEAD and bulk.reading < _READ_AHEAD_SECONDS:
             self._gather()
             if self._end is not None:
                 break
