@@ -50,6 +50,7 @@ check: $(READY) ## format, lint, types (the documentation's code too), import la
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -q tests/check
 
@@ -60,6 +61,10 @@ unit: $(READY) ## the unit tests: seconds, no services
 .PHONY: test
 test: $(if $(filter 1,$(SKIP_MISSING_SERVERS)),$(READY),servers) ## unit, contract, integration, trap and short chaos tests on private nodes
 	$(BIN)/pytest -q -n 2 --dist loadfile --ignore=tests/load tests
+
+.PHONY: matrix
+matrix: ## make demo and make test on fresh machines of Debian 12, 13 and testing: an hour, as root, with debootstrap
+	@deploy/matrix.sh
 
 .PHONY: chaos
 chaos: servers ## the long fault suite: jobs accepted, lost, run twice, for each fault

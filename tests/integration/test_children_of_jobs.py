@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ledger import Ledger
 from pool_service import Forking, Pooled
+from process_table import pids
 from queues import wait_for_dead_letter, wait_until_empty
 from worker_process import WorkerProcess
 
@@ -31,7 +32,8 @@ def start(tmp_path: Path, vhost_url: str, redis_url: str, ledger: Ledger) -> Ite
 
 def children_left(ledger: Ledger) -> list[int]:
     """The children of jobs that still run."""
-    return [pid for entry in ledger.entries("child") if Path(f"/proc/{(pid := int(entry.name))}").exists()]
+    started = {int(entry.name) for entry in ledger.entries("child")}
+    return [pid for pid in pids() if pid in started]
 
 
 @METHODS

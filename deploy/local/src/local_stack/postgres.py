@@ -5,6 +5,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,8 @@ def _reachable(cluster: Path, user: str | None) -> Iterator[tuple[str, tuple[int
     if user is None:
         yield str(cluster), ()
         return
+    if sys.platform != "linux":
+        raise NodeFailed("PostgreSQL refuses to run as root: run this as your own user")
     descriptor = os.open(cluster, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{descriptor}", (descriptor,)
@@ -104,7 +107,8 @@ def _create(initdb: Path, cluster: Path, user: str | None) -> None:
     if user:
         shutil.chown(cluster, user)
         shutil.chown(password, user)  # initdb opens it anew through its standard input
-    options = ["-U", USER, "--pwfile=/dev/stdin", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
+    locale = "C" if sys.platform == "darwin" else "C.UTF-8"  # macOS sorts by code point in C, too
+    options = ["-U", USER, "--pwfile=/dev/stdin", "--auth=scram-sha-256", "--encoding=UTF8", f"--locale={locale}"]
     with password.open() as given, _reachable(cluster, user) as (folder, descriptors):
         done = subprocess.run(  # noqa: S603  the system's own tool
             [str(initdb), "-D", folder, *options],

@@ -211,6 +211,7 @@ class RabbitMQ(Node):
     def _environment(self) -> dict[str, str]:
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         return ours | {
+            "PATH": servers.path(),  # its scripts look for Erlang there
             "HOME": str(self.data),  # where Erlang keeps its cookie
             "ERL_EPMD_PORT": str(self._shared_epmd_port or self.ports["epmd"]),
             "ERL_EPMD_ADDRESS": LOOPBACK,
@@ -237,7 +238,7 @@ def start_epmd(port: int, log: Path, *, detached: bool = False) -> Process:
     Raises:
         MissingPackages: it is not installed.
     """
-    epmd = shutil.which("epmd")
+    epmd = shutil.which("epmd", path=servers.path())
     if epmd is None:
         raise packages.missing(["rabbitmq"])
     return Process.spawn([epmd, "-port", str(port), "-address", LOOPBACK], log=log, detached=detached)

@@ -1,6 +1,8 @@
 """The servers, and where the systems' packages keep them."""
 
+import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -17,7 +19,18 @@ NAMES: Mapping[Service, str] = {
     "faketime": "libfaketime",
 }
 
+LIBRARIES = Path("/usr/lib")  #: Where Linux distributions keep servers that are not for the path.
+HOMEBREW = (Path("/opt/homebrew"), Path("/usr/local"))  #: On Apple's processors, and on Intel's.
+
 _FAKETIME = ("libfaketimeMT.so.1", "libfaketimeMT.1.dylib")  # MT: for programs with threads
+
+
+def path() -> str:
+    """Return where programs are looked for: on macOS also where Homebrew links them, though a shell may not say so."""
+    known = os.environ.get("PATH", os.defpath)
+    if sys.platform != "darwin":
+        return known
+    return os.pathsep.join([known, *(str(prefix / "bin") for prefix in HOMEBREW)])
 
 
 def find(service: Service) -> Path | None:
@@ -32,20 +45,19 @@ def find(service: Service) -> Path | None:
 
 
 def _on_path(name: str) -> Path | None:
-    found = shutil.which(name)
+    found = shutil.which(name, path=path())
     return Path(found) if found else None
 
 
 def _homebrew(formula: str) -> list[Path]:
-    """Return the folders of a formula, also one that is not on the path: of Apple's and of Intel's processors."""
-    prefixes = (Path("/opt/homebrew/opt"), Path("/usr/local/opt"))
-    return [folder for prefix in prefixes for folder in sorted(prefix.glob(formula))]
+    """Return the folders of a formula, also of one that is not linked into the path."""
+    return [folder for prefix in HOMEBREW for folder in sorted((prefix / "opt").glob(formula))]
 
 
 def _rabbitmq() -> Path | None:
     """Return RabbitMQ's own script: the one on the path may be a wrapper that changes to another user."""
-    libraries = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin"), reverse=True)
-    folders = [Path("/usr/lib/rabbitmq/bin"), *libraries, Path("/opt/rabbitmq/sbin")]
+    libraries = sorted((LIBRARIES / "rabbitmq/lib").glob("rabbitmq_server-*/sbin"), reverse=True)
+    folders = [LIBRARIES / "rabbitmq/bin", *libraries, Path("/opt/rabbitmq/sbin")]
     folders += [folder / "sbin" for folder in _homebrew("rabbitmq")]
     if on_path := _on_path("rabbitmq-server"):
         folders.append(on_path.resolve().parent)
@@ -54,7 +66,7 @@ def _rabbitmq() -> Path | None:
 
 def _postgres() -> Path | None:
     """Return the newest server: Debian keeps one for each major version, none of them on the path."""
-    folders = [*Path("/usr/lib/postgresql").glob("*/bin"), *(each / "bin" for each in _homebrew("postgresql@*"))]
+    folders = [*(LIBRARIES / "postgresql").glob("*/bin"), *(each / "bin" for each in _homebrew("postgresql@*"))]
     versions = {int(folder.parent.name.rpartition("@")[2]): folder for folder in folders}
     for _, folder in sorted(versions.items(), reverse=True):
         if (folder / "postgres").is_file():
@@ -64,7 +76,7 @@ def _postgres() -> Path | None:
 
 def _faketime() -> Path | None:
     """Return the library, which distributions keep in different folders."""
-    folders = [*Path("/usr/lib").glob("*/faketime"), Path("/usr/lib/faketime"), Path("/usr/lib64/faketime")]
+    folders = [*LIBRARIES.glob("*/faketime"), LIBRARIES / "faketime", Path("/usr/lib64/faketime")]
     folders += [folder / "lib/faketime" for folder in _homebrew("libfaketime")]
     libraries = (folder / name for folder in folders for name in _FAKETIME)
     return next((library for library in libraries if library.is_file()), None)
