@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,7 @@ from redis import Redis
 from sockets import connections
 
 from jobkit.breaker.redis import RedisSwitches
-from jobkit.errors import StoreUnavailable
+from jobkit.errors import RecordUnreadable, StoreUnavailable
 from jobkit.schedule.registry import RedisSchedules
 from jobkit.store.base import JobKey, Lease
 from jobkit.store.redis import RedisStore
@@ -152,6 +152,58 @@ def test_whoever_writes_goes_on_with_the_new_primary(pair: Pair, writer: Callabl
     with pytest.raises(StoreUnavailable, match=REFUSED):
         write()
     write()
+
+
+# ---- it answers, and says no
+
+
+@contextmanager
+def full(redis_url: str) -> Iterator[None]:
+    with Redis.from_url(redis_url) as admin:
+        admin.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            admin.config_set("maxmemory", 0)
+
+
+def test_a_refused_call_leaves_the_connections_of_other_threads_alone(redis_server: RedisNode, redis_url: str) -> None:
+    store, port = RedisStore(redis_url), redis_server.ports["clients"]
+    with ThreadPoolExecutor(IDLE) as threads:
+        redis_server.pause()
+        for _ in range(IDLE):
+            threads.submit(store.ping)
+        _until(lambda: len(connections(port)) == IDLE)
+        redis_server.resume()
+    before = connections(port)
+    with full(redis_url):
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="maxmemory"):
+                store.acquire(JOB, "a", ttl=MINUTE, sent_at=1)
+    assert connections(port) == before
+    store.close()
+
+
+def test_one_record_that_is_none_ends_neither_the_renewal_of_others_nor_another_job(redis_url: str) -> None:
+    store = RedisStore(redis_url)
+    jobs = [JobKey("email", "send_email", f"job-{number}") for number in range(3)]
+    leases = [store.acquire(job, "a", ttl=MINUTE, sent_at=1) for job in jobs]
+    with Redis.from_url(redis_url) as admin:
+        admin.set("jobkit:job:email:send_email:job-1", "a word")
+    assert store.renew([lease for lease in leases if isinstance(lease, Lease)], MINUTE) == [True, False, True]
+    with pytest.raises(RecordUnreadable, match="wrong kind"):
+        store.acquire(jobs[1], "b", ttl=MINUTE, sent_at=1)
+    store.close()
+
+
+def test_a_renewal_that_finds_the_store_full_is_an_outage_and_no_loss(redis_url: str) -> None:
+    store = RedisStore(redis_url)
+    lease = store.acquire(JOB, "a", ttl=MINUTE, sent_at=1)
+    assert isinstance(lease, Lease)
+    with full(redis_url), pytest.raises(StoreUnavailable, match="maxmemory"):
+        store.renew([lease], MINUTE)
+    assert store.renew([lease], MINUTE) == [True]
+    store.close()
 
 
 # ---- it hangs

@@ -34,17 +34,20 @@ class Refusals:
         """Note that ``source`` refuses us; the text says what to do."""
         text = error if isinstance(error, str) else text_of(error)
         with self._lock:
+            # Several rights may hang on one password: that is one line.
+            said = any(known.text == text for known in self._known.values())
             known = self._known.get(source)
             self._known[source] = _Refusal(text, known.since if known else self._clock())
-        if known is None or known.text != text:
+        if not said:
             log.error("%s; jobs wait until that is mended", text)
 
     def clear(self, source: str) -> None:
         """Note that ``source`` does not refuse us."""
         with self._lock:
             known = self._known.pop(source, None)
-        if known is not None:
-            log.info("%s lets this process in again after %.0f s", source, self._clock() - known.since)
+            over = known is not None and not self._known
+        if over:
+            log.info("nothing refuses this process any more; jobs go on")
 
     def longest(self) -> timedelta:
         """Return for how long the oldest refusal has lasted; zero if there is none."""
@@ -56,4 +59,5 @@ class Refusals:
         """Return the texts of those that have lasted for longer than ``bound``."""
         with self._lock:
             now = self._clock()
-            return [one.text for one in self._known.values() if now - one.since > bound.total_seconds()]
+            lasting = [one.text for one in self._known.values() if now - one.since > bound.total_seconds()]
+        return list(dict.fromkeys(lasting))

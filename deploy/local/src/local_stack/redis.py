@@ -23,6 +23,7 @@ class Redis(Node):
             (not with the process). See redis.io, "Redis persistence".
         detached: outlive this process.
         environment: further variables of the server's process.
+        options: further options of ``redis.conf``, by name.
     """
 
     title = "Redis"
@@ -36,11 +37,13 @@ class Redis(Node):
         fsync: Literal["always", "everysec"] = "everysec",
         detached: bool = False,
         environment: Mapping[str, str] | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(data, {"clients": port}, detached=detached)
         self.appendonly = appendonly
         self.fsync = fsync
         self.environment = dict(environment or {})
+        self.options = dict(options or {})
 
     @property
     def url(self) -> str:
@@ -60,6 +63,7 @@ class Redis(Node):
             "appendfsync": self.fsync,
             "maxmemory-policy": "noeviction",
             "save": "",
+            **self.options,
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         process = Process.spawn(

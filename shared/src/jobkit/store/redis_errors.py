@@ -39,6 +39,8 @@ _CLUSTER: Final = (AskError, ClusterCrossSlotError)
 _NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
 
 
+#: Words of a refusal within a script, which bears no code of its own; they differ between versions.
+_DENIED: Final = re.compile(r"ACL failure|user executing the script|no permissions")
 #: What a script fails at whichever record it is given.
 _OF_ANY_RECORD: Final = re.compile(r"[Uu]nknown|compiling|not allowed")
 
@@ -63,8 +65,8 @@ def translate(error: RedisError, url: str) -> JobkitError:
         )
     if isinstance(error, InvalidResponse):
         return StoreRefused(f"what answers at {place} (JOBKIT_STORE_URL) is no Redis: {text}")
-    if isinstance(error, NoPermissionError) or "ACL failure" in text:
-        return StoreRefused(f"{where} does not permit what job records need: {text}. {_PERMIT}")
+    if isinstance(error, NoPermissionError) or _DENIED.search(text):
+        return StoreRefused(f"{where} (JOBKIT_STORE_URL) does not permit what job records need: {text}. {_PERMIT}")
     if (tls := _tls_error(error)) is not None:
         return _of_tls(tls, f"{where} (JOBKIT_STORE_URL) cannot be reached over TLS")
     if not isinstance(error, ResponseError) or _code(error) in _OUTAGES:
