@@ -5,7 +5,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from dramatiq import Message
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -13,6 +12,7 @@ from jobkit import telemetry
 from jobkit.broker.envelope import contract_version
 from jobkit.contracts.job import Job
 from jobkit.errors import BadPayload, NewerContract
+from jobkit.execution import Execution
 
 J = TypeVar("J", bound=Job)
 
@@ -35,8 +35,8 @@ _too_old: set[str] = set()
 log = logging.getLogger(__name__)
 
 
-def parse(contract: type[J], message: Message[Any]) -> J:
-    """Return the job in a message.
+def parse(contract: type[J], execution: Execution) -> J:
+    """Return the job in the message of a delivery.
 
     Fields that the contract does not have are ignored: the sender's contract has gained them since. They stay in the
     message and in every copy of it.
@@ -45,6 +45,7 @@ def parse(contract: type[J], message: Message[Any]) -> J:
         NewerContract: the message has a later version of the contract.
         BadPayload: the payload breaks the contract. The text does not show the values.
     """
+    message = execution.message
     version = contract_version(message)
     if not isinstance(version, int) or version > contract.version:
         text = (

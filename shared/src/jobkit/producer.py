@@ -20,7 +20,7 @@ from jobkit.contracts.job import CONTRACT_VERSION_OPTION, Job, lane_queue
 from jobkit.contracts.key import checked_key
 from jobkit.contracts.payload import PayloadChanged, payload_of
 from jobkit.receipt import Receipt, Sent
-from jobkit.settings import PlatformSettings, load_platform
+from jobkit.settings import BrokerSettings
 
 #: Keys become ids in this namespace: the same key for the same kind of job is the same job.
 _KEYS: Final = uuid.UUID("5b0a6c1e-3d0e-5a53-8f0c-0d9f6f1b7c42")
@@ -126,13 +126,13 @@ class Producer:
         self._sender: SendsAndStreams = Sender(connection, app_id=name, timeout=timeout, max_bytes=max_bytes)
 
     @classmethod
-    def from_settings(cls, settings: PlatformSettings | None = None, *, name: str = "producer") -> Self:
+    def from_settings(cls, settings: BrokerSettings | None = None, *, name: str = "producer") -> Self:
         """Return a producer with the limits of ``settings``, or of the environment (``JOBKIT_…``) if there are none.
 
         Raises:
             SettingsError: A variable is missing, malformed or unsafe.
         """
-        found = load_platform() if settings is None else settings
+        found = BrokerSettings.load() if settings is None else settings
         return cls(
             ",".join(found.broker_urls),
             name=name,

@@ -63,7 +63,7 @@ class Runner(Generic[R]):
                 raise RuntimeError("an actor runs in a worker only; call its function in tests")
             context = self._context(execution)
             with during(context.tick):
-                job = self._defaults.settle(parse(declared.contract, execution.message), execution)
+                job = self._defaults.settle(parse(declared.contract, execution), execution)
                 result = declared.function(job, context)
             refuse_undone(declared.contract.actor, result)
             execution.result = encode_result(result)

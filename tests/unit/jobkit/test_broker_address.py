@@ -128,3 +128,9 @@ def test_a_producer_has_the_limits_of_its_environment(monkeypatch: pytest.Monkey
     connection = vars(sender)["_connection"]
     assert (connection.heartbeat, connection.connect_timeout, connection.name) == (17, 1.5, "shop")
     assert connection.urls == (GOOD, "amqp://jobs:s3cret@other/shop")
+
+
+def test_a_producer_in_production_needs_the_address_of_the_broker_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBKIT_ENVIRONMENT", "production")
+    monkeypatch.setenv("JOBKIT_BROKER_URL", GOOD)
+    assert vars(Producer.from_settings()._sender)["_connection"].urls == (GOOD,)

@@ -30,8 +30,10 @@ from pydantic.alias_generators import to_camel
 from jobkit.broker.envelope import decode
 from jobkit.contracts import Job, PayloadChanged
 from jobkit.contracts.payload import payload_of
+from jobkit.execution import Execution
 from jobkit.payload import parse
 from jobkit.producer import Producer, message_for
+from jobkit.store.base import JobKey
 
 T = TypeVar("T")
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -41,7 +43,8 @@ REPEATED = datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN)  # the hour that the zon
 def arrive(job: Job) -> Job:
     """What the worker makes of the message, byte by byte."""
     sent = message_for(job)
-    return parse(type(job), decode(sent.encode(), pika.BasicProperties(), sent.queue_name))
+    message = decode(sent.encode(), pika.BasicProperties(), sent.queue_name)
+    return parse(type(job), Execution(message, JobKey.of(message.queue_name, message.actor_name, message.message_id)))
 
 
 class Base(BaseModel):

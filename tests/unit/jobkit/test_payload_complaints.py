@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from jobkit.contracts import Job
 from jobkit.contracts.inference import PredictBatch
 from jobkit.errors import BadPayload
+from jobkit.execution import Execution
 from jobkit.payload import parse, read
+from jobkit.store.base import JobKey
 
 
 class Line(BaseModel):
@@ -37,7 +39,7 @@ class Order(Job, queue="orders"):
 def complaint(contract: type[Job], payload: dict[str, object]) -> str:
     message: Message[None] = Message("orders", contract.actor, (), payload, {}, "id-1", 0)
     with pytest.raises(BadPayload) as refusal:
-        parse(contract, message)
+        parse(contract, Execution(message, JobKey.of(contract.queue, contract.actor, "id-1")))
     return str(refusal.value)
 
 

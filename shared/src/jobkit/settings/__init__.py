@@ -1,5 +1,6 @@
 """Settings from the environment: typed, with units and reasons, and refused when they are unsafe together."""
 
+from jobkit.settings.broker import BrokerSettings
 from jobkit.settings.environment import DEFAULT_SECRET, DEVELOPMENT_ONLY, EnvironmentSettings
 from jobkit.settings.exits import EXIT_MISCONFIGURED, exit_if_misconfigured
 from jobkit.settings.platform import PlatformSettings, load_platform
@@ -10,6 +11,7 @@ __all__ = [
     "DEFAULT_SECRET",
     "DEVELOPMENT_ONLY",
     "EXIT_MISCONFIGURED",
+    "BrokerSettings",
     "EnvironmentSettings",
     "PlatformSettings",
     "ServiceSettings",

@@ -4,39 +4,21 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import SettingsConfigDict
 
-from jobkit.addresses import broker, endpoint, store
-from jobkit.settings.environment import DEVELOPMENT_ONLY, EnvironmentSettings
+from jobkit.addresses import endpoint, store
+from jobkit.settings.broker import BrokerSettings
+from jobkit.settings.environment import DEVELOPMENT_ONLY
 from jobkit.settings.exits import EXIT_MISCONFIGURED
 
 
-class PlatformSettings(EnvironmentSettings):
+class PlatformSettings(BrokerSettings):
     """What all services share: broker, store, telemetry and the limits of their guarantees."""
 
-    model_config = SettingsConfigDict(env_prefix="JOBKIT_", extra="ignore", frozen=True, populate_by_name=True)
-
-    environment: Literal["development", "test", "staging", "production"] = Field(
-        "development", description="Outside development and test, default secrets and addresses are refused."
-    )
-    broker_url: str = Field(
-        "amqp://guest:guest@127.0.0.1:5672/%2F",
-        repr=False,
-        json_schema_extra=DEVELOPMENT_ONLY,
-        description="RabbitMQ: amqp:// or amqps://, several nodes separated by commas.",
-    )
     store_url: str = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,
         json_schema_extra=DEVELOPMENT_ONLY,
         description="The job records: redis:// or rediss://, without cluster mode.",
-    )
-    heartbeat_seconds: int = Field(
-        30, ge=5, le=600, description="Seconds after which a silent broker connection counts as dead."
-    )
-    connect_timeout_seconds: float = Field(5, gt=0, le=60, description="Seconds for one attempt to reach a broker.")
-    send_timeout_seconds: float = Field(
-        10, gt=0, le=300, description="Seconds that a send waits for the broker's confirm before it raises."
     )
     store_timeout_seconds: float = Field(
         2,
@@ -56,15 +38,6 @@ class PlatformSettings(EnvironmentSettings):
     )
     max_crashes: int = Field(
         3, ge=1, le=100, description="Workers that one job may take down before it is dead-lettered as poison."
-    )
-    max_message_bytes: int = Field(
-        1_048_576,
-        ge=1024,
-        # RabbitMQ 4 takes 16 MiB and closes the channel on more (406), each time that it is sent. The copy that runs
-        # again is a little larger than what came, and a consumer accepts twice this limit.
-        le=8_000_000,
-        description="Larger messages are refused at the sender, at most 8,000,000: RabbitMQ 4 takes 16 MiB, and a "
-        "consumer twice the limit.",
     )
     rollout_seconds: int = Field(
         3600,
@@ -135,11 +108,6 @@ class PlatformSettings(EnvironmentSettings):
         description="Where jobs that died are reported. Off without it.",
     )
 
-    @field_validator("broker_url")
-    @classmethod
-    def _broker_urls_are_usable(cls, value: str) -> str:
-        return ",".join(broker.broker_urls(value))
-
     @field_validator("store_url")
     @classmethod
     def _store_url_is_usable(cls, value: str) -> str:
@@ -176,29 +144,6 @@ class PlatformSettings(EnvironmentSettings):
                 "before a renewal that hangs is repeated. Lower the first or raise the second"
             )
         return self
-
-    @model_validator(mode="after")
-    def _defaults_stay_in_development(self) -> Self:
-        if self.allows_default_secrets:
-            return self
-        unset = self.left_to_development()
-        problems = [f"{name}: is not set, and {self.environment} has no default for it" for name in unset]
-        if known := [name for name in self.default_secrets() if name not in unset]:
-            names = ", ".join(known)
-            problems.append(f"{names}: a default password that everybody knows; set one for {self.environment}")
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
-
-    @property
-    def allows_default_secrets(self) -> bool:
-        """Whether this is a place where a known password does no harm."""
-        return self.environment in {"development", "test"}
-
-    @property
-    def broker_urls(self) -> tuple[str, ...]:
-        """The broker's nodes, in the order in which they are tried."""
-        return tuple(self.broker_url.split(","))
 
 
 def load_platform() -> PlatformSettings:
