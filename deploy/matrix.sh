@@ -14,9 +14,13 @@ say() { printf 'matrix: %s\n' "$*" >&2; }
 
 [ "$(uname -s)" = Linux ] || { say "fresh machines are made with Linux's namespaces: run it on Linux"; exit 1; }
 [ "$(id -u)" = 0 ] || { say "needs root to make machines with debootstrap: run it as root"; exit 1; }
-for tool in debootstrap unshare chroot; do
-    command -v "$tool" >/dev/null || { say "$tool is missing: apt-get install debootstrap util-linux coreutils"; exit 1; }
-done
+if ! command -v debootstrap >/dev/null; then
+    command -v apt-get >/dev/null || { say "debootstrap is missing: install it with your package manager"; exit 1; }
+    say "installing debootstrap"
+    apt-get update -qq || true # an old list often still serves; if not, the next command fails
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=600 debootstrap >/dev/null ||
+        { say "debootstrap is missing, and this failed: apt-get install -y debootstrap"; exit 1; }
+fi
 git diff --quiet HEAD || say "what is not committed is not tested"
 
 # The mirror that this machine uses; debootstrap has one of its own.
@@ -28,7 +32,8 @@ make_machine() { # RELEASE ROOT
     [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid # a release that is younger than debootstrap
     rm -rf --one-file-system "$2"
     mkdir -p "$2"
-    debootstrap --variant=minbase --include=ca-certificates,git,make,python3,python3-venv \
+    # It mounts /proc there: in a namespace of its own, so that nothing stays mounted if it is interrupted.
+    unshare --mount debootstrap --variant=minbase --include=ca-certificates,git,make,python3,python3-venv \
         "$1" "$2" ${mirror:+"$mirror"} ${mirror:+"$script"} >"$2.log" 2>&1 || { say "debootstrap failed: see $2.log"; return 1; }
     # How this machine reaches package indexes: certificates, and the configuration of pip and apt.
     local file
@@ -70,25 +75,32 @@ run() { # RELEASE NAME COMMAND…: adds a line to the report
     [ "$status" = passed ] || failed=yes
 }
 
-report=() failed=no
-mkdir -p "$machines"
-for release in "${releases[@]}"; do
-    say "$release: making a machine"
-    if ! make_machine "$release" "$machines/$release"; then
-        report+=("$release: no machine could be made") failed=yes
-        continue
-    fi
-    before=$failed failed=no
-    if [ $# -gt 0 ]; then
-        run "$release" run "$@"
-    else
-        run "$release" demo make demo
-        run "$release" test make test
-    fi
-    if [ "$failed" = no ]; then
-        rm -rf --one-file-system "${machines:?}/$release"
-        failed=$before
-    fi
-done
-printf '%s\n' "${report[@]}"
-[ "$failed" = no ]
+# Read as a whole before it runs: an edit within the hour does not change a run.
+main() {
+    local release before
+    report=() failed=no
+    mkdir -p "$machines"
+    for release in "${releases[@]}"; do
+        say "$release: making a machine"
+        if ! make_machine "$release" "$machines/$release"; then
+            report+=("$release: no machine could be made") failed=yes
+            continue
+        fi
+        before=$failed failed=no
+        if [ $# -gt 0 ]; then
+            run "$release" run "$@"
+        else
+            run "$release" demo make demo
+            run "$release" test make test
+        fi
+        if [ "$failed" = no ]; then
+            rm -rf --one-file-system "${machines:?}/$release"
+            failed=$before
+        fi
+    done
+    printf '%s\n' "${report[@]}"
+    [ "$failed" = no ]
+}
+
+main "$@"
+exit
