@@ -54,7 +54,10 @@ def test_what_one_version_left_behind_the_other_version_finishes(fleet: Fleet, p
     shop, post = fleet.worker(pair[0], "shop"), fleet.worker(pair[0], "post")
     done, revived = tasks(fleet, first, "done"), tasks(fleet, first, "revived")
     wait_for_state(first, "done", done)
+    resent = dying_mail(fleet, first)
     wait_for_state(first, "dead", revived)
+    wait_for_state(first, "dead", list(resent), PostTask)
+    fleet.books.dead.update(resent)
     calls(fleet, first, "call", count=4)  # the outage opens the breaker
     wait(lambda: first.is_breaker_open(BREAKER), "the breaker")
     waiting = [job for title in ("retried", "snoozed", "doomed") for job in tasks(fleet, first, title)]
@@ -74,6 +77,7 @@ def test_what_one_version_left_behind_the_other_version_finishes(fleet: Fleet, p
         tasks(fleet, second, title)
     tasks(fleet, second, "running", RUNNING)
     revive(fleet.broker, "shop")
+    assert dying_mail(fleet, second) == resent, "a job that died runs again if it is sent again"
     calls(fleet, first, "later-call", count=4)
     assert second.is_breaker_open(BREAKER)
     shop, post = fleet.worker(pair[1], "shop"), fleet.worker(pair[1], "post")
@@ -97,6 +101,12 @@ def tasks(fleet: Fleet, client: Client, title: str, count: int = SIZE) -> list[s
     kind = LEFT[title]
     named = ({"name": f"{title}-{number}", **kind.fields} for number in range(count))
     return [send(fleet.books, ShopTask.model_validate(fields), kind, [client]) for fields in named]
+
+
+def dying_mail(fleet: Fleet, client: Client) -> dict[str, str]:
+    """Send tasks to the post that die at their first run, and return their names by their ids."""
+    mail = [PostTask(name=f"resent-{number}", first="give up") for number in range(SIZE)]
+    return {send(fleet.books, task, Kind(), [client]): task.name for task in mail}
 
 
 def calls(fleet: Fleet, client: Client, title: str, count: int) -> None:

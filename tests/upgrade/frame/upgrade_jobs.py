@@ -5,6 +5,7 @@ What differs between versions is chosen in one place, at the top.
 
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 from generations import contracts_of
 from ledger import Ledger
+from pydantic import Field
 
 import jobkit
 from jobkit import errors
@@ -85,7 +87,13 @@ class ShopCall(Job, queue="shop"):
 
 
 class ShopTick(Job, queue="shop"):
-    """Sent by the scheduler."""
+    """Sent by the scheduler. Its first run fails.
+
+    Attributes:
+        stamp: Made for each tick, by the worker or, in 0.1, when the schedule is announced.
+    """
+
+    stamp: str = Field(default_factory=lambda: uuid.uuid4().hex)
 
 
 Task = TypeVar("Task", ShopTask, PostTask)
@@ -168,7 +176,10 @@ def declare_rest(service: Service[ServiceSettings, Resources]) -> None:
             context.resources.ledger.write("end", f"{fields['name']}: {fields.get('note', 'no note')}", context.attempt)
 
     @service.actor(ShopTick, periodic=DAILY, time_limit=timedelta(seconds=30))
-    def tick(_job: ShopTick, context: Context[Resources]) -> None:
+    def tick(job: ShopTick, context: Context[Resources]) -> None:
+        assert job.stamp
+        if _is_first(context.resources.marks / TICK):
+            raise errors.TransientError("told to fail")
         context.resources.ledger.write("end", TICK)
 
 
