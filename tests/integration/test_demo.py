@@ -149,3 +149,59 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "name another with --folder" in done.stdout
     assert precious.read_text() == "mine"
+
+
+#: An engine that answers, and cannot fetch an image. It writes down what it is asked.
+NO_PULL = """#!/bin/sh
+echo "$*" >> "$CALLS"
+case "$*" in *" up "*) echo 'Error response from daemon: dial tcp: i/o timeout' >&2; exit 1 ;; esac
+"""
+BACKING = """
+import pathlib, sys
+from backing import open_backing
+from local_stack.errors import LocalStackError
+
+try:
+    with open_backing(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), "run", say=print) as found:
+        print("uses", found.title if found else None)
+except LocalStackError as error:
+    print("fails:", str(error).splitlines()[-1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said", "asked"),
+    [
+        ("", ["Docker cannot start the containers: {reason}", "uses private nodes"], True),
+        ("nodes", ["uses private nodes"], False),
+        ("docker", ["fails: Docker cannot start the containers: {reason}"], True),
+        ("podman", ["fails: BACKING=podman is not known: set it to nodes or docker, or leave it out"], False),
+    ],
+)
+def test_an_engine_that_cannot_pull_gives_way_to_private_nodes(
+    chosen: str, said: list[str], asked: bool, tmp_path: Path
+) -> None:
+    project, tool, calls = tmp_path / "project", tmp_path / "tools/docker", tmp_path / "calls"
+    for folder in (project / "deploy", tool.parent):
+        folder.mkdir(parents=True)
+    (project / "deploy/compose.yaml").touch()
+    tool.write_text(NO_PULL)
+    tool.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", BACKING, str(project), str(tmp_path / "nodes")],
+        env={
+            **os.environ,
+            "PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(PROJECT / "examples/demo"),
+            "CALLS": str(calls),
+            "BACKING": chosen,
+        },
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    reason = "Error response from daemon: dial tcp: i/o timeout"
+    assert done.stdout.splitlines() == [line.format(reason=reason) for line in said]
+    assert calls.exists() == asked
