@@ -98,6 +98,48 @@ def test_every_line_that_a_job_causes_names_it(
         assert '"name": "flaky"' not in worker.output(), "payloads do not belong into logs"
 
 
+def test_no_line_of_any_level_shows_a_payload(
+    tmp_path: Path, environment: dict[str, str], vhost_url: str, ledger: Ledger
+) -> None:
+    with WorkerProcess(tmp_path, {**environment, "JOBKIT_LOG_LEVEL": "DEBUG"}) as worker:
+        with Producer(vhost_url) as producer:
+            producer.send(Probe(name="alice-s3cret", then="snooze", until_attempt=1))
+            producer.send(Probe(name="carol-s3cret", children=1))
+            receipt = producer.send(Probe(name="bob-s3cret"))
+        ledger.wait_for("end", "bob-s3cret", "carol-s3cret", "carol-s3cret/0")
+        ledger.wait(lambda _: worker.output().count("job completed") >= 3)
+        assert worker.stop() == 0
+    assert receipt.job_id in worker.output()
+    assert "s3cret" not in worker.output()
+
+
+def test_a_worker_reports_traces_whatever_protocol_the_application_speaks(
+    tmp_path: Path, environment: dict[str, str], vhost_url: str, collector: Collector, ledger: Ledger
+) -> None:
+    with WorkerProcess(tmp_path, {**environment, "OTEL_PROPAGATORS": "b3"}) as worker:
+        with Producer(vhost_url) as producer:
+            producer.send(Probe(name="parent", children=1))
+        ledger.wait_for("end", "parent", "parent/0")
+        wait_until_empty(vhost_url, "probe")
+        assert worker.stop() == 0
+    (send,) = [span for span in collector.spans() if span.name == "send probe"]
+    assert send.span_id in {span.parent_span_id for span in collector.spans() if span.name == "process probe"}
+
+
+@pytest.mark.parametrize("dsn", ["not a dsn", '"https://key@127.0.0.1:1/1"', "https://key@127.0.0.1:1", "false"])
+def test_a_worker_whose_reports_would_go_nowhere_ends_at_its_start(
+    tmp_path: Path, environment: dict[str, str], dsn: str
+) -> None:
+    worker = WorkerProcess(tmp_path, {**environment, "SENTRY_DSN": dsn})
+    try:
+        worker.start(wait=False)
+        assert worker.wait(30) == 78
+    finally:
+        worker.kill()
+    assert "SENTRY_DSN: " in worker.output()
+    assert "Traceback" not in worker.output()
+
+
 def send_with_traceparent(url: str, traceparent: str, payload: dict[str, object]) -> None:
     properties = pika.BasicProperties(headers={"traceparent": traceparent}, delivery_mode=2)
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:

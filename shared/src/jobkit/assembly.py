@@ -33,8 +33,9 @@ from jobkit.middleware.retries import Retries
 from jobkit.middleware.shutdown import Shutdown, stop_limit
 from jobkit.middleware.stuck_jobs import Replacement, StuckJobs
 from jobkit.middleware.subprocesses import Subprocesses
+from jobkit.middleware.telemetry_export import TelemetryExport
 from jobkit.middleware.time_limit import TimeLimit
-from jobkit.middleware.tracing import TelemetryExport, Tracing
+from jobkit.middleware.tracing import Tracing
 from jobkit.patience import Patience
 from jobkit.producer import SendsMessages
 from jobkit.refusals import Refusals
@@ -120,8 +121,9 @@ class Assembly(Generic[R]):
     def _operations(self, broker: JobBroker | MemoryBroker) -> list[Middleware]:
         """What only a process of its own needs. Its ``after_*`` hooks come last, so telemetry is flushed then."""
         operations: list[Middleware] = [LogFormat(self.platform.log_format, self.platform.log_level)]
-        if self.platform.otlp_endpoint:
-            operations.append(TelemetryExport(self.platform.otlp_endpoint, f"{self.name}-service"))
+        if self.platform.traces_endpoint or self.platform.metrics_endpoint:
+            endpoints = self.platform.traces_endpoint, self.platform.metrics_endpoint
+            operations.append(TelemetryExport(*endpoints, f"{self.name}-service"))
         if self.platform.health_folder and isinstance(broker, JobBroker):
             operations.append(self._health(self.platform.health_folder, broker))
         registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)

@@ -12,15 +12,31 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from dramatiq import Message
-from opentelemetry import metrics, propagate, trace
+from opentelemetry import metrics, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from jobkit.errors import text_of
 
 _SCOPE: Final = "jobkit"
-_tracer = trace.get_tracer(_SCOPE)
-_meter = metrics.get_meter(_SCOPE)
+
+
+def _meter_of(scope: str) -> metrics.Meter:
+    try:
+        return metrics.get_meter(scope)
+    except Exception:  # OTEL_PYTHON_METER_PROVIDER names none; of several types
+        return metrics.NoOpMeterProvider().get_meter(scope)
+
+
+#: What travels with messages is W3C's, whatever ``OTEL_PROPAGATORS`` says of the application's other protocols.
+_PROPAGATOR: Final = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+
+#: Neither asks the environment for a provider, which it would do at the import, and raise if it cannot be had.
+_tracer = trace.ProxyTracerProvider().get_tracer(_SCOPE)
+_meter = _meter_of(_SCOPE)
 
 _sent = _meter.create_counter("messaging.client.sent.messages", "{message}", "Messages that were to be sent.")
 _send_time = _meter.create_histogram("messaging.client.operation.duration", "s", "Time until the broker's confirm.")
@@ -65,7 +81,7 @@ def sending(messages: Sequence[Message[Any]]) -> Iterator[None]:
     name = f"send {messages[0].queue_name}" if len(queues) == 1 else "send"
     with _tracer.start_as_current_span(name, kind=SpanKind.PRODUCER, attributes=details) as span:
         carrier: dict[str, str] = {}
-        propagate.inject(carrier)
+        _PROPAGATOR.inject(carrier)
         for message in messages:
             if "traceparent" not in message.options:
                 message.options.update(carrier)
@@ -92,7 +108,7 @@ class Batch:
         self._count = 0
         self._error = ""
         self._queues: set[str] = set()
-        propagate.inject(self._carrier, trace.set_span_in_context(span))
+        _PROPAGATOR.inject(self._carrier, trace.set_span_in_context(span))
 
     def carry(self, message: Message[Any]) -> None:
         """Let the trace context travel with ``message``, if it has none yet."""
@@ -139,7 +155,7 @@ def start_processing(message: Message[Any], *, first: bool) -> Span:
     It is linked to the span that created the message. On the first, undelayed run it is that span's child as well;
     later ones start a trace of their own, since parents across fan-out and retries make traces of no use to anyone.
     """
-    creation = propagate.extract(_text_only(message.options))
+    creation = _PROPAGATOR.extract(_text_only(message.options))
     created_by = trace.get_current_span(creation).get_span_context()
     return _tracer.start_span(
         f"process {message.queue_name}",
@@ -174,7 +190,7 @@ def processed(
 
 def died_unseen(queue: str, actor: str, job_id: str, carrier: Mapping[str, object], error: BaseException) -> None:
     """Trace and count a message that was dead-lettered before any actor saw it; ``actor`` as its sender named it."""
-    created_by = trace.get_current_span(propagate.extract(_text_only(carrier))).get_span_context()
+    created_by = trace.get_current_span(_PROPAGATOR.extract(_text_only(carrier))).get_span_context()
     span = _tracer.start_span(
         f"process {queue}",
         context=Context(),

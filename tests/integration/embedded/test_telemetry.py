@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import dramatiq
 import pika
 import pytest
 import sentry_sdk
+import structlog
 from dramatiq import Message
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -45,6 +47,7 @@ class Parent(Job, queue="origin"):
 
     failures: int = 0
     permanent: bool = False
+    crumb: str = ""
 
 
 class Child(Job, queue="target"):
@@ -147,6 +150,11 @@ def stage(
 
     @origin.actor(Parent, retry=fixed(0.005, attempts=3))
     def parent(job: Parent, context: Context[None]) -> None:
+        if job.crumb:
+            sentry_sdk.add_breadcrumb(message=job.crumb)
+            sentry_sdk.set_user({"id": job.crumb})
+            sentry_sdk.set_tag("customer", job.crumb)
+            structlog.contextvars.bind_contextvars(customer=job.crumb)
         if job.permanent:
             raise PermanentError("never")
         if context.attempt <= job.failures:
@@ -339,6 +347,34 @@ def test_a_job_that_succeeds_in_the_end_is_not_reported(stage: Observed, reports
     stage.processed("origin", 3)
     stage.processed("target", 1)
     assert reports == []
+
+
+@pytest.mark.parametrize("before", [{"crumb": "alice"}, {"crumb": "alice", "failures": 1}])
+def test_a_report_and_a_log_line_hold_nothing_of_another_job(
+    stage: Observed, reports: list[dict[str, Any]], caplog: pytest.LogCaptureFixture, before: dict[str, Any]
+) -> None:
+    bound: list[dict[str, Any]] = []
+
+    class Bound(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            bound.append(structlog.contextvars.get_contextvars())
+            return True
+
+    watch, logger = Bound(), logging.getLogger("jobkit.jobs")
+    caplog.set_level(logging.INFO, logger.name)
+    stage.producer.send(Parent.model_validate(before))
+    stage.processed("origin", 1 + before.get("failures", 0))
+    logger.addFilter(watch)
+    stage.producer.send(Parent(permanent=True, crumb="bob"))
+    until(lambda: bool(reports))
+    logger.removeFilter(watch)
+    (event,) = reports
+    assert [crumb["message"] for crumb in event["breadcrumbs"]["values"] if "message" in crumb] == ["bob"]
+    assert (event["user"], event["tags"]["customer"]) == ({"id": "bob"}, "bob")
+    assert "alice" not in json.dumps(event)
+    stage.producer.send(Parent())
+    stage.processed("origin", 3 + before.get("failures", 0))
+    assert {"customer": "alice"} not in bound
 
 
 def test_one_report_for_each_job_that_died(stage: Observed, reports: list[dict[str, Any]]) -> None:

@@ -24,6 +24,7 @@ from jobkit.broker.pulse import Pulse
 from jobkit.broker.session import RabbitmqDelivery, Session, Settlement
 from jobkit.deadletters import Failure, Reason, has_been_dead
 from jobkit.errors import (
+    DeclarationRefused,
     DeliveredTooOften,
     JobkitError,
     MessageTooLarge,
@@ -213,12 +214,12 @@ class RabbitmqConsumer(Consumer):
                 with suppress(*CONNECTION_LOST):  # what went wrong may have closed it
                     connection.close()
                 raise
-        except TopologyMismatch as error:
-            self._broker.give_up(error)
-            return None
-        except CONNECTION_LOST as error:
+        except (*CONNECTION_LOST, DeclarationRefused) as error:
             self._broker.report_outage(error, first=not self._was_connected, queue=self._queue)
             self._back_off()
+            return None
+        except TopologyMismatch as error:
+            self._broker.give_up(error)
             return None
         if self._pause > 0.1:
             log.info("taking messages from %s again", self._queue)

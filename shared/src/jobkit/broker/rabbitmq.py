@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 import pika
-import pika.exceptions
 from dramatiq import Message
 from dramatiq.broker import Consumer
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
@@ -23,6 +22,7 @@ from jobkit.broker.declarations import declare
 from jobkit.broker.envelope import trace_of
 from jobkit.broker.sender import Sender
 from jobkit.deadletters import Failure
+from jobkit.errors import DeclarationRefused, JobkitError
 from jobkit.refusals import Refusals
 from jobkit.settings import EXIT_MISCONFIGURED
 
@@ -139,11 +139,11 @@ class JobBroker(RabbitmqBroker):
 
         A worker that is refused later waits: its jobs are safe, and the right may be given back.
         """
-        if is_misconfigured(error):
+        if isinstance(error, DeclarationRefused) or is_misconfigured(error):
             if first:
                 self.give_up(error)
             else:
-                self.refusals.report(f"RabbitMQ ({queue})", self.connection_settings.describe(error))
+                self.refusals.report(f"RabbitMQ ({queue})", self._describe(error))
         elif not self._outage_reported:
             self._outage_reported = True
             log.warning("%s; trying again until it answers", self.connection_settings.describe(error))
@@ -158,9 +158,11 @@ class JobBroker(RabbitmqBroker):
         if self._fatal is None:
             self._fatal = error
             self.stopping.set()
-            is_pika = isinstance(error, pika.exceptions.AMQPError)
-            log.critical("%s", self.connection_settings.describe(error) if is_pika else error)
+            log.critical("%s", self._describe(error))
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _describe(self, error: BaseException) -> str:
+        return str(error) if isinstance(error, JobkitError) else self.connection_settings.describe(error)
 
     def close(self) -> None:
         """Close the publishing connection; raises ``SystemExit`` if the worker had to give up."""

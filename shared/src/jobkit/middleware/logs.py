@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 from typing import Any, Literal, TextIO
 
 import structlog
-from dramatiq import Broker
+from dramatiq import Broker, Message
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 from structlog.tracebacks import ExceptionDictTransformer
@@ -25,6 +25,8 @@ LogStyle = Literal["json", "console"]
 
 log = logging.getLogger("jobkit.jobs")
 
+#: Dramatiq logs the arguments of each call, which are the payload.
+_PAYLOAD = "Received args="
 #: What Dramatiq logs of each message repeats what ``Logs`` says, with the payload in it.
 _REPEATED = ("Failed to process message", "Message ", "Received message")
 
@@ -101,8 +103,9 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def handle(self, record: logging.LogRecord) -> bool:
         lock = self.lock
-        if lock is None or not self.filter(record):
+        if lock is None or str(record.msg).startswith(_PAYLOAD) or not self.filter(record):
             return False
+        _leave_payloads_out(record)
         with lock:
             self.emit(record)
         return True
@@ -127,6 +130,9 @@ class LogFormat(Middleware):
 
 class Logs(Middleware):
     """Puts job id, actor, attempt and queue on every log line of a run, and says in one line how it ended."""
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        structlog.contextvars.clear_contextvars()  # what the job before has bound to its lines
 
     def after_process_message(
         self,
@@ -175,6 +181,15 @@ def _add_job(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mut
     if trace_id:
         event["trace_id"] = trace_id
     return event
+
+
+def _leave_payloads_out(record: logging.LogRecord) -> None:
+    """Name a message by its actor and id: the text of Dramatiq's class is its whole payload."""
+    if isinstance(record.args, tuple) and any(isinstance(one, Message | MessageProxy) for one in record.args):
+        record.args = tuple(
+            f"{one.actor_name} {one.message_id}" if isinstance(one, Message | MessageProxy) else one
+            for one in record.args
+        )
 
 
 def _is_not_repeated(record: logging.LogRecord) -> bool:

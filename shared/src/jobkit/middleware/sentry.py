@@ -1,6 +1,7 @@
 """Error reports: one for each job that died, none for an attempt that will be repeated."""
 
 import logging
+from contextlib import ExitStack, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import sentry_sdk
@@ -19,7 +20,7 @@ from jobkit.execution import Verdict, execution_of
 log = logging.getLogger(__name__)
 
 #: Seconds that a worker which ends gives its last reports.
-FLUSH_TIMEOUT = 5.0
+FLUSH_TIMEOUT = 2.0
 
 
 @runtime_checkable
@@ -56,6 +57,12 @@ class Sentry(Middleware):
         if isinstance(broker, TellsOfDeaths):
             broker.death_hooks.append(self._report_unseen)
 
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        # A scope for each job: what one leaves behind, its breadcrumbs, user and tags, is not another's.
+        stack = ExitStack()
+        stack.enter_context(sentry_sdk.isolation_scope()).clear_breadcrumbs()
+        message.__dict__["sentry_scope"] = stack
+
     def after_process_message(
         self,
         broker: Broker,
@@ -64,6 +71,14 @@ class Sentry(Middleware):
         result: object = None,
         exception: BaseException | None = None,
     ) -> None:
+        with message.__dict__.pop("sentry_scope", nullcontext()):  # closes it
+            self._report(message)
+
+    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
+        with message.__dict__.pop("sentry_scope", nullcontext()):
+            pass
+
+    def _report(self, message: MessageProxy) -> None:
         execution = execution_of(message)
         if execution is None or execution.verdict is not Verdict.DIED or execution.error is None:
             return

@@ -145,6 +145,16 @@ class PlatformSettings(BrokerSettings):
             )
         return self
 
+    @property
+    def traces_endpoint(self) -> str | None:
+        """Where traces go, with the path; None if nowhere."""
+        return self.otlp_traces_endpoint or (self.otlp_endpoint and f"{self.otlp_endpoint}/v1/traces")
+
+    @property
+    def metrics_endpoint(self) -> str | None:
+        """Where metrics go, with the path; None if nowhere."""
+        return self.otlp_metrics_endpoint or (self.otlp_endpoint and f"{self.otlp_endpoint}/v1/metrics")
+
 
 def load_platform() -> PlatformSettings:
     """Read the settings that all services share from the environment; raises ``SettingsError``."""
