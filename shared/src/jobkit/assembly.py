@@ -16,6 +16,7 @@ from dramatiq.middleware import Middleware
 from jobkit.access import Access, Check
 from jobkit.breaker.switches import Switches
 from jobkit.broker.memory import MemoryBroker
+from jobkit.broker.policies import Policies
 from jobkit.broker.rabbitmq import JobBroker
 from jobkit.children import Children
 from jobkit.contracts.job import Job, lane_queue
@@ -28,6 +29,7 @@ from jobkit.middleware.health import Health
 from jobkit.middleware.idempotency import Idempotency
 from jobkit.middleware.lifespan import Lifespan
 from jobkit.middleware.logs import LogFormat, Logs
+from jobkit.middleware.policy_watch import PolicyWatch
 from jobkit.middleware.preflight import Preflight
 from jobkit.middleware.retries import Retries
 from jobkit.middleware.shutdown import Shutdown, stop_limit
@@ -133,6 +135,9 @@ class Assembly(Generic[R]):
         operations.append(Preflight(self.platform, self.settings, queues))
         if isinstance(broker, JobBroker):
             operations.append(self._entry(broker.refusals, registry))
+            if (management := self.platform.management_url) is not None:
+                policies = Policies(management.get_secret_value(), broker.connection_settings)
+                operations.append(PolicyWatch(policies))
         return operations
 
     def _health(self, folder: Path, broker: JobBroker) -> Health:
