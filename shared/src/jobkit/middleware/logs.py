@@ -103,7 +103,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def handle(self, record: logging.LogRecord) -> bool:
         lock = self.lock
-        if lock is None or str(record.msg).startswith(_PAYLOAD) or not self.filter(record):
+        if lock is None or _is_payload(record) or not self.filter(record):
             return False
         _leave_payloads_out(record)
         with lock:
@@ -181,6 +181,10 @@ def _add_job(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mut
     if trace_id:
         event["trace_id"] = trace_id
     return event
+
+
+def _is_payload(record: logging.LogRecord) -> bool:
+    return isinstance(record.msg, str) and record.msg.startswith(_PAYLOAD)
 
 
 def _leave_payloads_out(record: logging.LogRecord) -> None:
