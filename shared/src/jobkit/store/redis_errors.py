@@ -70,7 +70,7 @@ def translate(error: RedisError, url: str) -> JobkitError:
     if (tls := _tls_error(error)) is not None:
         return _of_tls(tls, f"{where} (JOBKIT_STORE_URL) cannot be reached over TLS")
     if not isinstance(error, ResponseError) or _code(error) in _OUTAGES:
-        return StoreUnavailable(f"{where} (JOBKIT_STORE_URL) does not take commands: {text}")
+        return StoreUnavailable(f"{where} (JOBKIT_STORE_URL) does not take commands: {text}{_hint(text, parts.scheme)}")
     if _code(error) == "WRONGTYPE" or ("user_script:" in text and not _OF_ANY_RECORD.search(text)):
         return RecordUnreadable(f"{where} holds no job record where one belongs: {text}")
     return StoreRefused(f"{where} (JOBKIT_STORE_URL) refuses what job records need: {text}")
@@ -78,6 +78,15 @@ def translate(error: RedisError, url: str) -> JobkitError:
 
 _PERMIT: Final = "Give its user the commands and keys of docs/how-to/redis.md"
 NO_CLUSTER: Final = "use a Redis without cluster mode, by itself or behind Sentinel"
+
+
+def _hint(text: str, scheme: str) -> str:
+    """Return what to check if an outage lasts that one side's encryption may be the cause of."""
+    if scheme == "rediss" and text.startswith("Timeout connecting"):  # Redis waits for the rest of a command
+        return "; if that lasts, check whether that port speaks TLS"
+    if scheme == "redis" and ("closed by server" in text or "reset by peer" in text):
+        return "; if that lasts, check whether that port wants TLS (rediss://)"
+    return ""
 
 
 def _code(error: RedisError) -> str:
