@@ -330,15 +330,16 @@ def test_a_job_remembers_the_last_sends_and_no_more(store: JobStore, job: JobKey
 
 
 def test_a_delayed_job_that_comes_too_early_waits_until_it_is_due(store: JobStore, job: JobKey) -> None:
-    due_at, delay = NOW + 3_600_000, timedelta(hours=1)
-    held = store.acquire(job, "a", ttl=TTL, sent_at=NOW, due_at=due_at, delay=delay)
+    now = time.time_ns() // 1_000_000
+    due_at, delay = now + 3_600_000, timedelta(hours=1)
+    held = store.acquire(job, "a", ttl=TTL, sent_at=now, due_at=due_at, delay=delay)
     assert isinstance(held, Held)
     assert held.state is JobState.WAITING
     assert timedelta(minutes=59) < held.wait <= delay
     record = store.record(job)
     assert record is not None
     assert (record.state, record.attempt, record.waits_for) == (JobState.WAITING, 0, "its delay")
-    again = store.acquire(job, "a copy", ttl=TTL, sent_at=NOW, due_at=due_at, delay=delay)
+    again = store.acquire(job, "a copy", ttl=TTL, sent_at=now, due_at=due_at, delay=delay)
     assert isinstance(again, Held)
     assert again.wait <= held.wait
 
@@ -346,21 +347,24 @@ def test_a_delayed_job_that_comes_too_early_waits_until_it_is_due(store: JobStor
 def test_a_senders_clock_that_is_ahead_delays_its_job_by_no_more_than_it_asked_for(
     store: JobStore, job: JobKey
 ) -> None:
-    tomorrow, delay = NOW + 86_400_000, timedelta(seconds=2)
-    held = store.acquire(job, "a", ttl=TTL, sent_at=NOW, due_at=tomorrow, delay=delay)
+    now = time.time_ns() // 1_000_000
+    tomorrow, delay = now + 86_400_000, timedelta(seconds=2)
+    held = store.acquire(job, "a", ttl=TTL, sent_at=now, due_at=tomorrow, delay=delay)
     assert isinstance(held, Held)
     assert held.wait <= delay
-    wait_until(lambda: isinstance(store.acquire(job, "b", ttl=TTL, sent_at=NOW, due_at=tomorrow, delay=delay), Lease))
+    wait_until(lambda: isinstance(store.acquire(job, "b", ttl=TTL, sent_at=now, due_at=tomorrow, delay=delay), Lease))
 
 
 def test_a_delayed_job_that_comes_in_time_runs_at_once(store: JobStore, job: JobKey) -> None:
-    take(store, job, sent_at=NOW, due_at=NOW + 500, delay=timedelta(seconds=60))
+    now = time.time_ns() // 1_000_000
+    take(store, job, sent_at=now, due_at=now + 500, delay=timedelta(seconds=60))
 
 
 def test_a_dead_job_that_is_sent_again_with_a_delay_waits_too(store: JobStore, job: JobKey) -> None:
-    die(store, job, "a", NOW)
-    later = NOW + 1
-    held = store.acquire(job, "b", ttl=TTL, sent_at=later, due_at=NOW + 60_000, delay=timedelta(minutes=1))
+    now = time.time_ns() // 1_000_000
+    die(store, job, "a", now)
+    later = now + 1
+    held = store.acquire(job, "b", ttl=TTL, sent_at=later, due_at=now + 60_000, delay=timedelta(minutes=1))
     assert isinstance(held, Held)
     record = store.record(job)
     assert record is not None

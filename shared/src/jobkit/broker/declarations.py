@@ -54,6 +54,7 @@ class Declarations:
         self._channel: BlockingChannel | None = None
         self._all_or_none = all_or_none
         self.not_compared: list[str] = []
+        self._words = ""  # of the broker's last refusal
 
     def exchange_declare(self, exchange: str, kind: str, *, durable: bool) -> None:
         """Declare an exchange; raises ``DeclarationRefused`` if it is missing and may not be made."""
@@ -93,6 +94,7 @@ class Declarations:
             except pika.exceptions.ChannelClosedByBroker as refusal:
                 if refusal.reply_code != _ACCESS_REFUSED:
                     raise
+                self._words = refusal.reply_text
             else:
                 return
         self.not_compared.append(what)
@@ -104,8 +106,8 @@ class Declarations:
             if missing.reply_code != _NOT_FOUND:
                 raise
             raise DeclarationRefused(
-                f"RabbitMQ has no {what}, and the user in JOBKIT_BROKER_URL may not make it: give the user the "
-                "configure permission, or import the definitions"
+                f"RabbitMQ has no {what}, and the user in JOBKIT_BROKER_URL may not make it ({self._words}): give the "
+                "user the permission, or import the definitions"
             ) from missing
 
     def _open_channel(self) -> BlockingChannel:
