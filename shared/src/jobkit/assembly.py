@@ -73,7 +73,8 @@ class Assembly(Generic[R]):
         """Give ``broker`` the middleware and declare the actors and their lanes on it."""
         lifespan, over = Lifespan(self.open_resources), threading.Event()
         interrupts = Interrupts(homes_of(actor.function for actor in self.actors.values()))
-        patience = Patience(broker.stopping, over)
+        refusals = broker.refusals if isinstance(broker, JobBroker) else None
+        patience = Patience(broker.stopping, over, refusals=refusals)
         lease = timedelta(seconds=self.platform.lease_seconds)
         idempotency = Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes)
         middleware = self._guarantees(broker, lifespan, interrupts, over, patience, idempotency)

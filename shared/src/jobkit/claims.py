@@ -50,8 +50,8 @@ class Claims:
             WorkerStopping: the worker stops before the store has answered.
         """
         self._patience.refuse_when_stopping()
+        # With a lease in hand the job runs, whatever has become of the connection: its redelivery finds it held.
         answer = self._ask(execution)
-        refuse_if_stale(execution)  # it was delivered again while the store was away
         if isinstance(answer, Finished):
             execution.settle(Verdict.ANSWERED)
             raise SkipMessage(f"{execution.job.actor} {execution.job.id} is {answer.state} already")

@@ -74,10 +74,14 @@ class Retry(dramatiq.errors.Retry):
 
     def __init__(self, delay: timedelta | float, cause: BaseException | str = "asked for another attempt") -> None:
         self.after = usable_delay(delay)
-        text = text_of(cause) if isinstance(cause, BaseException) else cause
+        text = "" if isinstance(cause, BaseException) else cause
         super().__init__(text, delay=int(self.after.total_seconds() * 1000))
         if isinstance(cause, BaseException):
             self.__cause__ = cause
+
+    def __str__(self) -> str:
+        # Asked for when the job has ended: the text of the cause is somebody's code, and an interrupt could land in it.
+        return super().__str__() or (text_of(self.__cause__) if self.__cause__ is not None else "")
 
 
 def usable_delay(delay: timedelta | float) -> timedelta:
@@ -161,6 +165,10 @@ class BrokerUnavailable(SendError):
 
 class SendRefused(SendError):
     """The broker answered that it does not take the message."""
+
+
+class AccessRefused(SendRefused):
+    """The broker's user may not write to where the message goes. Give it the permission: jobs wait meanwhile."""
 
 
 class Unroutable(SendError):

@@ -8,9 +8,13 @@ from typing import TypeVar
 
 from dramatiq.middleware import MiddlewareError
 
-from jobkit.errors import OUTAGES, JobkitError, StoreRefused
+from jobkit.errors import OUTAGES, AccessRefused, JobkitError, StoreRefused
+from jobkit.refusals import Refusals
 
 T = TypeVar("T")
+
+#: What refuses us, as ``Refusals`` names it.
+_WRITING = "writing to RabbitMQ"
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +34,24 @@ class Patience:
         over: The jobs have had their time: ends the waiting on behalf of those that have ended.
         first: Seconds before the second try.
         longest: Seconds between later ones.
+        refusals: Told when the broker takes no messages from our user.
     """
 
     def __init__(
-        self, stopping: threading.Event, over: threading.Event, *, first: float = 0.1, longest: float = 2.0
+        self,
+        stopping: threading.Event,
+        over: threading.Event,
+        *,
+        first: float = 0.1,
+        longest: float = 2.0,
+        refusals: Refusals | None = None,
     ) -> None:
         self._stopping = stopping
         self._over = over
         self._first = first
         self._longest = longest
         self._announced = ""
+        self._refusals = refusals
 
     def wait_out(self, operation: Callable[[], T]) -> T:
         """What ``operation`` returns, once no outage stands in its way: what a job needs before it begins.
@@ -60,16 +72,19 @@ class Patience:
     def _wait_out(
         self, operation: Callable[[], T], given_up: threading.Event, unless: Callable[[], bool] = lambda: False
     ) -> T:
-        pause = self._first
+        pause, refused = self._first, False
         while True:
             try:
                 result = operation()
             except OUTAGES as outage:
+                refused = refused or isinstance(outage, AccessRefused)
                 self._announce(outage)
                 if given_up.wait(pause * random.uniform(0.5, 1.0)) or unless():  # noqa: S311  jitter, not a secret
                     raise WorkerStopping(str(outage)) from outage
                 pause = min(pause * 2, self._longest)
             else:
+                if refused and self._refusals is not None:
+                    self._refusals.clear(_WRITING)
                 if self._announced:
                     self._announced = ""
                     log.info("answers again; jobs go on")
@@ -87,7 +102,10 @@ class Patience:
     def _announce(self, outage: JobkitError) -> None:
         # Every thread that holds a job comes by here: one line for each kind of outage is enough.
         kind = type(outage).__name__
-        if self._announced != kind:
+        if isinstance(outage, AccessRefused) and self._refusals is not None:
+            self._refusals.report(_WRITING, outage)  # which logs it, and fails the health check after a while
+            self._announced = kind
+        elif self._announced != kind:
             self._announced = kind
             level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
             log.log(level, "%s; jobs wait for it", outage)

@@ -52,8 +52,9 @@ class Refusals:
     def longest(self) -> timedelta:
         """Return for how long the oldest refusal has lasted; zero if there is none."""
         with self._lock:
-            oldest = min((refusal.since for refusal in self._known.values()), default=self._clock())
-        return timedelta(seconds=max(0.0, self._clock() - oldest))
+            now = self._clock()
+            oldest = min((refusal.since for refusal in self._known.values()), default=now)
+        return timedelta(seconds=max(0.0, now - oldest))
 
     def problems(self, bound: timedelta) -> list[str]:
         """Return the texts of those that have lasted for longer than ``bound``."""

@@ -105,6 +105,37 @@ def test_a_delivery_whose_connection_is_lost_while_the_store_is_asked_publishes_
     worker.broker.enqueue.assert_not_called()
 
 
+def test_a_delivery_whose_connection_is_lost_while_it_gets_its_lease_runs_and_counts_no_crash() -> None:
+    (stale, session) = delivery()
+    worker = Worker()
+
+    def answer(*_: object, **__: object) -> Lease:
+        session.is_over = True
+        return lease()
+
+    worker.store.acquire.side_effect = answer
+    worker.middleware.before_process_message(worker.broker, stale)
+    execution = execution_of(stale)
+    assert execution is not None
+    assert execution.lease is not None
+
+
+def test_a_job_whose_lease_cannot_be_renewed_does_not_run_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_keeper: LeaseKeeper, _lease: Lease, _thread: int) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(LeaseKeeper, "keep", fail)
+    given = lease()
+    worker = Worker(given)
+    worker.middleware._patience.pause = lambda seconds=1.0: None  # type: ignore[method-assign]  # no wait in a test
+    one = MessageProxy(message())
+    with pytest.raises(SkipMessage):
+        worker.middleware.before_process_message(worker.broker, one)
+    worker.middleware.after_skip_message(worker.broker, one)
+    worker.store.release.assert_called_once_with(given, delay=timedelta(), counted=False, failure="")
+    worker.store.complete.assert_not_called()
+
+
 def test_a_delivery_whose_connection_is_lost_while_its_copy_waits_for_the_broker_publishes_none() -> None:
     (stale, session) = delivery()
     worker = Worker(Held(timedelta(seconds=5), JobState.RUNNING))

@@ -2,11 +2,13 @@
 
 import logging
 import threading
+from datetime import timedelta
 
 import pytest
 
-from jobkit.errors import BrokerUnavailable, MessageTooLarge, SendRefused, StoreUnavailable
+from jobkit.errors import AccessRefused, BrokerUnavailable, MessageTooLarge, SendRefused, StoreUnavailable
 from jobkit.patience import Patience, WorkerStopping
+from jobkit.refusals import Refusals
 
 
 class Flaky:
@@ -84,3 +86,19 @@ def test_what_follows_from_a_job_is_seen_through_until_the_jobs_have_had_their_t
     over.set()
     with pytest.raises(WorkerStopping):
         waiting.see_through(Flaky(StoreUnavailable("no store")))
+
+
+def test_a_broker_that_takes_nothing_from_our_user_is_a_refusal_until_it_does() -> None:
+    refusals, answers = Refusals(), iter([AccessRefused("403"), AccessRefused("403"), None])
+    seen: list[bool] = []
+    patient = Patience(threading.Event(), threading.Event(), first=0.001, refusals=refusals)
+
+    def publish() -> None:
+        seen.append(bool(refusals.problems(timedelta(seconds=-1))))
+        answer = next(answers)
+        if answer is not None:
+            raise answer
+
+    patient.see_through(publish)
+    assert seen == [False, True, True]
+    assert refusals.longest() == timedelta()

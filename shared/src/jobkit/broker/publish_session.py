@@ -13,7 +13,7 @@ from pika.channel import Channel
 from jobkit.broker.connection import Blocked, ConnectionSettings
 from jobkit.broker.lenient import LenientConnection
 from jobkit.broker.outgoing import Outgoing
-from jobkit.errors import SendRefused, Unroutable
+from jobkit.errors import AccessRefused, SendRefused, Unroutable
 
 #: Messages written ahead of their confirms. More gain no speed and cost memory.
 WINDOW: Final = 1000
@@ -230,7 +230,8 @@ class PublishSession:
             (message,) = self._in_flight.values()
             self._in_flight.clear()
             text = str(getattr(reason, "reply_text", reason))
-            message.settle(Unroutable(text) if code == 404 else SendRefused(f"RabbitMQ answered {code}: {text}"))
+            kind = AccessRefused if code == 403 else SendRefused
+            message.settle(Unroutable(text) if code == 404 else kind(f"RabbitMQ answered {code}: {text}"))
         else:
             for message in self._in_flight.values():
                 message.alone = True

@@ -22,7 +22,14 @@ from jobkit.broker.shipment import Parcel, Shipment
 from jobkit.contracts.job import service_of
 from jobkit.contracts.payload import PayloadChanged
 from jobkit.deadletters import Failure
-from jobkit.errors import BrokerUnavailable, DeclarationRefused, MessageTooLarge, SendError, Unroutable
+from jobkit.errors import (
+    BrokerUnavailable,
+    DeclarationRefused,
+    MessageTooLarge,
+    SendError,
+    TopologyMismatch,
+    Unroutable,
+)
 from jobkit.execution import DEFERRED_OPTION, note_delay, without_history
 
 log = logging.getLogger(__name__)
@@ -169,6 +176,8 @@ class Sender:
                 f"there is no queue {names} with its delays, and this user may not make it ({error}): start the worker "
                 f"of {services} once, or import the definitions"
             ) from error
+        except TopologyMismatch as error:
+            raise Unroutable(f"the queues {names} cannot be used: {error}") from error
         except CONNECTION_LOST as error:
             raise BrokerUnavailable(f"cannot make {names}: {self._connection.describe(error)}") from error
         if not_compared and not self._not_compared:

@@ -66,7 +66,8 @@ class Idempotency(Middleware):
         execution = begin(message)
         try:
             refuse_if_stale(execution)
-            lease = self._claims.obtain(broker, execution)
+            lease = execution.lease = self._claims.obtain(broker, execution)
+            self._keeper.keep(lease, execution.thread)
         except SkipMessage:
             raise
         except WorkerStopping as stopping:
@@ -75,10 +76,9 @@ class Idempotency(Middleware):
             # Dramatiq logs what a hook raises and runs the job all the same. This one must not run unprotected.
             log.exception("no lease could be obtained, the job goes back to the queue")
             execution.stumbled = True
+            self._let_go(execution)
             self._patience.pause()  # it comes back at once: without a pause this would spin
             raise SkipMessage("no lease could be obtained") from error
-        execution.lease = lease
-        self._keeper.keep(lease, execution.thread)
         if lease.crashes >= self._max_crashes:
             raise PoisonFound(f"{lease.crashes} workers died while they ran this job")
 
@@ -151,8 +151,7 @@ class Idempotency(Middleware):
         if lease is None or verdict is None:
             self._hand_back(execution)
             return
-        shown = execution.shown or execution.error
-        failure = f"{type(shown).__name__}: {text_of(shown)}"[:500] if shown else ""
+        failure = _failure_of(execution)
         transitions: dict[Verdict, Callable[[], bool]] = {
             Verdict.COMPLETED: lambda: store.complete(lease, execution.result),
             Verdict.RETRIED: lambda: store.release(lease, delay=execution.due_in(), counted=True, failure=failure),
@@ -173,13 +172,27 @@ class Idempotency(Middleware):
     def _hand_back(self, execution: Execution) -> None:
         execution.verdict = Verdict.HANDED_BACK
         if execution.lease is not None:
-            self._free(execution.lease, delay=timedelta())
+            # A mistake of ours after a run counts as an attempt: else the job would be done again and again.
+            failure = _failure_of(execution) if execution.stumbled else ""
+            self._free(execution.lease, delay=timedelta(), counted=execution.stumbled, failure=failure)
 
-    def _free(self, lease: Lease, *, delay: timedelta) -> bool:
+    def _let_go(self, execution: Execution) -> None:
+        """Free the lease of a job that was not let in."""
+        if execution.lease is not None:
+            self._keeper.forget(execution.lease)
+            self._free(execution.lease, delay=timedelta())
+            execution.lease = None
+
+    def _free(self, lease: Lease, *, delay: timedelta, counted: bool = False, failure: str = "") -> bool:
         """Whether the store has answered."""
         try:
-            self._store.release(lease, delay=delay, counted=False)
+            self._store.release(lease, delay=delay, counted=counted, failure=failure)
         except StoreUnavailable as outage:
             log.warning("the lease of a job that is handed back ends by itself: %s", outage)
             return False
         return True
+
+
+def _failure_of(execution: Execution) -> str:
+    shown = execution.shown or execution.error
+    return f"{type(shown).__name__}: {text_of(shown)}"[:500] if shown else ""

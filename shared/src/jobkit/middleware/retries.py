@@ -62,14 +62,15 @@ class Retries(Middleware):
         execution.error = exception
         decision = self._decide(broker, execution, exception)
         try:
-            self._follow(broker, message, execution, decision)
+            try:
+                self._follow(broker, message, execution, decision)
+            except (PermanentError, ValueError) as error:
+                # It would fail in the same way each time: a delay out of range, for one.
+                self._follow(broker, message, execution, Decision(Verdict.DIED, reason=Reason.PERMANENT, shown=error))
         except WorkerStopping as stopping:
             log.warning("handed back, because what follows could not be published: %s", stopping)
-        except (PermanentError, ValueError) as error:
-            # It would fail in the same way for ever: a delay out of range, for one.
-            self._follow(broker, message, execution, Decision(Verdict.DIED, reason=Reason.PERMANENT, shown=error))
         except BaseException:  # this thread and the message outlive whatever it is
-            log.exception("handed back, because what follows could not be published")
+            log.exception("returned to the queue, because what follows could not be published")
             execution.stumbled = True
             self._patience.pause()  # it comes back at once: without a pause this would spin
 

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -91,10 +92,13 @@ class StuckJobs(Middleware):
     def _run(self, worker: Worker) -> None:
         while not self._ended.wait(_LOOK):
             self._postpone_watchdog()
-            self._report_new()
-            # A worker that is told to stop hands back what does not end, and needs no replacement.
-            if not self._stopping.is_set() and self._give_up_new():
-                self._replace(worker)
+            try:
+                self._report_new()
+                # A worker that is told to stop hands back what does not end, and needs no replacement.
+                if not self._stopping.is_set() and self._give_up_new():
+                    self._replace(worker)
+            except Exception:  # without this thread the watchdog would end the process
+                log.exception("what does not end could not be looked after now")
         if self._replacement is not None:
             faulthandler.cancel_dump_traceback_later()
 
@@ -166,5 +170,6 @@ def _names(overrun: Overrun) -> dict[str, object]:
 def _log_aside(level: int, text: str, extra: dict[str, object]) -> None:
     """Log in a thread of its own: the stuck job may be the one that holds the lock of a log handler."""
     log_it = threading.Thread(target=log.log, args=(level, text), kwargs={"extra": extra}, daemon=True)
-    log_it.start()
-    log_it.join(_LOOK)
+    with suppress(RuntimeError):  # no thread can be started: better no line than no look
+        log_it.start()
+        log_it.join(_LOOK)

@@ -106,14 +106,15 @@ class Scheduler:
         last = self._last_tick(schedule, now)
         oldest = now - schedule.misfire
         self._warn_of_skipped(schedule, last, oldest)
-        due = list(self._ticks(schedule, max(last, oldest), now))
-        if not due:
+        latest, count = None, 0
+        for tick in self._ticks(schedule, max(last, oldest), now):  # of years, perhaps: no list of them
+            latest, count = tick, count + 1
+        if latest is None:
             return False
-        latest = due[-1]
         self._sender.send([schedule.message(latest)])
         self._registry.advance(schedule.name, latest, schedule.when)
-        if len(due) > 1:
-            log.warning("%s: made up for the last of %d missed ticks", schedule.name, len(due))
+        if count > 1:
+            log.warning("%s: made up for the last of %d missed ticks", schedule.name, count)
         log.info("%s: sent the job of %s", schedule.name, latest.isoformat())
         return True
 
