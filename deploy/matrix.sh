@@ -90,7 +90,9 @@ main() {
         if [ $# -gt 0 ]; then
             run "$release" run "$@"
         else
+            # Each command on a machine of its own: the first one to run has to install the servers.
             run "$release" demo make demo
+            make_machine "$release" "$machines/$release" || failed=yes
             run "$release" test make test
         fi
         if [ "$failed" = no ]; then

@@ -29,7 +29,6 @@ from pydantic.alias_generators import to_camel
 
 from jobkit.broker.envelope import decode
 from jobkit.contracts import Job, PayloadChanged
-from jobkit.contracts.payload import payload_of
 from jobkit.execution import Execution
 from jobkit.payload import parse
 from jobkit.producer import Producer, message_for
@@ -282,14 +281,6 @@ def test_a_private_attribute_that_is_lost_is_refused() -> None:
     job._token = "t"
     with pytest.raises(PayloadChanged, match="_token"):
         message_for(job)
-
-
-def test_only_the_fields_that_are_set_travel_if_the_worker_is_to_make_the_others() -> None:
-    class Nightly(Job, queue="case"):
-        id: uuid.UUID = Field(default_factory=uuid.uuid4)
-        table: str = "orders"
-
-    assert payload_of(Nightly(table="customers"), only_set=True) == {"table": "customers"}
 
 
 def refusing() -> Callable[[int], int]:

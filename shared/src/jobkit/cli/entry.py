@@ -7,6 +7,7 @@ handler. Therefore the handler is set here, before the rest of the command is lo
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from types import FrameType
 
 #: The commands that run until they are told to stop.
@@ -15,12 +16,15 @@ _LASTING = frozenset({"worker", "scheduler"})
 
 def main() -> None:
     """Run the command."""
-    if not _LASTING.isdisjoint(sys.argv[1:2]):
+    lasting = not _LASTING.isdisjoint(sys.argv[1:2])
+    if lasting:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _end)
+    from jobkit.cli.exit_status import replaced_if_hopeless
     from jobkit.cli.main import app
 
-    app(prog_name="jobkit")
+    with replaced_if_hopeless() if lasting else nullcontext():
+        app(prog_name="jobkit")
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -29,21 +29,17 @@ def worker(
     With its processes, threads and stop grace; the same as Dramatiq's own command:
     dramatiq <service>_service.main:broker --processes … --threads …
     """
-    from jobkit.cli.exit_status import replaced_if_hopeless
     from jobkit.cli.worker import run
 
-    with replaced_if_hopeless():
-        run(service, queues or [])
+    run(service, queues or [])
 
 
 @app.command()
 def scheduler() -> None:
     """Send the jobs of all schedules that services have announced. Run two for availability."""
-    from jobkit.cli.exit_status import replaced_if_hopeless
     from jobkit.cli.scheduler import run
 
-    with replaced_if_hopeless():
-        run()
+    run()
 
 
 @app.command()

@@ -3,8 +3,13 @@
 import logging
 import signal
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from queue import SimpleQueue
+from typing import Final
 
 from jobkit.access import Access, Check
 from jobkit.broker.connection import ConnectionSettings
@@ -18,6 +23,10 @@ from jobkit.schedule.scheduler import Scheduler
 from jobkit.settings import PlatformSettings, exit_if_misconfigured, unknown_variables
 from jobkit.store.redis_client import RedisClient
 from jobkit.store.redis_server import RedisServer
+
+#: Seconds between two renewals of the sign of life, and after which a round hangs and none is made.
+_RENEWAL: Final = 5.0
+_LONGEST_ROUND: Final = 300.0
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +50,34 @@ def run() -> None:
 
     sign = SignOfLife(settings.health_folder, "scheduler") if settings.health_folder else None
 
+    rounds = _Rounds()
+    if sign is not None:
+        show = partial(_show_life, sign, stop, rounds, lambda: refusals.problems(bound))
+        threading.Thread(target=show, name="jobkit-health", daemon=True).start()
+
     def alive() -> None:
+        rounds.last = time.monotonic()
         if scheduler.waits or refusals.longest():
             access.look()
-        if sign is not None:
-            sign.renew(refusals.problems(bound))
 
     scheduler.run(stop, alive)
     if sign is not None:
         sign.remove()
     sender.close()
+
+
+@dataclass
+class _Rounds:
+    """When the scheduler began its last round, by the monotonic clock."""
+
+    last: float = field(default_factory=time.monotonic)
+
+
+def _show_life(sign: SignOfLife, stop: threading.Event, rounds: _Rounds, problems: Callable[[], list[str]]) -> None:
+    """Renew the sign of life beside the rounds: a round that waits for a silent broker may outlast a sign."""
+    while not stop.wait(_RENEWAL):
+        if time.monotonic() - rounds.last < _LONGEST_ROUND:
+            sign.renew(problems())
 
 
 def _access(

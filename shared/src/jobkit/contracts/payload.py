@@ -19,14 +19,10 @@ class PayloadChanged(ValueError):
     """The job that arrives would not be the job that was sent; the text names the field."""
 
 
-def payload_of(job: Job, *, only_set: bool = False) -> dict[str, Any]:
+def payload_of(job: Job) -> dict[str, Any]:
     """Return the payload of a message that carries ``job``, as JSON holds it.
 
     The payload is read back as a worker reads it and compared with the job by value.
-
-    Args:
-        job: The job to be sent.
-        only_set: Leave out the fields that have their default, so that the worker makes it.
 
     Raises:
         PayloadChanged: A field would arrive changed or could not be read.
@@ -37,7 +33,7 @@ def payload_of(job: Job, *, only_set: bool = False) -> dict[str, Any]:
         if not hasattr(contract, name):  # it is no cached property but a misspelt name, given to model_copy
             raise PayloadChanged(f"{contract.__name__} has no field {name!r}, so it cannot be sent")
     try:
-        payload = _dump(job, only_set=only_set)
+        payload = _dump(job)
     except Exception as error:  # serializers are the contract's own code and raise what they like
         culprit = next((name for name in contract.model_fields if not _can_be_written(job, name)), "payload")
         raise PayloadChanged(f"{contract.__name__}.{culprit} cannot be sent: {_line(error)}") from error
@@ -54,7 +50,7 @@ def payload_of(job: Job, *, only_set: bool = False) -> dict[str, Any]:
     except Exception as error:  # the contract's own validators, the same
         raise PayloadChanged(f"{contract.__name__} cannot be read back: {_line(error)}") from error
     if not _equal(arrived, job):
-        _compare(job, arrived, only_set=only_set)
+        _compare(job, arrived)
     return payload
 
 
@@ -64,10 +60,8 @@ def _check_once(contract: type[Job]) -> None:
     refuse_fields_that_cannot_travel(contract)
 
 
-def _dump(job: Job, *, only_set: bool = False, include: set[str] | None = None) -> Any:  # Any: JSON
-    return job.model_dump(
-        mode="json", by_alias=True, round_trip=True, exclude_unset=only_set, include=include, warnings=False
-    )
+def _dump(job: Job, *, include: set[str] | None = None) -> Any:  # Any: JSON
+    return job.model_dump(mode="json", by_alias=True, round_trip=True, include=include, warnings=False)
 
 
 def _can_be_written(job: Job, name: str) -> bool:
@@ -78,12 +72,12 @@ def _can_be_written(job: Job, name: str) -> bool:
     return True
 
 
-def _compare(job: Job, arrived: Job, *, only_set: bool) -> None:
+def _compare(job: Job, arrived: Job) -> None:
     """Raise ``PayloadChanged`` if the two differ, with the place of the first difference."""
     if type(arrived) is not type(job):
         raise PayloadChanged(f"{type(job).__name__} would arrive as a {type(arrived).__name__}")
     sent, found = _content(job), _content(arrived)
-    for name in job.model_fields_set if only_set else sent | found:
+    for name in sent | found:
         place = _difference(sent.get(name), found.get(name), name, 0)
         if place is not None:
             raise PayloadChanged(

@@ -95,7 +95,7 @@ class MemoryStore:
             early = min(due_at - now, milliseconds(delay))
             if early > milliseconds(DUE_SLACK) and is_new:
                 waiting = JobRecord(job, JobState.WAITING, 0, 0, record.fence, waits_for="its delay")
-                self._rows[job] = row = _Row(waiting, sent_at=latest, seen=row.seen)
+                self._rows[job] = row = _Row(waiting, sent_at=latest, made=row.made, seen=row.seen)
                 self._make_wait(row, early, now)
                 return Held(timedelta(milliseconds=early), JobState.WAITING)
             before = max(0 if anew else record.attempt, 0 if revived else attempts_before)
