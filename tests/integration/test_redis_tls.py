@@ -12,6 +12,7 @@ from jobkit.store.redis_client import RedisClient
 from local_stack.ports import free_port
 from local_stack.redis import Redis as RedisNode
 
+SIGNS = "keyUsage=critical,keyCertSign,cRLSign"
 EC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
 
 
@@ -34,9 +35,11 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
     folder = tmp_path_factory.mktemp("tls")
     for name in ("ca", "stranger"):
         files = ("-keyout", f"{name}.key", "-out", f"{name}.pem")
-        openssl("req", "-x509", *EC, *files, "-subj", f"/CN={name}", folder=folder)
+        # Python 3.13 and later verify strictly: a CA has to say what its key is for.
+        openssl("req", "-x509", *EC, *files, "-subj", f"/CN={name}", *("-addext", SIGNS), folder=folder)
     openssl("req", *EC, "-keyout", "redis.key", "-out", "redis.csr", "-subj", "/CN=redis", folder=folder)
-    (folder / "names").write_text("subjectAltName=DNS:localhost")
+    names = ["subjectAltName=DNS:localhost", "subjectKeyIdentifier=hash", "authorityKeyIdentifier=keyid"]
+    (folder / "names").write_text("\n".join(names))
     signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-out", "redis.pem")
     openssl("x509", "-req", "-in", "redis.csr", *signed, folder=folder)
     port = free_port()

@@ -72,9 +72,9 @@ def test_the_defaults_of_a_tick_outlast_a_worker_that_was_killed_and_a_retry(
     registry.announce("probe", [Schedule.of("probe", Daily, cron("0 12 * * *"))], START)
     settings = {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url, "JOBKIT_LEASE_SECONDS": "2"}
     settings["JOBKIT_STORE_TIMEOUT_SECONDS"] = "0.3"
+    # Before the worker starts: it announces that its service has no schedules.
+    assert Scheduler(registry, sender, at(START.replace(hour=12, minute=0, second=1))).fire_due() == 1
     with WorkerProcess(tmp_path, settings) as worker:
-        noon = START.replace(hour=12, minute=0, second=1)
-        assert Scheduler(registry, sender, at(noon)).fire_due() == 1
         worker.ledger.wait(lambda ledger: bool(ledger.entries("daily")), what="the first run")
     with WorkerProcess(tmp_path, settings, name="second") as worker:
         worker.ledger.wait_for("end", "daily")

@@ -202,7 +202,9 @@ def test_jobs_that_end_just_at_their_limit_are_never_interrupted_afterwards(
             pass
         return "returned"
 
-    for _ in range(2_000):
+    for number in range(20_000):  # many more than it takes, on a machine that does nothing else
+        if number >= 2_000 and min(outcomes.values()) > 20:
+            break
         length = limit * draw.uniform(0.7, 1.4)
         try:
             outcome = interrupts.run(lambda length=length: job(length), limit=limit)  # type: ignore[misc]  # bound now
