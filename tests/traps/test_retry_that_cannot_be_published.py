@@ -47,7 +47,7 @@ def test_the_job_waits_in_its_worker_until_its_retry_is_taken(
         until(lambda: ours.runs, "the first attempt runs")
         refuse_publishing(True)
         failing.set()
-        until(lambda: "jobs wait for it" in caplog.text, "the worker says that it waits")
+        until(lambda: "; jobs wait until that is mended" in caplog.text, "the worker says that it is refused")
         assert (ours.runs, settled.acked, settled.rejected) == (["flaky"], [], [])
         refuse_publishing(False)
         until(lambda: ours.ends, "the second attempt ends")
