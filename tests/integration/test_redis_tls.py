@@ -87,9 +87,10 @@ def test_a_certificate_for_another_host_is_refused(encrypted: Encrypted) -> None
 
 
 @pytest.mark.parametrize("encrypting", [True, False])
-def test_encryption_on_one_side_alone_is_an_outage_with_a_hint(encrypted: Encrypted, encrypting: bool) -> None:
+def test_encryption_on_one_side_alone_is_told_with_a_hint(encrypted: Encrypted, encrypting: bool) -> None:
     url = f"rediss://localhost:{encrypted.plain_port}/0" if encrypting else f"redis://localhost:{encrypted.tls_port}/0"
     client = RedisClient(url, 1)
-    with pytest.raises(StoreUnavailable, match=r"port (speaks|wants) TLS"):
+    # Redis 7 waits for the rest of what it takes for a command; Redis 8 answers, so that it is a refusal.
+    with pytest.raises(StoreUnavailable, match=r"port (speaks|wants) TLS|does not speak TLS"):
         client.ask("PING")
     client.close()

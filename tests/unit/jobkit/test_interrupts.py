@@ -205,7 +205,7 @@ def test_jobs_that_end_just_at_their_limit_are_never_interrupted_afterwards(
     for number in range(20_000):  # many more than it takes, on a machine that does nothing else
         if number >= 2_000 and min(outcomes.values()) > 20:
             break
-        length = limit * draw.uniform(0.7, 1.4)
+        length = limit * draw.uniform(0.7, 4.0)  # the clock that watches the limit is late by about as much
         try:
             outcome = interrupts.run(lambda length=length: job(length), limit=limit)  # type: ignore[misc]  # bound now
         except TimeLimitExceeded:
