@@ -56,18 +56,37 @@ def main() -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show an arrow still shows the rest
     screen = Screen(Console(highlight=False))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    stop = Stop()
     try:
         limit = _limit(os.environ.get("DEMO_TIMEOUT", "120"))
         with emptied(options.folder.resolve()) as folder:
-            return Demo(folder, screen, limit).run(in_one_process=options.embedded)
+            return Demo(folder, screen, limit, stop).run(in_one_process=options.embedded)
     except KeyboardInterrupt:
         screen.verdict("Stopped, and everything that was started has been ended.", good=False)
         return 130
     except (Unexpected, LocalStackError, JobkitError, AMQPError) as error:
         screen.verdict(str(error) or repr(error), good=False)
         return 1
+
+
+class Stop:
+    """Ends the demo with ``KeyboardInterrupt`` at the first Ctrl-C or SIGTERM; takes over both signals."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
+
+    def check(self) -> None:
+        """Raise it if it was asked for. Python drops what a signal raises inside ``__del__``."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, _number: int, _frame: object) -> NoReturn:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the end takes seconds, and a second Ctrl-C must not cut it short
+        self._asked = True
+        raise KeyboardInterrupt
 
 
 class Demo:
@@ -77,12 +96,14 @@ class Demo:
         folder: For all that comes out.
         screen: Shows it.
         limit: Seconds for the jobs. Installing packages and starting the backing services have limits of their own.
+        stop: Asked while the jobs run.
     """
 
-    def __init__(self, folder: Path, screen: Screen, limit: float) -> None:
+    def __init__(self, folder: Path, screen: Screen, limit: float, stop: Stop) -> None:
         self._folder = folder
         self._screen = screen
         self._limit = limit
+        self._stop = stop
         self._run = uuid.uuid4().hex[:8]
         self._catcher = MailCatcher(folder / "mailcatcher")
         self._mail, self._mishap = Mail(self._catcher), Mishap()
@@ -109,6 +130,7 @@ class Demo:
             good = self._report(runtime, problems, backing)
             if not good:
                 self._show_logs(runtime)
+        self._stop.check()
         took = f"{time.monotonic() - began:.1f} s"
         if backing is None:
             took += ", without RabbitMQ and Redis: broker and store were this process's memory"
@@ -160,6 +182,7 @@ class Demo:
         with self._screen.live():
             while not all(task.done() for task in tasks.values()):
                 time.sleep(POLL_SECONDS)
+                self._stop.check()
                 board.refresh()
                 if time.monotonic() >= next_look:
                     depths, next_look = runtime.depths(), time.monotonic() + LOOK_SECONDS
@@ -229,12 +252,6 @@ def _limit(text: str) -> float:
     if not 1 <= limit <= MAX_SECONDS:
         raise Unexpected(f"DEMO_TIMEOUT is {text!r}: it must be the most seconds that the jobs may take, 1 to 3600")
     return limit
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the end takes seconds, and a second Ctrl-C must not cut it short
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from unittest.mock import Mock
 
 import pika
@@ -102,6 +103,18 @@ LOGIN = "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN
 VHOST_LIMIT = "NOT_ALLOWED - access to vhost 'a' refused for user 'guest': connection limit (9) is reached"
 USER_LIMIT = "NOT_ALLOWED - connection refused for user 'guest': user connection limit (9) is reached"
 VHOST_DOWN = "INTERNAL_ERROR - access to vhost 'a' refused for user 'guest': vhost 'a' is down"
+
+
+def test_a_login_that_is_refused_after_another_consumer_has_connected_ends_no_worker() -> None:
+    with listening(says(closes_after_start, 403, LOGIN)) as settings:
+        broker = JobBroker(settings, Mock())
+        broker.give_up = Mock()  # type: ignore[method-assign]  # it would end this process
+        with pytest.raises(CONNECTION_LOST) as outage:
+            settings.open()
+        broker.report_connected("probe.high")
+        broker.report_outage(outage.value, first=True, queue="probe")
+        assert not broker.give_up.called
+        assert "refused the user or password" in broker.refusals.problems(timedelta(seconds=-1))[0]
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ class JobBroker(RabbitmqBroker):
         self._prefetch = prefetch
         self._fatal: BaseException | None = None
         self._outage_reported = False
+        self._was_let_in = False
         self._not_compared = ""
 
     @property
@@ -140,7 +141,9 @@ class JobBroker(RabbitmqBroker):
         A worker that is refused later waits: its jobs are safe, and the right may be given back.
         """
         if isinstance(error, DeclarationRefused) or is_misconfigured(error):
-            if first:
+            # Another queue's consumer may have connected before the login was withdrawn.
+            concerns_queue = isinstance(error, DeclarationRefused | pika.exceptions.ChannelClosedByBroker)
+            if first and (concerns_queue or not self._was_let_in):
                 self.give_up(error)
             else:
                 self.refusals.report(f"RabbitMQ ({queue})", self._describe(error))
@@ -150,7 +153,7 @@ class JobBroker(RabbitmqBroker):
 
     def report_connected(self, queue: str = "") -> None:
         """The outage, if there was one, is over."""
-        self._outage_reported = False
+        self._outage_reported, self._was_let_in = False, True
         self.refusals.clear(f"RabbitMQ ({queue})")
 
     def give_up(self, error: BaseException) -> None:
