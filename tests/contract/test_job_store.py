@@ -183,28 +183,86 @@ def test_progress_is_readable_while_the_job_runs_and_starts_over_with_it(store: 
 
 def test_what_the_first_run_has_made_is_the_same_for_all_later_ones(store: JobStore, job: JobKey) -> None:
     lease = take(store, job, "a", BRIEF)
-    assert store.remember(lease, b'{"day":"1"}') == b'{"day":"1"}'
-    assert store.remember(lease, b'{"day":"2"}') == b'{"day":"1"}'
+    assert store.remember(lease, "day", b'{"day":"1"}') == b'{"day":"1"}'
+    assert store.remember(lease, "day", b'{"day":"2"}') == b'{"day":"1"}'
     wait_until(lambda: not isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1), Held))
     crashed = take(store, job, "b")
-    assert store.remember(crashed, b'{"day":"3"}') == b'{"day":"1"}'
+    assert store.remember(crashed, "day", b'{"day":"3"}') == b'{"day":"1"}'
     store.release(crashed, delay=timedelta(0), counted=True, failure="no")
     again = take(store, job, "c")
-    assert store.remember(again, b'{"day":"4"}') == b'{"day":"1"}'
+    assert store.remember(again, "day", b'{"day":"4"}') == b'{"day":"1"}'
     store.bury(again, failure="no")
     revived = take(store, job, "d", revived=True)
-    assert store.remember(revived, b'{"day":"5"}') == b'{"day":"1"}'
+    assert store.remember(revived, "day", b'{"day":"5"}') == b'{"day":"1"}'
 
 
 def test_only_the_owner_of_a_running_job_is_told_what_it_has_made(store: JobStore, job: JobKey) -> None:
     late = take(store, job, "a", BRIEF)
     wait_until(lambda: not isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1), Held))
-    assert store.remember(late, b"a") is None
+    assert store.remember(late, "day", b"a") is None
     lease = take(store, job, "b")
     store.release(lease, delay=timedelta(0), counted=False)
-    assert store.remember(lease, b"b") is None
-    assert store.remember(take(store, job, "c"), b"c") == b"c"
-    assert store.remember(Lease(JobKey("email", "send_email", "nobody"), "a", 1, 1), b"a") is None
+    assert store.remember(lease, "day", b"b") is None
+    assert store.remember(take(store, job, "c"), "day", b"c") == b"c"
+    assert store.remember(Lease(JobKey("email", "send_email", "nobody"), "a", 1, 1), "day", b"a") is None
+
+
+def test_what_is_remembered_has_names_and_can_be_forgotten(store: JobStore, job: JobKey) -> None:
+    lease = take(store, job)
+    assert store.remember(lease, "", b"defaults") == b"defaults"
+    assert store.remember(lease, "dot", b"1") == b"1"
+    assert store.forget(lease, "dot")
+    assert store.forget(lease, "dot")  # an answer was lost
+    assert store.remember(lease, "dot", b"2") == b"2"
+    assert store.remember(lease, "", b"others") == b"defaults"
+    store.release(lease, delay=timedelta(0), counted=False)
+    assert not store.forget(lease, "dot")
+
+
+def test_attempts_and_crashes_count_from_the_last_checkpoint(store: JobStore, job: JobKey) -> None:
+    store.release(take(store, job), delay=timedelta(0), counted=True, failure="no")
+    crashed = take(store, job, "b", BRIEF)
+    assert crashed.attempt == 2
+    wait_until(lambda: not isinstance(store.acquire(job, "c", ttl=TTL, sent_at=1), Held))
+    lease = take(store, job, "c")
+    assert (lease.attempt, lease.crashes, lease.crashes_before) == (3, 1, 0)
+    assert store.checkpoint(lease)
+    assert store.checkpoint(lease)  # an answer was lost
+    record = store.record(job)
+    assert record is not None
+    assert (record.attempt, record.crashes) == (1, 0)
+    store.release(lease, delay=timedelta(0), counted=True, failure="no")
+    # A message from before the checkpoint says that two attempts were made: they count no more.
+    again = take(store, job, "d", attempts_before=2)
+    assert (again.attempt, again.crashes, again.crashes_before) == (2, 0, 1)
+    assert take(store, job, "d", attempts_before=2) == again
+
+
+def test_a_run_that_is_handed_back_after_a_checkpoint_has_used_up_no_attempt(store: JobStore, job: JobKey) -> None:
+    store.release(take(store, job), delay=timedelta(0), counted=True, failure="no")
+    lease = take(store, job, "b")
+    assert store.checkpoint(lease)
+    store.release(lease, delay=timedelta(0), counted=False)
+    assert take(store, job, "c", attempts_before=1).attempt == 1
+
+
+def test_only_the_owner_of_a_running_job_makes_a_checkpoint(store: JobStore, job: JobKey) -> None:
+    lease = take(store, job)
+    store.release(lease, delay=timedelta(0), counted=True)
+    assert not store.checkpoint(lease)
+    assert take(store, job, "b").attempt == 2
+
+
+def test_a_dead_job_that_starts_over_knows_of_no_checkpoint(store: JobStore, job: JobKey) -> None:
+    lease = take(store, job, "a", BRIEF)
+    wait_until(lambda: not isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1), Held))
+    lease = take(store, job, "b")
+    assert store.checkpoint(lease)
+    store.bury(lease, failure="no")
+    revived = take(store, job, "c", revived=True)
+    assert (revived.attempt, revived.crashes, revived.crashes_before) == (1, 0, 0)
+    store.release(revived, delay=timedelta(0), counted=True)
+    assert take(store, job, "d", attempts_before=4).attempt == 5
 
 
 def test_jobs_of_two_services_may_share_actor_and_id(store: JobStore, job: JobKey) -> None:

@@ -123,6 +123,11 @@ class LeaseMachine(RuleBasedStateMachine):
     def report(self, lease: Lease) -> None:
         assert self.store.report(lease, percent=50, step="half", note="") is self.model.report(lease)
 
+    @rule(lease=leases, times=times)
+    def checkpoint(self, lease: Lease, times: int) -> None:
+        due = self.model.checkpoint(lease)
+        assert [self.store.checkpoint(lease) for _ in range(times)] == [due] * times
+
     @precondition(lambda self: self.model.known and self.model.known.state is JobState.RUNNING)
     @rule(failure=failures, delay=delays, dies=st.booleans())
     def the_owner_fails(self, failure: str, delay: int, dies: bool) -> None:

@@ -30,6 +30,7 @@ class Known:
     latest: int = 0  # from then on whoever asks gets it
     seen: tuple[int, ...] = ()  # the sends that were delivered
     died_at: int = 0  # by the store's clock
+    crashes_before: int | None = None  # there once the job has made a checkpoint
 
     @classmethod
     def of(cls, lease: Lease, failure: str = "") -> "Known":
@@ -103,7 +104,9 @@ class JobModel:
                 return
 
         attempt, crashes, first_failed_at, failure = 0, 0, 0, ""
+        crashes_before: int | None = None
         if known and known.state is not JobState.DEAD:
+            crashes_before = known.crashes_before
             attempt, first_failed_at = known.attempt, known.first_failed_at
             crashes = known.crashes + (known.state is JobState.RUNNING)
             failure = known.failure if first_failed_at else ""
@@ -112,12 +115,14 @@ class JobModel:
             return
 
         assert isinstance(answer, Lease), answer
-        attempt = max(attempt, 0 if revived else attempts_before) + 1
+        attempt = max(attempt, 0 if revived or crashes_before is not None else attempts_before) + 1
         self._check_fence(answer.fence)
         latest = max(known.lease.sent_at, sent_at) if known else sent_at
-        assert answer == Lease(answer.job, owner, answer.fence, attempt, crashes, first_failed_at, latest)
+        before = crashes_before or 0
+        assert answer == Lease(answer.job, owner, answer.fence, attempt, crashes, first_failed_at, latest, before)
         seen = known.seen if known else ()
         self.known = Known.of(answer, failure)
+        self.known.crashes_before = crashes_before
         self.known.seen = seen
         self.known.see(sent_at)
         self._lend(self.known, ttl)
@@ -177,12 +182,21 @@ class JobModel:
         known = self.known
         return known is not None and known.state is JobState.RUNNING and name(known.lease) == name(lease)
 
+    def checkpoint(self, lease: Lease) -> bool:
+        known = self.known
+        if known is None or not self.report(lease):
+            return False
+        known.crashes_before = (known.crashes_before or 0) + known.crashes
+        known.attempt, known.crashes = 1, 0
+        known.lease = replace(known.lease, attempt=1, crashes=0, crashes_before=known.crashes_before)
+        return True
+
     def _record_of(self, lease: Lease) -> Known | None:
         """The record, if it is this lease's: the highest fence has it, also if the store has lost it."""
         known = self.known
         if known is None or (known.lease.fence < lease.fence and known.state is not JobState.DONE):
             assert self.lossy, "only a loss leaves no record, or a lower fence"
-            self.known = known = Known.of(lease)
+            self.known = known = Known.of(replace(lease, crashes_before=0))
             self.told = {}  # whoever was given the job below that fence, by a store that had lost it, loses it
         if name(known.lease) == name(lease):
             return known

@@ -88,7 +88,7 @@ class Assembly(Generic[R]):
         for one in middleware:
             broker.add_middleware(one)
         children = Children(self.sender, patience, interrupts)
-        self._declare(broker, Runner(self.store, children, lifespan, interrupts))
+        self._declare(broker, Runner(self.store, children, lifespan, interrupts, broker.stopping))
 
     def _guarantees(
         self,

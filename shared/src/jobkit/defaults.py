@@ -15,6 +15,9 @@ from jobkit.store.base import JobStore
 
 J = TypeVar("J", bound=Job)
 
+#: Of what the job's record remembers.
+_NAME = ""
+
 
 class Defaults:
     """Keeps what a periodic job's defaults were at its first run, for all runs of the same tick.
@@ -48,7 +51,7 @@ class Defaults:
             raise BadPayload(str(error)) from error
         if made.keys() <= message.kwargs.keys():  # a copy, or an announcement of an older version
             return job
-        stored = self._interrupts.shielded(lambda: self._store.remember(lease, json.dumps(made).encode()))
+        stored = self._interrupts.shielded(lambda: self._store.remember(lease, _NAME, json.dumps(made).encode()))
         if stored is None:
             raise LeaseLost("another worker holds the job's lease by now")
         execution.message = replace(message, kwargs={**json.loads(stored), **message.kwargs})

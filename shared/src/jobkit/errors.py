@@ -133,6 +133,10 @@ class NothingRan(PermanentError):
     """The actor returned a coroutine or an iterator: the work in it has not been done."""
 
 
+class ResultNotKept(PermanentError):
+    """The actor has done its work and returned what the job's record cannot keep."""
+
+
 class Undecodable(PermanentError):
     """The body is not a Dramatiq message."""
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
@@ -89,6 +89,7 @@ class Execution:
             delivery limit.
         is_stale: Tells whether the connection that delivered it is gone. The broker then delivers it again.
         excused_for: Its failure is not its own: it runs again after this, without an attempt used up.
+        at_checkpoint: Whether its work so far is kept: it is the first attempt since then.
     """
 
     message: Message[Any]
@@ -111,11 +112,14 @@ class Execution:
     stumbled: bool = False
     is_stale: Callable[[], bool] = lambda: False
     excused_for: timedelta | None = None
+    at_checkpoint: bool = False
 
     @property
     def attempt(self) -> int:
-        """Which run this is, from 1; 0 before the lease is given."""
-        return self.lease.attempt if self.lease else 0
+        """Which run this is, from 1, since the last checkpoint; 0 before the lease is given."""
+        if self.lease is None:
+            return 0
+        return 1 if self.at_checkpoint else self.lease.attempt
 
     @property
     def round(self) -> int:
@@ -125,6 +129,11 @@ class Execution:
         """
         said = self.message.options.get(ROUND_OPTION)
         return said if isinstance(said, int) else self.message.message_timestamp
+
+    @property
+    def sent_at(self) -> datetime:
+        """When the message was sent first, by its sender's clock."""
+        return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=self.message.message_timestamp)
 
     @property
     def due(self) -> tuple[int, timedelta]:

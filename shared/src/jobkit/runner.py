@@ -1,10 +1,11 @@
 """From a delivered message to a call of the actor's function."""
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from dramatiq.middleware import Interrupt
 from pydantic import TypeAdapter
@@ -16,6 +17,7 @@ from jobkit.context import Context
 from jobkit.contracts.job import Job
 from jobkit.contracts.tick import during
 from jobkit.defaults import Defaults
+from jobkit.errors import ResultNotKept, text_of
 from jobkit.execution import Execution, current
 from jobkit.interrupts import Interrupts
 from jobkit.middleware.lifespan import Lifespan
@@ -25,6 +27,8 @@ from jobkit.schedule.cron import Cron
 from jobkit.store.base import JobStore
 
 R = TypeVar("R")
+
+LargeResult = Literal["fail", "drop"]
 
 #: Bytes. Larger results belong into object storage, with their key as the result.
 MAX_RESULT = 262_144
@@ -42,16 +46,25 @@ class ActorDeclaration(Generic[R]):
     time_limit: timedelta
     periodic: Cron | None
     breaker: CircuitBreaker | None = None
+    large_result: LargeResult = "fail"
 
 
 class Runner(Generic[R]):
     """Calls actors' functions with their job and its context, under the lease that the middleware holds."""
 
-    def __init__(self, store: JobStore, children: Children, lifespan: Lifespan[R], interrupts: Interrupts) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        children: Children,
+        lifespan: Lifespan[R],
+        interrupts: Interrupts,
+        stopping: threading.Event,
+    ) -> None:
         self._store = store
         self._children = children
         self._lifespan = lifespan
         self._interrupts = interrupts
+        self._stopping = stopping
         self._defaults = Defaults(store, interrupts)
 
     def bind(self, declared: ActorDeclaration[R]) -> Callable[..., None]:
@@ -66,7 +79,7 @@ class Runner(Generic[R]):
                 job = self._defaults.settle(parse(declared.contract, execution), execution)
                 result = declared.function(job, context)
             refuse_undone(declared.contract.actor, result)
-            execution.result = encode_result(result)
+            execution.result = encode_result(result, drop_large=declared.large_result == "drop")
 
         return run
 
@@ -74,22 +87,35 @@ class Runner(Generic[R]):
         lease, resources = execution.lease, self._lifespan.resources
         if lease is None:
             raise RuntimeError("a job runs only under a lease")
-        details = (execution, lease, self._store, self._children, self._interrupts)
-        return Context(execution.job.id, lease.attempt, lease.fence, resources, *details)
+        details = (execution, lease, self._store, self._children, self._interrupts, self._stopping)
+        return Context(execution.job.id, lease.attempt, lease.fence, resources, execution.sent_at, *details)
 
 
-def encode_result(result: object) -> bytes:
-    """The result as JSON for the job's record; one that cannot be recorded is logged and left out."""
+def encode_result(result: object, *, drop_large: bool = False) -> bytes:
+    """Return the result as JSON for the job's record.
+
+    Args:
+        result: What the actor returned.
+        drop_large: Leave out, with a line in the log, what is above ``MAX_RESULT``.
+
+    Raises:
+        ResultNotKept: It is no data, or is above ``MAX_RESULT``. Another run would return the same.
+    """
     if result is None:
         return b""
+    kind = type(result).__name__
     try:
         encoded = TypeAdapter(type(result)).dump_json(result)
     except Interrupt:
         raise
-    except BaseException:  # the work is done: a result that is no data must not make it be done again
-        log.exception("the result, a %s, is no data and is not recorded", type(result).__name__)
-        return b""
-    if len(encoded) > MAX_RESULT:
-        log.error("the result is %d bytes long, above %d, and is not recorded", len(encoded), MAX_RESULT)
-        return b""
-    return encoded
+    except BaseException as error:  # serializers are somebody's code, and may raise anything
+        raise ResultNotKept(f"the result ({kind}) is no data: {text_of(error)}") from error
+    if len(encoded) <= MAX_RESULT:
+        return encoded
+    if not drop_large:
+        raise ResultNotKept(
+            f"the result has {len(encoded):,} bytes, and a job's record keeps {MAX_RESULT:,}: split the job, "
+            "or put the result into object storage and return its key"
+        )
+    log.warning("the result has %d bytes, above %d, and is not recorded", len(encoded), MAX_RESULT)
+    return b""

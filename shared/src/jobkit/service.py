@@ -21,7 +21,7 @@ from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
 from jobkit.producer import SendsMessages
 from jobkit.retry import RetryPolicy
-from jobkit.runner import ActorDeclaration
+from jobkit.runner import ActorDeclaration, LargeResult
 from jobkit.schedule.cron import Cron
 from jobkit.settings import PlatformSettings, ServiceSettings
 from jobkit.store.base import JobStore
@@ -68,6 +68,7 @@ class Service(Generic[S, R]):
         time_limit: timedelta | None = None,
         periodic: Cron | None = None,
         breaker: CircuitBreaker | None = None,
+        large_result: LargeResult = "fail",
     ) -> Callable[[Callable[[J, Context[R]], T]], Callable[[J, Context[R]], T]]:
         """Declare the function that runs jobs of ``contract``. The function itself stays as it is.
 
@@ -77,6 +78,8 @@ class Service(Generic[S, R]):
             time_limit: After this long the job is interrupted, a failed attempt; None stands for the service's.
             periodic: Also run it by this schedule; the contract's fields must all have defaults.
             breaker: What the jobs depend on, and when they wait for it.
+            large_result: What becomes of a result above 256 KiB. ``"fail"``: the job is a dead letter, though its work
+                is done. ``"drop"``: the job is done, and its record has no result.
         """
         if not contract.queue:
             raise TypeError(f"{contract.__name__} names no queue: class {contract.__name__}(Job, queue={self.name!r})")
@@ -94,7 +97,9 @@ class Service(Generic[S, R]):
             refuse_what_does_not_run(contract.actor, function)
             policy = self._retry if retry is None else retry
             limit = self._time_limit if time_limit is None else time_limit
-            self.actors[contract.actor] = ActorDeclaration(contract, function, policy, limit, periodic, breaker)
+            self.actors[contract.actor] = ActorDeclaration(
+                contract, function, policy, limit, periodic, breaker, large_result
+            )
             return function
 
         return declare

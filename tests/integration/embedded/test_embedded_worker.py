@@ -361,9 +361,9 @@ def test_nothing_is_lost_when_the_retry_cannot_be_published_for_a_while(
 @pytest.mark.parametrize("result", [object(), threading.Lock(), {"key": object()}, "x" * 300_000, "\ud800"])
 def test_a_result_that_cannot_be_recorded_does_not_make_the_work_be_done_again(stage: Stage, result: object) -> None:
     stage.desk.do = lambda _job, _context: result
-    record = stage.wait(stage.producer.send(Work()), JobState.DONE)
+    record = stage.wait(stage.producer.send(Work()), JobState.DEAD)
     stage.idle()
-    assert record.result == b""
+    assert "ResultNotKept: the result" in record.failure
     assert len(stage.desk.runs) == 1
 
 

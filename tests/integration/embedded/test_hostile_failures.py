@@ -201,7 +201,7 @@ def test_a_result_whose_own_code_exits_does_not_make_the_work_be_done_again(stag
             raise SystemExit("from a result")
 
     stage.do = lambda _context: Odd(a=1)
-    assert stage.end(stage.send(Work())).state is JobState.DONE
+    assert stage.end(stage.send(Work())).state is JobState.DEAD
     assert stage.runs == [1]
 
 

@@ -72,14 +72,14 @@ class Store(MemoryStore):
         self.remembered = self.lost = 0
         self.outages: list[Exception] = []
 
-    def remember(self, lease: Lease, payload: bytes) -> bytes | None:
+    def remember(self, lease: Lease, name: str, value: bytes) -> bytes | None:
         if self.outages:
             raise self.outages.pop(0)
         if self.lost:
             self.lost -= 1
             return None
         self.remembered += 1
-        return super().remember(lease, payload)
+        return super().remember(lease, name, value)
 
 
 class Stage:
@@ -168,7 +168,7 @@ def test_a_redelivery_after_a_crash_has_the_defaults_of_the_first_run(stage: Sta
     job = JobKey("reports", "report", message.message_id)
     lease = stage.store.acquire(job, "dead", ttl=timedelta(milliseconds=1), sent_at=message.message_timestamp)
     assert isinstance(lease, Lease)
-    assert stage.store.remember(lease, json.dumps(payload_of(crashed)).encode())
+    assert stage.store.remember(lease, "", json.dumps(payload_of(crashed)).encode())
     stage.fire()
     assert stage.wait(job, JobState.DONE).crashes == 1
     assert stage.runs == [crashed]

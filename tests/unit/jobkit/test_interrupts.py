@@ -318,6 +318,23 @@ def test_an_interrupt_waits_for_the_end_of_a_shielded_call(interrupts: Interrupt
     thread = runner.begin()
     assert begun.wait(5)
     assert interrupts.interrupt(thread, Shutdown)
+    assert interrupts.overruns(0) == [], "it has its time first"
     go_on.set()
     assert isinstance(runner.end(), Shutdown)
     assert steps == ["ended"]
+
+
+def test_a_shielded_call_that_outlasts_its_time_is_an_overrun(interrupts: Interrupts) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def send() -> None:
+        begun.set()
+        assert go_on.wait(5)
+
+    runner = Runner(interrupts, lambda: interrupts.shielded(send, at_most=0))
+    thread = runner.begin()
+    assert begun.wait(5)
+    assert interrupts.interrupt(thread, Shutdown)
+    assert [overrun.thread for overrun in interrupts.overruns(0)] == [thread]
+    go_on.set()
+    assert isinstance(runner.end(), Shutdown)

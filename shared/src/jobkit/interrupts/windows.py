@@ -31,6 +31,9 @@ T = TypeVar("T")
 #: Seconds. An interrupt that has not landed by then may land in more places.
 PATIENCE: Final = 5.0
 
+#: Seconds that a shielded call takes at most, unless its caller says otherwise: a send that meets several silent nodes.
+LONGEST_SHIELD: Final = 120.0
+
 log = logging.getLogger(__name__)
 
 
@@ -41,8 +44,12 @@ class _Window:
     interrupt: type[Interrupt] | None = None
     interrupted_at: float = 0.0
     insisted: bool = False
-    shielded: bool = False
+    shield_ends: float | None = None  # at the latest; None if nothing is shielded
     waiting: bool = False  # for the end of what is shielded
+
+    def overrun(self, now: float) -> float:
+        """Seconds since the interrupt should have landed."""
+        return now - max(self.interrupted_at, self.shield_ends or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,25 +107,32 @@ class Interrupts:
                 except Interrupt:
                     continue  # it landed here, at the finish: what the job returned or raised stands
 
-    def shielded(self, call: Callable[[], T]) -> T:
-        """Return what ``call`` returns; an interrupt that comes meanwhile is raised after it has returned."""
+    def shielded(self, call: Callable[[], T], *, at_most: float = LONGEST_SHIELD) -> T:
+        """Return what ``call`` returns; an interrupt that comes meanwhile is raised after it has returned.
+
+        Args:
+            call: Has to end by itself.
+            at_most: Within so many seconds. A job that takes longer counts as stuck from then on.
+        """
         thread = threading.get_ident()
         with self._lock:
             window = self._windows.get(thread)
             if window is not None and window.interrupt is not None and self._raiser.is_pending(thread):
                 self._raiser.take_back(thread)
                 raise window.interrupt  # here, where the call has not begun: it could not land inside
-            if window is None or window.interrupt is not None or window.shielded:
+            if window is None or window.interrupt is not None or window.shield_ends is not None:
                 window = None  # no job, or it has been interrupted, or the shield is up already
             else:
-                window.shielded = True
+                window.shield_ends = time.monotonic() + at_most
         try:
             return call()
         finally:
             if window is not None:
                 with self._lock:
-                    window.shielded = False
+                    window.shield_ends = None
                     waiting = window.waiting
+                    if waiting:
+                        window.interrupted_at = time.monotonic()  # it lands only now
                 if waiting and window.interrupt is not None:
                     raise window.interrupt
 
@@ -138,20 +152,23 @@ class Interrupts:
             return sum(self._interrupt(thread, window, interrupt) for thread, window in self._windows.items())
 
     def overruns(self, seconds: float) -> list[Overrun]:
-        """Return the jobs that still run although they were interrupted at least ``seconds`` ago."""
+        """Return the jobs that still run although they were interrupted at least ``seconds`` ago.
+
+        What is shielded has its time first.
+        """
         now = time.monotonic()
         with self._lock:
             return [
-                Overrun(thread, window.execution, window.interrupt, now - window.interrupted_at)
+                Overrun(thread, window.execution, window.interrupt, window.overrun(now))
                 for thread, window in self._windows.items()
-                if window.interrupt is not None and now - window.interrupted_at >= seconds
+                if window.interrupt is not None and window.overrun(now) >= seconds
             ]
 
     def _interrupt(self, thread: int, window: _Window | None, interrupt: type[Interrupt]) -> bool:
         if window is None or window.interrupt is not None:
             return False
         window.interrupt, window.interrupted_at = interrupt, time.monotonic()
-        if window.shielded:
+        if window.shield_ends is not None:
             window.waiting = True
         else:
             self._raiser.raise_in(thread, interrupt)
@@ -202,7 +219,7 @@ class Interrupts:
         """When this window is looked at next, by the monotonic clock."""
         if window.interrupt is None:
             return window.deadline
-        return math.inf if window.insisted or window.shielded else window.interrupted_at + self._patience
+        return math.inf if window.insisted or window.shield_ends is not None else window.interrupted_at + self._patience
 
 
 def _raiser_of_this_python(own: Iterable[str]) -> Raiser:

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 #: How long a process takes to end after its worker has, with telemetry to flush.
 EXIT_TIME = timedelta(seconds=5)
 
+#: A job that makes checkpoints may take down more workers than others, but not for ever.
+MOST_CRASHES = 10
+
 
 class PoisonFound(Poison, MiddlewareError):
     """Poison, as a kind of error that Dramatiq lets out of a hook."""
@@ -79,8 +82,9 @@ class Idempotency(Middleware):
             self._let_go(execution)
             self._patience.pause()  # it comes back at once: without a pause this would spin
             raise SkipMessage("no lease could be obtained") from error
-        if lease.crashes >= self._max_crashes:
-            raise PoisonFound(f"{lease.crashes} workers died while they ran this job")
+        in_all = lease.crashes + lease.crashes_before
+        if lease.crashes >= self._max_crashes or in_all >= MOST_CRASHES:
+            raise PoisonFound(f"{in_all} workers died while they ran this job")
 
     def after_process_message(
         self,

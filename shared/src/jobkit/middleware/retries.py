@@ -107,7 +107,7 @@ class Retries(Middleware):
             actor=execution.job.actor,
             queue=execution.message.queue_name,
             died_at=int(time.time() * 1000),
-            attempts=lease.attempt - isinstance(execution.error, Poison),  # a poison job was not run again
+            attempts=execution.attempt - isinstance(execution.error, Poison),  # a poison job was not run again
             sent_at=execution.message.message_timestamp,
             first_failed_at=lease.first_failed_at,
             trace_id=telemetry.trace_id(),

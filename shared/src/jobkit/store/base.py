@@ -57,6 +57,7 @@ class Lease:
         crashes: Runs that ended without a word, because their worker died.
         first_failed_at: When the first attempt failed, in milliseconds since the epoch; 0 if none has.
         sent_at: What the delivery that it was given to said of that.
+        crashes_before: Those before the job's last checkpoint. ``attempt`` and ``crashes`` count from there.
     """
 
     job: JobKey
@@ -66,6 +67,7 @@ class Lease:
     crashes: int = 0
     first_failed_at: int = 0
     sent_at: int = 0
+    crashes_before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +191,19 @@ class JobStore(Protocol):
     def report(self, lease: Lease, *, percent: float, step: str, note: str) -> bool:
         """Record how far the running job is; False also if its record was lost, until the next renewal."""
 
-    def remember(self, lease: Lease, payload: bytes) -> bytes | None:
-        """Return what the first run of the job has made, which is ``payload`` if this is the first.
+    def remember(self, lease: Lease, name: str, value: bytes) -> bytes | None:
+        """Return what a run of the job has stored first under ``name``, which is ``value`` if none has.
 
         None if the lease was lost, or its record, until the next renewal. What is stored lasts as long as the record.
+        """
+
+    def forget(self, lease: Lease, name: str) -> bool:
+        """Remove what was remembered under ``name``; False if the lease or its record was lost."""
+
+    def checkpoint(self, lease: Lease) -> bool:
+        """Let attempts and crashes count from here on: the run that holds ``lease`` is the first.
+
+        False if the lease or its record was lost. What messages say of attempts does not count from then on.
         """
 
     def record(self, job: JobKey) -> JobRecord | None:

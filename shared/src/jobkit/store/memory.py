@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from jobkit.store.base import (
@@ -30,7 +30,8 @@ class _Row:
     sent_at: int = 0
     first_failed_at: int = 0
     expires_at: int = 0
-    made: bytes = b""  # by the first run
+    made: dict[str, bytes] = field(default_factory=dict)  # by name, what runs have stored
+    crashes_before: int | None = None  # there once the job has made a checkpoint
     seen: tuple[int, ...] = ()  # the sends that were delivered, by their sent_at
 
     def see(self, sent_at: int) -> None:
@@ -98,14 +99,22 @@ class MemoryStore:
                 self._rows[job] = row = _Row(waiting, sent_at=latest, made=row.made, seen=row.seen)
                 self._make_wait(row, early, now)
                 return Held(timedelta(milliseconds=early), JobState.WAITING)
-            before = max(0 if anew else record.attempt, 0 if revived else attempts_before)
+            crashes_before = None if anew else row.crashes_before
+            known = revived or crashes_before is not None
+            before = max(0 if anew else record.attempt, 0 if known else attempts_before)
             # No lower than the clock, so that it rises even over the loss or the expiry of the record.
             fence = max(record.fence + 1, now)
             first_failed_at = 0 if anew else row.first_failed_at
             failure = record.failure if first_failed_at else ""
             started = JobRecord(job, JobState.RUNNING, before + 1, crashes, fence, started_at=now, failure=failure)
             self._rows[job] = row = _Row(
-                started, owner, sent_at=latest, first_failed_at=first_failed_at, made=row.made, seen=row.seen
+                started,
+                owner,
+                sent_at=latest,
+                first_failed_at=first_failed_at,
+                made=row.made,
+                crashes_before=crashes_before,
+                seen=row.seen,
             )
             self._lend(row, ttl, now)
             return self._lease(row)
@@ -147,19 +156,30 @@ class MemoryStore:
 
     def report(self, lease: Lease, *, percent: float, step: str, note: str) -> bool:
         with self._lock:
-            row = self._row(lease.job)
-            if row is None or not row.is_of(lease) or row.record.state is not JobState.RUNNING:
-                return False
-            row.record = replace(row.record, percent=percent, step=step, note=note)
-            return True
+            row = self._running(lease)
+            if row is not None:
+                row.record = replace(row.record, percent=percent, step=step, note=note)
+            return row is not None
 
-    def remember(self, lease: Lease, payload: bytes) -> bytes | None:
+    def remember(self, lease: Lease, name: str, value: bytes) -> bytes | None:
         with self._lock:
-            row = self._row(lease.job)
-            if row is None or not row.is_of(lease) or row.record.state is not JobState.RUNNING:
-                return None
-            row.made = row.made or payload
-            return row.made
+            row = self._running(lease)
+            return row.made.setdefault(name, value) if row is not None else None
+
+    def forget(self, lease: Lease, name: str) -> bool:
+        with self._lock:
+            row = self._running(lease)
+            if row is not None:
+                row.made.pop(name, None)
+            return row is not None
+
+    def checkpoint(self, lease: Lease) -> bool:
+        with self._lock:
+            row = self._running(lease)
+            if row is not None:
+                row.crashes_before = (row.crashes_before or 0) + row.record.crashes
+                row.record = replace(row.record, attempt=1, crashes=0)
+            return row is not None
 
     def record(self, job: JobKey) -> JobRecord | None:
         with self._lock:
@@ -202,6 +222,12 @@ class MemoryStore:
             self._rows[lease.job] = row
         return row if row.is_of(lease) else None
 
+    def _running(self, lease: Lease) -> _Row | None:
+        """The record, if the job runs under this lease."""
+        row = self._row(lease.job)
+        runs = row is not None and row.is_of(lease) and row.record.state is JobState.RUNNING
+        return row if runs else None
+
     def _lend(self, row: _Row, ttl: timedelta, now: int) -> None:
         row.span = milliseconds(ttl)
         row.until = now + row.span
@@ -232,7 +258,14 @@ class MemoryStore:
     def _lease(self, row: _Row) -> Lease:
         record = row.record
         return Lease(
-            record.job, row.owner, record.fence, record.attempt, record.crashes, row.first_failed_at, row.sent_at
+            record.job,
+            row.owner,
+            record.fence,
+            record.attempt,
+            record.crashes,
+            row.first_failed_at,
+            row.sent_at,
+            row.crashes_before or 0,
         )
 
     def _finish(self, lease: Lease, state: JobState, *, result: bytes = b"", failure: str = "") -> bool:

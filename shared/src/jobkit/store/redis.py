@@ -27,6 +27,11 @@ def _told(lease: Lease) -> list[Argument]:
     return [lease.fence, lease.owner, lease.attempt, lease.crashes, lease.first_failed_at, lease.sent_at]
 
 
+def _field(name: str) -> str:
+    """The field of a record that keeps what is remembered under ``name``."""
+    return f"made:{name}" if name else "made"
+
+
 class RedisStore:
     """Keeps the promises of ``JobStore`` across processes and machines.
 
@@ -41,9 +46,11 @@ class RedisStore:
     def __init__(self, url: str, record_ttl: timedelta = timedelta(days=1), timeout: float = 2.0) -> None:
         self._ttl = milliseconds(record_ttl)
         self._client = RedisClient(url, timeout)
-        names = ("acquire", "renew", "finish", "release", "report", "remember")
-        self._acquire, self._renew, self._finish, self._release, self._report, self._remember = (
-            self._client.script(self._script(name)) for name in names
+        self._acquire, self._renew, self._finish, self._release = (
+            self._client.script(self._script(name)) for name in ("acquire", "renew", "finish", "release")
+        )
+        self._report, self._remember, self._forget, self._checkpoint = (
+            self._client.script(self._script(name)) for name in ("report", "remember", "forget", "checkpoint")
         )
 
     def acquire(
@@ -99,9 +106,16 @@ class RedisStore:
         arguments: list[Argument] = [lease.fence, lease.owner, percent, step, note]
         return bool(self._report([self._key(lease.job)], arguments))
 
-    def remember(self, lease: Lease, payload: bytes) -> bytes | None:
-        stored: bytes | None = self._remember([self._key(lease.job)], [lease.fence, lease.owner, payload])
+    def remember(self, lease: Lease, name: str, value: bytes) -> bytes | None:
+        arguments: list[Argument] = [lease.fence, lease.owner, _field(name), value]
+        stored: bytes | None = self._remember([self._key(lease.job)], arguments)
         return stored
+
+    def forget(self, lease: Lease, name: str) -> bool:
+        return bool(self._forget([self._key(lease.job)], [lease.fence, lease.owner, _field(name)]))
+
+    def checkpoint(self, lease: Lease) -> bool:
+        return bool(self._checkpoint([self._key(lease.job)], [lease.fence, lease.owner]))
 
     def record(self, job: JobKey) -> JobRecord | None:
         raw = self._client.ask("HGETALL", self._key(job))

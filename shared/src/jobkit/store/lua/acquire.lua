@@ -4,8 +4,9 @@
 local key, owner, ttl, record_ttl, sent_at = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local revived, slack = ARGV[6] == '1', tonumber(ARGV[7])
 local row = redis.call('HMGET', key, 'state', 'owner', 'lease_until', 'due_at', 'attempt', 'crashes', 'sent_at',
-  'first_failed_at', 'fence', 'span', 'seen', 'finished_at')
+  'first_failed_at', 'fence', 'span', 'seen', 'finished_at', 'crashes_before')
 local state, attempt, crashes, first_failed_at = row[1], tonumber(row[5] or 0), tonumber(row[6] or 0), row[8] or '0'
+local crashes_before = row[13] -- there once the job has made a checkpoint
 local seen = row[11] or (row[7] and ',' .. row[7] .. ',' or ',')
 local was_seen = string.find(seen, ',' .. sent_at .. ',', 1, true) ~= nil
 
@@ -37,11 +38,11 @@ elseif state == 'dead' then
   if not revived and (later == 0 or (later < 0 and (was_seen or old))) then
     return {'dead'}
   end
-  attempt, crashes, first_failed_at = 0, 0, '0'
+  attempt, crashes, first_failed_at, crashes_before = 0, 0, '0', nil
 elseif state == 'running' then
   if row[2] == owner then
     lend(key, ttl, record_ttl) -- it is told of its lease only now
-    return {'leased', row[9], row[5], row[6], first_failed_at, row[7]}
+    return {'leased', row[9], row[5], row[6], first_failed_at, row[7], crashes_before or '0'}
   end
   see()
   local remaining = left('lease_until', row[3])
@@ -70,12 +71,12 @@ local early = math.min(tonumber(ARGV[10]) - now, tonumber(ARGV[11]))
 if early > slack and (not state or state == 'dead') then
   redis.call('HSET', key, 'state', 'waiting', 'due_at', now + early, 'span', early, 'sent_at', latest, 'attempt', 0,
     'crashes', 0, 'first_failed_at', '0', 'waits_for', 'its delay')
-  redis.call('HDEL', key, 'owner', 'percent', 'step', 'note', 'finished_at', 'result', 'failure')
+  redis.call('HDEL', key, 'owner', 'percent', 'step', 'note', 'finished_at', 'result', 'failure', 'crashes_before')
   redis.call('PEXPIRE', key, early + record_ttl)
   return {'held', string.format('%.0f', early), 'waiting'}
 end
 
-attempt = math.max(attempt, revived and 0 or tonumber(ARGV[5])) + 1
+attempt = math.max(attempt, (revived or crashes_before) and 0 or tonumber(ARGV[5])) + 1
 -- No lower than the clock, so that it rises even over the loss or the expiry of the record.
 local fence = string.format('%.0f', math.max(tonumber(row[9] or 0) + 1, now))
 redis.call('HSET', key, 'state', 'running', 'owner', owner, 'attempt', attempt, 'crashes', crashes, 'sent_at', latest,
@@ -84,5 +85,8 @@ redis.call('HDEL', key, 'percent', 'step', 'note', 'due_at', 'finished_at', 'res
 if first_failed_at == '0' then
   redis.call('HDEL', key, 'failure')
 end
+if state == 'dead' then
+  redis.call('HDEL', key, 'crashes_before')
+end
 lend(key, ttl, record_ttl)
-return {'leased', fence, tostring(attempt), tostring(crashes), first_failed_at, latest}
+return {'leased', fence, tostring(attempt), tostring(crashes), first_failed_at, latest, crashes_before or '0'}

@@ -5,6 +5,12 @@ local function lend(key, ttl, record_ttl)
   redis.call('PEXPIRE', key, ttl + record_ttl)
 end
 
+-- Whether the job runs under this lease.
+local function runs_under(key, fence, owner)
+  local row = redis.call('HMGET', key, 'fence', 'owner', 'state')
+  return row[1] == fence and row[2] == owner and row[3] == 'running'
+end
+
 -- The job's state, if its record is this lease's; else nil. A lower fence than the lease's is from before it: Redis has
 -- lost what it was told last. So the record is written anew, unless it says that the job is done. The caller says how
 -- long it lasts.
