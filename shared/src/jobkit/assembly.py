@@ -14,6 +14,7 @@ from dramatiq import Broker
 from dramatiq.middleware import Middleware
 
 from jobkit.access import Access, Check
+from jobkit.breaker.exercise import exercise_switches
 from jobkit.breaker.switches import Switches
 from jobkit.broker.memory import MemoryBroker
 from jobkit.broker.policies import Policies
@@ -40,14 +41,14 @@ from jobkit.middleware.time_limit import TimeLimit
 from jobkit.middleware.tracing import Tracing
 from jobkit.patience import Patience
 from jobkit.producer import SendsMessages
-from jobkit.refusals import Refusals
+from jobkit.refusals import LOGIN
 from jobkit.runner import ActorDeclaration, Runner
 from jobkit.schedule.announce import Announce
 from jobkit.schedule.registry import RedisSchedules
 from jobkit.schedule.schedule import Schedule
 from jobkit.settings import PlatformSettings, ServiceSettings
 from jobkit.store.base import JobStore
-from jobkit.store.exercise import ACTOR, RECORD_TTL, exercise
+from jobkit.store.exercise import RECORD_TTL, exercise
 from jobkit.store.redis import RedisStore
 from jobkit.store.redis_client import RedisClient
 from jobkit.store.redis_server import RedisServer
@@ -76,7 +77,9 @@ class Assembly(Generic[R]):
         refusals = broker.refusals if isinstance(broker, JobBroker) else None
         patience = Patience(broker.stopping, over, refusals=refusals)
         lease = timedelta(seconds=self.platform.lease_seconds)
-        idempotency = Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes)
+        idempotency = Idempotency(
+            self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes, refusals=refusals
+        )
         middleware = self._guarantees(broker, lifespan, interrupts, over, patience, idempotency)
         if process_of_its_own:
             after = timedelta(seconds=self.platform.stuck_seconds)
@@ -131,11 +134,12 @@ class Assembly(Generic[R]):
             operations.append(self._health(self.platform.health_folder, broker))
         registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
         # Even if there are none: there may have been some before.
-        operations.append(Announce(self.name, self._schedules(), registry, list(self.actors)))
+        refusals = broker.refusals if isinstance(broker, JobBroker) else None
+        operations.append(Announce(self.name, self._schedules(), registry, list(self.actors), refusals))
         queues = {name: _queues(declared.contract) for name, declared in self.actors.items()}
         operations.append(Preflight(self.platform, self.settings, queues))
         if isinstance(broker, JobBroker):
-            operations.append(self._entry(broker.refusals, registry))
+            operations.append(self._entry(broker, registry))
             if (management := self.platform.management_url) is not None:
                 policies = Policies(management.get_secret_value(), broker.connection_settings)
                 operations.append(PolicyWatch(policies))
@@ -146,16 +150,19 @@ class Assembly(Generic[R]):
         refused = partial(broker.refusals.problems, bound)
         return Health(folder, self.platform.health_stall_seconds, broker.reach, [refused])
 
-    def _entry(self, refusals: Refusals, schedules: RedisSchedules) -> Entry:
+    def _entry(self, broker: JobBroker, schedules: RedisSchedules) -> Entry:
         url, timeout = self.platform.store_url, self.platform.store_timeout_seconds
         server, store = RedisServer(RedisClient(url, timeout)), RedisStore(url, RECORD_TTL, timeout)
         checks: dict[str, Check] = {
             "the kind of job store": server.refuse_cluster,
             "the job store": lambda: exercise(store, self.name),
-            "the store of breakers": lambda: _ask(self.switches.look),
-            "the store of schedules": lambda: _ask(schedules.last_tick),
+            "the store of breakers": lambda: exercise_switches(self.switches, self.name),
+            "the store of schedules": schedules.check_announcing,
         }
-        return Entry(Access(checks, refusals), server.advice)
+        connection = broker.connection_settings
+        # Nobody reports the second one: jobs write to several exchanges, and only they know whether that works again.
+        costly = {LOGIN: connection.demand, "the first message": connection.demand_writing}
+        return Entry(Access(checks, broker.refusals, costly=costly), server.advice)
 
     def _schedules(self) -> list[Schedule]:
         schedules = []
@@ -192,8 +199,3 @@ class Assembly(Generic[R]):
 def _queues(contract: type[Job]) -> list[str]:
     """The queue of a contract and those of its lanes."""
     return [lane_queue(contract, lane) for lane in contract.lanes]
-
-
-def _ask(look: Callable[[str], object]) -> None:
-    """Ask for what nobody has stored: the answer does not matter, whether there is one does."""
-    look(ACTOR)

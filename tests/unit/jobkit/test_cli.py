@@ -104,7 +104,7 @@ def test_a_scheduler_starts_without_the_signs_of_life_of_those_that_crashed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Ends:
-        def __init__(self, *_: object) -> None: ...
+        def __init__(self, *_: object, **__: object) -> None: ...
 
         def run(self, *_: object, **__: object) -> None:
             assert not (folder / "scheduler-17.json").exists()

@@ -4,7 +4,8 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import pika
@@ -38,6 +39,12 @@ _AT_THE_LIMIT = re.compile(r"limit \(\d+\) is reached")
 
 #: OpenSSL's reasons for an answer that is no TLS; they differ between its versions.
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
+
+
+#: The routing key of a message that is published to see whether that is permitted. No queue has this name; if one
+#: does, the message is gone in a moment.
+_NOWHERE = "jobkit.access"
+_SHORT_LIVED = pika.BasicProperties(expiration="1000")
 
 
 class Blocked(Exception):
@@ -92,22 +99,41 @@ class ConnectionSettings:
         nodes = [pika.URLParameters(url) for url in self.urls]
         return ", ".join(f"{node.host}:{node.port}/{node.virtual_host.removeprefix('/')}" for node in nodes)
 
-    def open(self) -> pika.BlockingConnection:
-        """A connection to the first node that answers; raises pika's ``AMQPConnectionError``."""
+    def open(self, *, blocked_for: float | None = None) -> pika.BlockingConnection:
+        """Return a connection to the first node that answers; raises pika's ``AMQPConnectionError``.
+
+        Args:
+            blocked_for: Seconds after which it is closed if the broker takes no messages (a memory or disk alarm).
+        """
         nodes = self.known_nodes()
+        for node in nodes if blocked_for is not None else ():
+            node.blocked_connection_timeout = blocked_for
         connection = _connect(nodes)
         if len(nodes) > 1:
             self.note_answer(connection._impl.params)
         return connection
 
     def demand(self) -> None:
-        """Connect once; an outage passes.
+        """Connect once. Outages are ignored, because they pass.
 
         Raises:
-            SettingsError: The broker refuses us, or what answers is no broker.
+            SettingsError: The broker refuses the login, or what answers is no broker.
         """
-        try:
+        with self._demanding():
             self.open().close()
+
+    def demand_writing(self) -> None:
+        """Publish a message that reaches no queue; otherwise as ``demand``."""
+        with self._demanding(), self.open(blocked_for=self.connect_timeout) as connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            with suppress(pika.exceptions.UnroutableError):
+                channel.basic_publish("", _NOWHERE, b"", _SHORT_LIVED, mandatory=True)
+
+    @contextmanager
+    def _demanding(self) -> Iterator[None]:
+        try:
+            yield
         except CONNECTION_LOST as error:
             if is_misconfigured(error):
                 raise SettingsError(self.describe(error)) from error

@@ -31,6 +31,7 @@ from jobkit.errors import (
     Unroutable,
 )
 from jobkit.execution import DEFERRED_OPTION, note_delay, without_history
+from jobkit.refusals import Refusals
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +47,20 @@ class Sender:
         timeout: Seconds to wait for a confirm, from the last one that came. Connecting, and making a queue that is
             missing, have time of their own.
         max_bytes: The largest body.
+        refusals: Told when the broker refuses the login.
     """
 
     def __init__(
-        self, connection: ConnectionSettings, *, app_id: str, timeout: float = 10.0, max_bytes: int = 1_048_576
+        self,
+        connection: ConnectionSettings,
+        *,
+        app_id: str,
+        timeout: float = 10.0,
+        max_bytes: int = 1_048_576,
+        refusals: Refusals | None = None,
     ) -> None:
         self._connection = connection
-        self._publisher = ConfirmedPublisher(connection)
+        self._publisher = ConfirmedPublisher(connection, refusals)
         self._app_id = app_id
         self._timeout = timeout
         self.max_bytes = max_bytes

@@ -15,6 +15,7 @@ from jobkit.execution import Execution, Verdict, begin, execution_of
 from jobkit.interrupts import Interrupts
 from jobkit.leases import LeaseKeeper
 from jobkit.patience import Patience, WorkerStopping
+from jobkit.refusals import Refusals
 from jobkit.store.base import JobStore, Lease
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Idempotency(Middleware):
         interrupts: Reaches a running job whose lease was lost.
         ttl: How long a lease lasts without renewal.
         max_crashes: After so many workers that died with it, a job is poison.
+        refusals: Told when the store refuses our user.
     """
 
     def __init__(
@@ -55,10 +57,11 @@ class Idempotency(Middleware):
         *,
         ttl: timedelta = timedelta(seconds=15),
         max_crashes: int = 3,
+        refusals: Refusals | None = None,
     ) -> None:
         self._store = store
         self._patience = patience
-        self._keeper = LeaseKeeper(store, interrupts, ttl)
+        self._keeper = LeaseKeeper(store, interrupts, ttl, refusals)
         self._claims = Claims(store, self._keeper, patience, ttl=ttl, max_crashes=max_crashes)
         self._max_crashes = max_crashes
 

@@ -41,6 +41,8 @@ _NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HT
 
 #: Words of a refusal within a script, which bears no code of its own; they differ between versions.
 _DENIED: Final = re.compile(r"ACL failure|user executing the script|no permissions")
+#: Where in a script that was: of no use to people, and it makes a line of its own for each script.
+_PLACE: Final = re.compile(r"[\s.]*script: [0-9a-f]{40}, on @user_script: ?\d+\.?$")
 #: What a script fails at whichever record it is given.
 _OF_ANY_RECORD: Final = re.compile(r"[Uu]nknown|compiling|not allowed")
 
@@ -66,6 +68,7 @@ def translate(error: RedisError, url: str) -> JobkitError:
     if isinstance(error, InvalidResponse):
         return StoreRefused(f"what answers at {place} (JOBKIT_STORE_URL) is no Redis: {text}")
     if isinstance(error, NoPermissionError) or _DENIED.search(text):
+        text = _PLACE.sub("", text).rstrip(".")
         return StoreRefused(f"{where} (JOBKIT_STORE_URL) does not permit what job records need: {text}. {_PERMIT}")
     if (tls := _tls_error(error)) is not None:
         return _of_tls(tls, f"{where} (JOBKIT_STORE_URL) cannot be reached over TLS")
