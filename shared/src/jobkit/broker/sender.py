@@ -1,6 +1,5 @@
 """How a message leaves: checked, traced, routed, published and confirmed. Producers and workers send alike."""
 
-import json
 import logging
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ from jobkit import telemetry
 from jobkit.broker import ladder, topology
 from jobkit.broker.connection import CONNECTION_LOST, ConnectionSettings
 from jobkit.broker.declarations import declare
-from jobkit.broker.envelope import properties_of, trace_of
+from jobkit.broker.envelope import encoded, properties_of, trace_of
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publisher import ConfirmedPublisher
 from jobkit.broker.shipment import Parcel, Shipment
@@ -158,7 +157,7 @@ class Sender:
 
     def _outgoing(self, message: Message[Any], delay: timedelta) -> Outgoing:
         note_delay(message, delay)
-        body = _encode(message)
+        body = encoded(message)
         if len(body) > self.max_bytes and DEFERRED_OPTION not in message.options:  # a copy has been let in before
             raise MessageTooLarge(
                 f"{message.actor_name} {message.message_id} is {len(body):,} bytes long, the limit is "
@@ -191,19 +190,3 @@ class Sender:
         if not_compared and not self._not_compared:
             self._not_compared = not_compared
             log.warning("%s", not_compared)
-
-
-def _encode(message: Message[Any]) -> bytes:
-    try:
-        return message.encode()
-    except Exception as error:  # such as an integer of more digits than Python writes
-        culprit = next((name for name, value in message.kwargs.items() if not _is_json(value)), "payload")
-        raise PayloadChanged(f"{message.actor_name}: {culprit} cannot be written as JSON: {error}") from error
-
-
-def _is_json(value: object) -> bool:
-    try:
-        json.dumps(value)
-    except Exception:
-        return False
-    return True
