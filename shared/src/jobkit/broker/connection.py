@@ -59,7 +59,7 @@ class ConnectionSettings:
         urls: ``amqp://`` or ``amqps://`` URLs, tried in this order, but the one that answered last is tried first. TLS
             options go into the query as pika documents them (``ssl_options``).
         heartbeat: Seconds of silence after which a connection counts as dead.
-        connect_timeout: Seconds for one attempt.
+        connect_timeout: Seconds for one attempt, from the first packet to the end of the login.
         name: Shown in RabbitMQ's management page beside host and process id.
     """
 
@@ -88,7 +88,7 @@ class ConnectionSettings:
             if "socket_timeout=" not in url:
                 parameters.socket_timeout = self.connect_timeout
             if "stack_timeout=" not in url:
-                parameters.stack_timeout = self.connect_timeout * 2
+                parameters.stack_timeout = self.connect_timeout  # with TLS and the login: a silent node costs no more
             parameters.client_properties = {"connection_name": f"{self.name}@{socket.gethostname()}:{os.getpid()}"}
             built.append(parameters)
         return built
