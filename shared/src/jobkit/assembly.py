@@ -36,6 +36,7 @@ from jobkit.middleware.policy_watch import PolicyWatch
 from jobkit.middleware.preflight import Preflight
 from jobkit.middleware.retries import Retries
 from jobkit.middleware.shutdown import Shutdown, stop_limit
+from jobkit.middleware.sign_of_life import note_replacement
 from jobkit.middleware.stuck_jobs import Replacement, StuckJobs
 from jobkit.middleware.telemetry_export import TelemetryExport
 from jobkit.patience import Patience
@@ -94,9 +95,10 @@ class Assembly(Generic[R]):
         ]
         if process_of_its_own:
             after = timedelta(seconds=self.platform.stuck_seconds)
-            replacement = Replacement(after, stop_limit(self.settings), keeper.let_lapse)
+            note = self._note_replacement
+            stuck = StuckJobs(interrupts, Replacement(after, stop_limit(self.settings), keeper.let_lapse, note))
             # First, so that its hook after the shutdown comes last: then it kills the process.
-            middleware = [StuckJobs(interrupts, replacement), *self._operations(broker), *middleware]
+            middleware = [stuck, *self._operations(broker, stuck), *middleware]
         else:
             middleware = [StuckJobs(interrupts), *middleware]
         for one in middleware:
@@ -124,14 +126,18 @@ class Assembly(Generic[R]):
             watching(tracing.span, logs.lines, *(report.scope for report in reports)),
         )
 
-    def _operations(self, broker: JobBroker | MemoryBroker) -> list[Middleware]:
+    def _note_replacement(self) -> None:
+        if self.platform.health_folder is not None:
+            note_replacement(self.platform.health_folder, self.platform.max_crashes)
+
+    def _operations(self, broker: JobBroker | MemoryBroker, stuck: StuckJobs) -> list[Middleware]:
         """What only a process of its own needs. Its ``after_*`` hooks come last, so telemetry is flushed then."""
         operations: list[Middleware] = [LogFormat(self.platform.log_format, self.platform.log_level)]
         if self.platform.traces_endpoint or self.platform.metrics_endpoint:
             endpoints = self.platform.traces_endpoint, self.platform.metrics_endpoint
             operations.append(TelemetryExport(*endpoints, f"{self.name}-service"))
         if self.platform.health_folder and isinstance(broker, JobBroker):
-            operations.append(self._health(self.platform.health_folder, broker))
+            operations.append(self._health(self.platform.health_folder, broker, stuck))
         registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
         # Even if there are none: there may have been some before.
         refusals = broker.refusals if isinstance(broker, JobBroker) else None
@@ -145,10 +151,10 @@ class Assembly(Generic[R]):
                 operations.append(PolicyWatch(policies))
         return operations
 
-    def _health(self, folder: pathlib.Path, broker: JobBroker) -> Health:
+    def _health(self, folder: pathlib.Path, broker: JobBroker, stuck: StuckJobs) -> Health:
         bound = timedelta(seconds=self.platform.refusal_limit_seconds)
         refused = partial(broker.refusals.problems, bound)
-        return Health(folder, self.platform.health_stall_seconds, broker.reach, [refused])
+        return Health(folder, self.platform.health_stall_seconds, broker.reach, [refused], [stuck.problems])
 
     def _entry(self, broker: JobBroker, schedules: RedisSchedules) -> Entry:
         url, timeout = self.platform.store_url, self.platform.store_timeout_seconds
