@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from jobkit.cli import app
 from jobkit.cli.dead_letters import Letter
 from jobkit.cli.job import block, document, unknown
-from jobkit.cli.nearest import nearest
 from jobkit.cli.output import print_blocks, print_json
 from jobkit.cli.scheduler import stop_on_signals
 from jobkit.deadletters import Failure, Reason
+from jobkit.nearest import nearest
 from jobkit.settings import PlatformSettings
 from jobkit.store.base import JobKey, JobRecord, JobState
 

@@ -12,6 +12,7 @@ import pika
 import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
+from jobkit.addresses import tls
 from jobkit.broker.lenient import LenientConnection, NoAmqp
 from jobkit.errors import SettingsError
 
@@ -33,12 +34,9 @@ _BROKERS_WORDS = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*)['\"]
 _REFUSALS = frozenset({403, 530})
 _ACCESS_REFUSED = 403
 _PERMISSIONS = "give the user in JOBKIT_BROKER_URL the permissions of docs/how-to/rabbitmq.md"
+_CA = "?ssl_options={'ca_certs': '/path/ca.pem'}, percent-encoded"
 #: NOT_ALLOWED as well, but this passes: the connections of whoever was here before are still being closed.
 _AT_THE_LIMIT = re.compile(r"limit \(\d+\) is reached")
-
-
-#: OpenSSL's reasons for an answer that is no TLS; they differ between its versions.
-_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
 
 
 #: The routing key of a message that is published to see whether that is permitted. No queue has this name; if one
@@ -166,7 +164,8 @@ class ConnectionSettings:
             )
         error = _innermost(error)
         if isinstance(error, ssl.SSLError):
-            return f"RabbitMQ at {self.where} (JOBKIT_BROKER_URL) cannot be reached over TLS: {_tls_advice(error)}"
+            words = tls.advice(error, ca=_CA, plain="Check the port (5671), or use amqp://")
+            return f"RabbitMQ at {self.where} (JOBKIT_BROKER_URL) cannot be reached over TLS: {words}"
         if isinstance(error, NoAmqp | pika.exceptions.ProtocolVersionMismatch):
             return f"what answers at {self.where} is no AMQP broker: check host, port and TLS in JOBKIT_BROKER_URL"
         if isinstance(error, pika.exceptions.ChannelClosedByBroker):
@@ -194,20 +193,6 @@ def _connect(nodes: Sequence[pika.URLParameters]) -> pika.BlockingConnection:
         raise pika.exceptions.AMQPConnectionError(f"the connection was closed at once ({error})") from error
 
 
-def _tls_advice(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        words = error.verify_message
-        if "mismatch" in words.lower() or "not valid for" in words.lower():
-            return f"its certificate is for another host name ({words}). Use a name that is in the certificate"
-        return (
-            f"its certificate is not trusted ({words}). Name the file of the CA in the address, "
-            "?ssl_options={'ca_certs': '/path/ca.pem'} percent-encoded, or renew the certificate"
-        )
-    if error.reason in _NOT_TLS:
-        return f"what answers there does not speak TLS ({error.reason}). Check the port (5671), or use amqp://"
-    return f"{error.reason or error}. Check port, protocol versions and client certificate"
-
-
 def is_misconfigured(error: BaseException) -> bool:
     """Whether waiting cannot help, because what answers has said so: that it refuses us, or that it is no broker.
 
@@ -218,7 +203,7 @@ def is_misconfigured(error: BaseException) -> bool:
         code, words = _brokers_words(error)
         return code in _REFUSALS and not _AT_THE_LIMIT.search(words)
     if isinstance(error, ssl.SSLError):
-        return isinstance(error, ssl.SSLCertVerificationError) or error.reason in _NOT_TLS
+        return tls.needs_a_person(error)
     if isinstance(error, pika.exceptions.ChannelClosedByBroker):
         return bool(error.reply_code == _ACCESS_REFUSED)
     return isinstance(error, NoAmqp | pika.exceptions.ProtocolVersionMismatch | pika.exceptions.AuthenticationError)
