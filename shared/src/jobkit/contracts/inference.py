@@ -59,9 +59,7 @@ def _is_float(number: int) -> bool:
 
 
 # The first wrong number is enough: to note all that fit into a message takes hundreds of megabytes.
-Row = Annotated[
-    list[FiniteFloat], FailFast(), Field(min_length=1, max_length=MAX_FEATURES), BeforeValidator(_exact)
-]
+Row = Annotated[list[FiniteFloat], FailFast(), Field(min_length=1, max_length=MAX_FEATURES), BeforeValidator(_exact)]
 
 
 class TrainModel(Job, queue="inference.training"):
@@ -153,7 +151,9 @@ class PredictBatch(Job, queue="inference"):
             return data
         for number, row in enumerate(rows, start=1):
             if not isinstance(row, Mapping) or row.keys() != set(columns):
-                raise ValueError(f"row {number} does not have the columns {', '.join(map(str, columns))}: give it these")
+                raise ValueError(
+                    f"row {number} does not have the columns {', '.join(map(str, columns))}: give it these"
+                )
         return {**data, "columns": columns, "inputs": [[row[column] for column in columns] for row in rows]}
 
     @model_validator(mode="after")
