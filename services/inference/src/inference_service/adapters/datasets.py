@@ -165,7 +165,7 @@ def _features(key: str, features: npt.NDArray[np.generic], names: tuple[str, ...
         raise BadDataset(
             f"{key} has features that are not finite numbers, in {_column(column, names)}: drop or replace them first"
         )
-    largest = np.maximum(np.abs(lowest), np.abs(highest))
+    largest = np.maximum(np.abs(lowest), np.abs(highest)).astype(np.float64)
     if largest.max() > LARGEST:
         raise BadDataset(
             f"{key} has {largest.max():.3g} in {_column(int(largest.argmax()), names)}, above {LARGEST:g}: scale it"
@@ -177,7 +177,7 @@ def _features(key: str, features: npt.NDArray[np.generic], names: tuple[str, ...
 def _refuse_inexact(
     key: str, features: npt.NDArray[np.generic], numbers: Features, names: tuple[str, ...] | None
 ) -> None:
-    whole = np.abs(numbers) > 2**53
+    whole = np.abs(numbers) >= 2**53
     for column in np.flatnonzero(whole.any(axis=0)):
         exact = [int(float(number)) == number for number in features[whole[:, column], column].tolist()]
         if not all(exact):

@@ -78,12 +78,16 @@ class Pace:
         (first, first_part), (last, last_part) = self._marks
         # Without what the first batch took: it includes what is done once.
         expected = first - self._epoch_began + (last - first) / (last_part - first_part) * (1 - first_part)
-        if expected <= self._end:
+        reading = self._epoch_began - self._began
+        if reading + expected <= self._end:
             return
-        text = f"an epoch takes about {expected:.0f} s, and a job may run for {self._limit:.0f} s"
+        text = (
+            f"an epoch takes about {expected:.0f} s after {reading:.0f} s to read the data, and a job may run for "
+            f"{self._limit:.0f} s"
+        )
         if self._epoch == 1:
             raise EpochTooLong(f"{text}: {self._advice()}")
-        raise EpochTooSlow(f"{text}, and the epochs before number {self._epoch} took less: is the machine overloaded?")
+        raise EpochTooSlow(f"{text}. The epochs before number {self._epoch} took less: is the machine overloaded?")
 
     def _advice(self) -> str:
         return f"train on fewer than {self._rows:,} rows, with larger batches or with fewer hidden units"

@@ -20,6 +20,8 @@ def read_table(key: str, data: bytes, max_bytes: int, label_column: str, group_c
             is neither numbers nor labels.
     """
     table = _read(key, data, max_bytes)
+    if not table.height:
+        raise BadDataset(f"{key} has no rows: a header alone is nothing to learn from")
     special = [label_column] if group_column is None else [label_column, group_column]
     for column in special:
         if column not in table.columns:
