@@ -85,8 +85,8 @@ class Checkpoints:
                 storage.delete(key)
             again = " once more" if starts[-1].startswith("1-") else ""
             raise DatasetChanged(
-                f"the data set has changed{again} since the training began, after epoch {_last_epoch(found)}. Retry the "
-                'job to train on the new one from the start, send it with on_changed_data="restart", or give each '
+                f"the data set has changed{again} since the training began, after epoch {_last_epoch(found)}. Retry "
+                'the job to train on the new one from the start, send it with on_changed_data="restart", or give each '
                 "version of the data a file of its own"
             )
         return cls(storage, job, run, f"{run}/{name}" if data else run, kept)

@@ -122,11 +122,9 @@ def _warnings(
     if len(given) == 1:
         found.append(f"every held-out row is labelled {_short(names[given[0]])}: the model tells nothing apart")
     elif len(never := np.flatnonzero((predicted == 0) & (support > 0))):
-        found.append(f"{len(never)} labels are never given to a held-out row: {_some(names, never)}")
+        found.append(f"labels that no held-out row was given ({len(never)}): {_some(names, never)}")
     if len(absent := np.flatnonzero(support == 0)):
-        found.append(
-            f"{len(absent)} labels are in no held-out row, so nothing is known of them: {_some(names, absent)}"
-        )
+        found.append(f"labels in no held-out row, of which nothing is known ({len(absent)}): {_some(names, absent)}")
     both = int(np.isin(hashes(holdout.features), hashes(training.features)).sum())
     if both:
         found.append(
