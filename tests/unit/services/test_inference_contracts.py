@@ -7,6 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from jobkit.contracts.inference import MAX_ROWS, PredictBatch, TrainModel
+from jobkit.producer import message_for
+from jobkit.settings import BrokerSettings
 
 
 def test_trainings_and_predictions_have_queues_of_their_own() -> None:
@@ -103,3 +105,19 @@ def test_a_payload_of_the_version_before_is_still_a_job() -> None:
     training |= {"hidden_units": 64, "seed": 0, "holdout": 0.2}
     assert TrainModel.model_validate(training).publish == "better"
     assert PredictBatch.model_validate({"model": "digits", "digest": None, "inputs": [[1.0]]}).columns is None
+
+
+@pytest.mark.parametrize("width", [1, 64, 512, 4096])
+def test_batches_in_parts_fit_into_messages_and_lose_no_row(width: int) -> None:
+    rows = np.random.default_rng(0).normal(size=(1500 if width < 512 else 60, width))
+    columns = [f"größe {number}" for number in range(width)]
+    jobs = list(PredictBatch.in_parts(rows.tolist(), model="digits", columns=columns))
+    assert [row for job in jobs for row in job.inputs] == rows.tolist()
+    sizes = [len(message_for(job).encode()) for job in jobs]
+    assert max(sizes) <= BrokerSettings.model_fields["max_message_bytes"].default
+    assert len(jobs) == 1 or sizes[0] > 900_000 or len(jobs[0].inputs) == MAX_ROWS
+
+
+def test_a_row_that_fits_into_no_message_is_named() -> None:
+    with pytest.raises(ValueError, match="row 2 has 64 bytes as JSON"):
+        list(PredictBatch.in_parts([[1.0], [1 / 3] * 3 + [2.0]], model="digits", max_bytes=8192 + 60))

@@ -1,6 +1,7 @@
 """Jobs of the inference service: train a model, publish one of its versions, and predict with it."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, FailFast, Field, FiniteFloat, StringConstraints, model_validator
@@ -10,6 +11,9 @@ from jobkit.contracts.job import Job
 MAX_ROWS = 1000  #: Rows in one job; the answers are recorded with the job, so they must stay small.
 MAX_FEATURES = 4096  #: Numbers in one row: above it the data belongs into storage, not into a message.
 MAX_NAME = 200  #: Characters in a column's name.
+MAX_MESSAGE = 1_048_576  #: Bytes of a message, the default of ``JOBKIT_MAX_MESSAGE_BYTES``.
+
+_AROUND = 8_192  #: Bytes of a message around its rows: names, ids, the trace, and what its copies gain.
 
 #: A model's name is a folder in storage and a word on the command line.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -132,13 +136,43 @@ class PredictBatch(Job, queue="inference"):
     the service checks their names against those of the data set, and puts them into its order. Rows may also be given
     as mappings from column to number.
 
-    A message holds 1 MiB by default, some 50,000 measured values: send larger batches in parts.
+    A message holds 1 MiB by default, some 50,000 measured values: ``in_parts`` makes batches of that size.
     """
 
     model: ModelName
     digest: ModelDigest | None = None
     columns: Annotated[list[ColumnName], BeforeValidator(_in_order), Field(max_length=MAX_FEATURES)] | None = None
     inputs: Annotated[list[Row], FailFast(), BeforeValidator(_in_order)] = Field(min_length=1, max_length=MAX_ROWS)
+
+    @classmethod
+    def in_parts(
+        cls, inputs: Iterable[Sequence[float]], *, model: str, max_bytes: int = MAX_MESSAGE, **fields: Any
+    ) -> Iterator[Self]:
+        """Yield batches of any number of rows, in their order, each of which fits into a message.
+
+        Args:
+            inputs: The rows; a generator is read as the batches are.
+            model: Its name.
+            max_bytes: The largest message: the broker's limit, if yours is not the default.
+            fields: The other fields of each batch.
+
+        Raises:
+            ValueError: One row alone does not fit.
+        """
+        room = max_bytes - _AROUND - len(json.dumps(fields.get("columns")))
+        part: list[Sequence[float]] = []
+        used = 0
+        for number, row in enumerate(inputs, start=1):
+            size = sum(len(repr(float(value))) + 1 for value in row) + 3
+            if size > room:
+                raise ValueError(f"row {number} has {size:,} bytes as JSON, and {room:,} fit into a message")
+            if part and (used + size > room or len(part) == MAX_ROWS):
+                yield cls(model=model, inputs=part, **fields)
+                part, used = [], 0
+            part.append(row)
+            used += size
+        if part:
+            yield cls(model=model, inputs=part, **fields)
 
     @model_validator(mode="before")
     @classmethod
