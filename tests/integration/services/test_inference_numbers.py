@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from inference_lab import blobs, filled, predict, train
+from onnx import TensorProto, helper
 from sizes import size
 
+from inference_service.adapters.onnx_model import OnnxModel
 from inference_service.errors import BadDataset, BadInputs, DamagedModel
 
 X, Y = blobs()
@@ -72,6 +74,25 @@ def test_a_value_that_the_scale_of_the_training_cannot_hold_is_refused_with_its_
     rows[1, 2] = 1.0
     with pytest.raises(BadInputs, match="row 2 has a value that is not a finite 32-bit number"):
         predict(storage, rows)
+
+
+def test_a_model_of_the_version_before_answers_what_fits_into_32_bits() -> None:
+    """It took 32-bit numbers, and told no reach."""
+    nodes = [
+        helper.make_node("Softmax", ["features"], ["probabilities"], axis=1),
+        helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("label", TensorProto.INT64, [None]),
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 2]),
+    ]
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, 2])
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(helper.make_graph(nodes, "old", [features], outputs), opset_imports=opset, ir_version=8)
+    answers, probabilities = OnnxModel(model.SerializeToString()).predict(np.array([[1.0, 3.0], [1e39, 0.0], [2, 1]]))
+    assert answers[[0, 2]].tolist() == [1, 0]
+    assert np.isnan(probabilities[1]).all()
+    assert probabilities[0, 1] == pytest.approx(1 / (1 + np.exp(-2)))
 
 
 def test_a_model_whose_probabilities_do_not_sum_to_one_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:

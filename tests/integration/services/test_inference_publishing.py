@@ -35,7 +35,8 @@ def latest(storage: ObjectStorage) -> str:
 
 def promote(storage: ObjectStorage, digest: str, *, hour: float, job_id: str = "promotion") -> bool:
     job = PromoteModel(model="m", digest=digest)
-    return promote_model(job, Registry(storage), job_id=job_id, sent_at=MORNING + hour * HOUR).promoted
+    now = MORNING + 100 * HOUR
+    return promote_model(job, Registry(storage), job_id=job_id, sent_at=MORNING + hour * HOUR, now=now).promoted
 
 
 def at(hour: float) -> dict[str, Any]:
@@ -66,6 +67,16 @@ def test_a_run_that_was_not_told_when_it_was_sent_counts_from_its_first(storage:
     newest = train(storage, "b", dataset="more.npz", now=MORNING + HOUR)
     train(storage, "a", now=MORNING + 2 * HOUR)
     assert latest(storage) == newest.digest
+
+
+def test_a_sender_whose_clock_is_ahead_does_not_stay_the_latest(storage: ObjectStorage) -> None:
+    early = train(storage, "early", sent_at=MORNING + 10_000 * HOUR, now=MORNING)
+    later = train(storage, "later", dataset="more.npz", **at(1))
+    assert latest(storage) == later.digest
+    train(storage, "early", sent_at=MORNING + 10_000 * HOUR, now=MORNING + 2 * HOUR)
+    assert latest(storage) == later.digest, "its first run counts"
+    assert promote(storage, early.digest, hour=10_000)
+    assert train(storage, "last", dataset="more.npz", **at(101)).latest
 
 
 def test_a_key_that_is_used_again_later_publishes_again(storage: ObjectStorage) -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import gzip
 import io
 import zipfile
 from typing import Protocol
@@ -38,7 +39,7 @@ def storage() -> ObjectStorage:
 
 @pytest.fixture
 def read(storage: ObjectStorage) -> Read:
-    def read(data: bytes | None, *, max_bytes: int = 2**20) -> Dataset:
+    def read(data: bytes | None, *, max_bytes: int = 2**23) -> Dataset:
         if data is not None:
             storage.put(KEY, data)
         return Datasets(storage, max_bytes).read(KEY)
@@ -89,7 +90,7 @@ def shortened() -> bytes:
         (npz(features=[[1]]), "holds no array 'labels'"),
         (npz(features=np.array([[Trap()]], dtype=object), labels=[1]), "dtype object.*write features.astype.float.*"),
         (shortened(), "shorter than its header says"),
-        (npz(features=np.zeros((2000, 100)), labels=np.zeros(2000)), "unpacks to more than 1048576 bytes"),
+        (npz(features=np.zeros((20_000, 100)), labels=np.zeros(20_000)), "unpacks to more than 8388608 bytes"),
         (npz(features=[1, 2], labels=[1, 2]), r"must be \(rows, features\)"),
         (npz(features=[[1], [2]], labels=[1]), r"must be \(rows, features\)"),
         (npz(features=np.zeros((0, 3)), labels=[]), r"must be \(rows, features\)"),
@@ -105,6 +106,10 @@ def shortened() -> bytes:
         (npz(features=[[1], [2]], labels=np.array([1, 2**63], np.uint64)), "has the label 9223372036854775808, above"),
         (npz(features=[[1], [2]], labels=["a", "b\ud800"]), r"numbers.npz has the label 'b\\ud800', which is no text"),
         (npz(features=[[1], [2]], labels=["a", "b" * 1001]), "a label of 1,001 characters, above 1,000"),
+        (
+            npz(features=np.zeros((1200, 1)), labels=[f"{n:0950}" for n in range(1200)]),
+            "more than 1,048,576 bytes toge",
+        ),
         (npz(features=np.zeros((10_001, 1)), labels=np.arange(10_001)), "10,001 different labels, above 10,000"),
         (npz(features=[[2**53 + 1], [5]], labels=[1, 2]), r"whole numbers above 2\*\*53 in column 1"),
         (npz(features=np.c_[np.r_[np.arange(500.0), 1e12]], labels=np.arange(501)), "501 different values in column 1"),
@@ -183,6 +188,7 @@ def test_a_parquet_file_has_its_columns_as_features(storage: ObjectStorage) -> N
         ("a.csv", b"kind,x\na,9007199254740993\nb,1\n", "above 2[*][*]53 in 'x'"),
         ("a.csv", b"kind,x\na,1\n,2\n", "1 missing values in 'kind'"),
         ("a.csv", b"", "cannot be read"),
+        ("a.csv", gzip.compress(CSV), "is compressed: upload it unpacked"),
         ("a.csv", b"kind,x\n", "has no rows"),
         ("a.parquet", b"PAR1 and no more", "cannot be read"),
     ],

@@ -45,7 +45,9 @@ def predict_batch(job: PredictBatch, context: Context[Resources]) -> Predictions
 )
 def promote_model(job: PromoteModel, context: Context[Resources]) -> PromotedModel:
     """Make a version of a model its latest."""
-    return handlers.promote_model(job, context.resources.registry, job_id=context.job_id, sent_at=context.sent_at)
+    return handlers.promote_model(
+        job, context.resources.registry, job_id=context.job_id, sent_at=context.sent_at, now=datetime.now(UTC)
+    )
 
 
 @service.actor(

@@ -205,7 +205,8 @@ def train_model(
         time_slice: After this the run ends with its epoch.
         progress: Called after each epoch.
         now: The time of day, for the card.
-        sent_at: When the job was sent: it takes the place of no model whose job was sent later.
+        sent_at: When the job was sent: it takes the place of no model whose job was sent later. None if that is not
+            known, or is in the future: then its first run counts.
         time_limit: The job's; None if there is none.
         stopping: Asked after each batch or so: whether to hand the job back now.
         saved: Called after each checkpoint.
@@ -232,6 +233,10 @@ def train_model(
         data=dataset.digest,
         restart=job.on_changed_data == "restart",
     )
+
+    # A sender whose clock is ahead must not hold the place of the latest version until then.
+    if sent_at is not None and sent_at > now():
+        sent_at = None
 
     classifier, resumed_from = _resume(checkpoints, learner, job.epochs)
     if classifier is None:
@@ -295,13 +300,17 @@ def _trained(
     )
 
 
-def promote_model(job: PromoteModel, registry: Registry, *, job_id: str, sent_at: datetime) -> PromotedModel:
+def promote_model(
+    job: PromoteModel, registry: Registry, *, job_id: str, sent_at: datetime, now: datetime
+) -> PromotedModel:
     """Make a version the latest, unless a job that was sent later has decided otherwise.
+
+    A moment in the future is taken for ``now``.
 
     Raises:
         UnknownModel, DamagedModel: the version cannot be served.
     """
-    latest = registry.promote(job.model, job.digest, moment=sent_at, job_id=job_id)
+    latest = registry.promote(job.model, job.digest, moment=min(sent_at, now), job_id=job_id)
     return PromotedModel(job.model, latest.digest, latest.digest == job.digest)
 
 

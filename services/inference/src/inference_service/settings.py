@@ -63,7 +63,7 @@ class InferenceSettings(ServiceSettings):
         description="Largest data set in MiB, packed and unpacked: a training holds about three times that in memory.",
     )
     training_max_mib: int = Field(
-        default=1024,
+        default=768,
         ge=16,
         le=65_536,
         description=(

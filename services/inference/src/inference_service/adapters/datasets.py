@@ -21,6 +21,7 @@ Labels = npt.NDArray[np.int64] | npt.NDArray[np.str_]  #: One per row.
 LARGEST = 1e100  #: Of a feature's magnitude. Its square, summed over all rows, must fit into 64 bits.
 MAX_LABELS = 10_000  #: Different labels: the card that names them is read for each prediction.
 LONGEST_LABEL = 1_000  #: Characters; a label stands in each answer.
+ALL_LABELS = 2**20  #: Bytes of the different labels together, for the same reason as their number.
 SAMPLE = 10_000  #: Rows that are looked at to tell whether 32 bits can hold a column's differences.
 
 
@@ -231,6 +232,8 @@ def _labels(key: str, labels: npt.NDArray[np.generic]) -> Labels:
             raise BadDataset(f"{key} has the label {name!r}, which is no text: replace the lone surrogates in it")
         if len(name) > LONGEST_LABEL:
             raise BadDataset(f"{key} has a label of {len(name):,} characters, above {LONGEST_LABEL:,}: shorten it")
+    if sum(len(name.encode()) for name in names.tolist()) > ALL_LABELS:
+        raise BadDataset(f"{key} has labels of more than {ALL_LABELS:,} bytes together: shorten them")
     return labels.astype(np.str_)
 
 

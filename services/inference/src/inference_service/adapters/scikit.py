@@ -111,9 +111,12 @@ class ScikitClassifier:
                 raise
 
     def _rows_at_a_time(self) -> int:
-        """Whole batches, so that the steps are the same; few, as scikit-learn makes a number of each row and label."""
+        """Whole batches, so that the steps are the same; few, as scikit-learn makes a number of each row and label.
+
+        And so that ``after_batch`` is called every second or so.
+        """
         batch = int(self._network.batch_size)
-        widest = max(len(self._scaling.centre), len(self._labels))
+        widest = max(len(self._scaling.centre), *self._network.hidden_layer_sizes, len(self._labels))
         return max(batch, CELLS // widest // batch * batch)
 
     def _places(self, labels: Labels) -> npt.NDArray[np.intp]:

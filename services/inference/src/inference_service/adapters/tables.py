@@ -11,6 +11,9 @@ from inference_service.errors import BadDataset
 if TYPE_CHECKING:  # imported below, because only trainings on such files need it
     import polars
 
+#: How files of gzip, zstd and zip begin.
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
+
 
 def read_table(key: str, data: bytes, max_bytes: int, label_column: str, group_column: str | None) -> Arrays:
     """Read a table, and take it apart.
@@ -38,6 +41,8 @@ def read_table(key: str, data: bytes, max_bytes: int, label_column: str, group_c
 def _read(key: str, data: bytes, max_bytes: int) -> "polars.DataFrame":
     import polars
 
+    if data.startswith(_COMPRESSED):  # Polars would unpack it, whatever comes out
+        raise BadDataset(f"{key} is compressed: upload it unpacked, or as Parquet")
     try:
         if key.endswith(".csv"):
             table = polars.read_csv(io.BytesIO(data), infer_schema_length=None)
