@@ -140,11 +140,11 @@ def test_a_training_hands_itself_back_at_the_next_batch_when_its_worker_stops() 
 
 
 class Host:
-    """The whole service in this process, with a limit that fits a test."""
+    """The whole service in this process, with slices of a second."""
 
     def __init__(self, folder: Path) -> None:
         self.exchange, self.store = MemoryExchange(), MemoryStore()
-        settings = InferenceSettings(storage_url=folder.as_uri())
+        settings = InferenceSettings(storage_url=folder.as_uri(), training_slice_seconds=1)
         broker = service.embed(self.exchange, self.store, PlatformSettings(), settings)
         self.worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=10)
         self.worker.start()
@@ -156,8 +156,8 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     declared = service.actors["train_model"]
-    brief = replace(declared, time_limit=timedelta(seconds=2), retry=fixed(0.05, attempts=2, jitter=0))
-    monkeypatch.setitem(service.actors, "train_model", brief)
+    impatient = replace(declared, retry=fixed(0.05, attempts=2, jitter=0))
+    monkeypatch.setitem(service.actors, "train_model", impatient)
     put(open_storage(tmp_path.as_uri()), "d.npz", X, Y)
     host = Host(tmp_path)
     yield host
@@ -167,7 +167,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 def test_more_outages_than_attempts_do_not_end_a_training_that_progresses(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five epochs of half a second under a limit of two, and each is saved at the second try only."""
+    """Five epochs of half a second in slices of one, and each is saved at the second try only."""
     put_object, learn = ObjectStorage.put, ScikitClassifier._learn
     failed: set[str] = set()
 

@@ -108,7 +108,7 @@ def shortened() -> bytes:
         (npz(features=[[1], [2]], labels=["a", "b" * 1001]), "a label of 1,001 characters, above 1,000"),
         (
             npz(features=np.zeros((1200, 1)), labels=[f"{n:0950}" for n in range(1200)]),
-            "more than 1,048,576 bytes toge",
+            "more than 1,048,576 bytes",
         ),
         (npz(features=np.zeros((10_001, 1)), labels=np.arange(10_001)), "10,001 different labels, above 10,000"),
         (npz(features=[[2**53 + 1], [5]], labels=[1, 2]), r"whole numbers above 2\*\*53 in column 1"),

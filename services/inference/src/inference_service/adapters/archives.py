@@ -43,9 +43,8 @@ def read_archive(key: str, data: bytes, max_bytes: int) -> Arrays:
         raise
     except Exception as error:  # zipfile, its decompressors and NumPy have an error for each way of being damaged
         reason = str(error) or type(error).__name__
-        raise BadDataset(
-            f"{key} cannot be read: {reason}: write it with numpy.savez(file, features=…, labels=…)"
-        ) from error
+        advice = "write it with numpy.savez(file, features=…, labels=…)"
+        raise BadDataset(f"{key} cannot be read: {reason}: {advice}") from error
 
 
 def _array(archive: zipfile.ZipFile, name: str, max_bytes: int) -> Array:

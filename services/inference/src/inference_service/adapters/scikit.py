@@ -116,7 +116,8 @@ class ScikitClassifier:
         And so that ``after_batch`` is called every second or so.
         """
         batch = int(self._network.batch_size)
-        widest = max(len(self._scaling.centre), *self._network.hidden_layer_sizes, len(self._labels))
+        (hidden,) = self._network.hidden_layer_sizes
+        widest = max(len(self._scaling.centre), int(hidden), len(self._labels))
         return max(batch, CELLS // widest // batch * batch)
 
     def _places(self, labels: Labels) -> npt.NDArray[np.intp]:
