@@ -1,5 +1,6 @@
 """Trainings that take hours: over slices, outages, restarts and workers that stop."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,12 +22,13 @@ from inference_service.errors import EpochTooLong, StorageUnavailable
 from inference_service.handlers import TrainedModel
 from inference_service.settings import InferenceSettings
 from jobkit.broker.memory import MemoryExchange
-from jobkit.contracts.inference import TrainModel
+from jobkit.contracts.inference import PredictBatch, PromoteModel, TrainModel
+from jobkit.contracts.job import Job
 from jobkit.errors import Snooze
 from jobkit.producer import Producer
 from jobkit.retry import fixed
 from jobkit.settings import PlatformSettings
-from jobkit.store.base import JobKey, JobRecord
+from jobkit.store.base import JobKey, JobRecord, JobState
 from jobkit.store.memory import MemoryStore
 
 X, Y = blobs(200)
@@ -149,8 +151,21 @@ class Host:
         self.worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=10)
         self.worker.start()
 
-    def record(self, job: TrainModel, job_id: str) -> JobRecord | None:
-        return self.store.record(JobKey.of(job.queue, job.actor, job_id))
+    def run(self, job: Job, job_id: str) -> JobRecord:
+        """Send a job, and return its record once it is done or dead."""
+        Producer.over(self.exchange).send(job, job_id=job_id)
+        deadline = time.monotonic() + 60
+        while True:
+            record = self.store.record(JobKey.of(job.queue, job.actor, job_id))
+            if record and record.state in (JobState.DONE, JobState.DEAD):
+                return record
+            assert time.monotonic() < deadline, record
+            time.sleep(0.02)
+
+    def result(self, job: Job, job_id: str) -> Any:
+        record = self.run(job, job_id)
+        assert record.state is JobState.DONE, self.exchange.dead_letters("inference")
+        return json.loads(record.result)
 
 
 @pytest.fixture
@@ -184,11 +199,16 @@ def test_more_outages_than_attempts_do_not_end_a_training_that_progresses(
 
     monkeypatch.setattr(ObjectStorage, "put", put_at_the_second_try)
     monkeypatch.setattr(ScikitClassifier, "_learn", slow)
-    job = TrainModel(model="m", dataset="d.npz", epochs=5)
-    Producer.over(host.exchange).send(job, job_id="long")
-    deadline = time.monotonic() + 60
-    while not ((record := host.record(job, "long")) and record.state.name in ("DONE", "DEAD")):
-        assert time.monotonic() < deadline, record
-        time.sleep(0.05)
-    assert record.state.name == "DONE", host.exchange.dead_letters("inference")
+    assert host.result(TrainModel(model="m", dataset="d.npz", epochs=5), "long")["resumed_from"] > 0
     assert len(failed) == 5
+
+
+def test_a_candidate_is_promoted_and_answers(host: Host) -> None:
+    job = TrainModel(model="m", dataset="d.npz", epochs=2, publish="candidate")
+    digest = host.result(job, "training")["digest"]
+    batch = PredictBatch(model="m", inputs=X[:3].tolist())
+    assert host.run(batch, "too early").state is JobState.DEAD
+    assert host.result(PromoteModel(model="m", digest=digest), "promotion")["promoted"] is True
+    answer = host.result(batch, "in time")
+    assert answer["digest"] == digest
+    assert [one["label"] for one in answer["predictions"]] == Y[:3].tolist()
