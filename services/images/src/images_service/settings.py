@@ -57,8 +57,8 @@ class ImagesSettings(ServiceSettings):
         default=1024,
         ge=64,
         description="Memory for the pixels of all jobs of a process, in MiB; a job waits while others hold it. Reading "
-        "takes up to 20 bytes per pixel, writing 9 as JPEG, PNG or TIFF, 20 as GIF, 22 as WebP, 26 as AVIF, and 40 to "
-        "43 as WebP or AVIF with transparency. A job that needs more alone is refused. The process itself takes some "
+        "takes up to 20 bytes per pixel, writing 12 as JPEG, PNG or TIFF, 22 as GIF, 26 as WebP, 30 as AVIF, and 46 to "
+        "48 as WebP or AVIF with transparency. A job that needs more alone is refused. The process itself takes some "
         "150 MiB.",
     )
     cache_control: str = Field(

@@ -15,7 +15,6 @@ SOI: Final = 0xD8
 EOI: Final = 0xD9
 SOS: Final = 0xDA
 _APP0: Final = 0xE0
-_APP2: Final = 0xE2
 _APP14: Final = 0xEE
 
 #: Start of frame; the others in this range are DHT (C4), JPG (C8) and DAC (CC).
@@ -84,12 +83,6 @@ def without_stray_end(data: bytes, warning: str) -> bytes | None:
     if found is None or end < int(found[1]):
         return None
     return data[: end - int(found[1])] + data[end:]
-
-
-def with_profile(data: bytes, profile: bytes) -> bytes:
-    """Return the file with a colour profile of less than 64 KiB embedded (ICC.1, annex B.4)."""
-    content = b"ICC_PROFILE\0\x01\x01" + profile
-    return data[:2] + struct.pack(">BBH", 0xFF, _APP2, len(content) + 2) + content + data[2:]
 
 
 def _header(data: bytes) -> Iterator[_Segment]:

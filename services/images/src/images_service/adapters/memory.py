@@ -1,5 +1,6 @@
 """Memory: what a job needs for its pixels is reserved before they are decoded, so that the jobs of a process fit."""
 
+import ctypes
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -25,19 +26,25 @@ CHANGING: Final = 8
 
 #: Bytes for a pixel while it is written: opaque, and with transparency. Noise takes the most; measured at 9 megapixels.
 WRITING: Final[dict[OutputFormat, tuple[int, int]]] = {
-    "jpeg": (8, 8),
-    "png": (9, 9),
-    "tiff": (9, 9),
-    "gif": (20, 20),
-    "webp": (22, 40),
-    "avif": (26, 43),
+    "jpeg": (12, 12),
+    "png": (12, 12),
+    "tiff": (12, 12),
+    "gif": (22, 22),
+    "webp": (26, 46),
+    "avif": (30, 48),
 }
+
+#: Bytes for tables and buffers of decoders and encoders, however small the image is.
+FIXED: Final = 24 << 20
 
 #: Seconds that a job waits for others to end before it goes back to the queue; well below its time limit.
 LONGEST_WAIT: Final = 40
 
 #: Seconds after which such a job comes back.
 COMES_BACK: Final = 10
+
+
+_MALLOC_TRIM: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class Memory:
@@ -69,6 +76,7 @@ class Memory:
         try:
             yield
         finally:
+            _return_to_the_system()
             with self._changed:
                 self._taken -= wanted
                 self._changed.notify_all()
@@ -88,6 +96,16 @@ class Memory:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
         raise Snooze(COMES_BACK, f"{name!r} waits for memory: {wanted >> 20} MiB of {most >> 20}")
+
+
+def _return_to_the_system() -> None:
+    """Ask the C library for what is free in its heaps.
+
+    glibc has a heap for each thread and keeps what is freed there: four threads that take turns would hold four times
+    the memory of one. Other C libraries have no such call.
+    """
+    if _MALLOC_TRIM is not None:
+        _MALLOC_TRIM(0)
 
 
 @dataclass
@@ -127,7 +145,7 @@ def needed(picture: Picture, file_size: int, operations: tuple[Operation, ...], 
         peak = max(peak, (before + at.pixels) * CHANGING)
         shrink = 1
     peak = max(peak, _writing(encodings[-1], at.pixels, at.transparent))
-    return 2 * file_size + peak
+    return FIXED + 2 * file_size + peak
 
 
 def _writing(encoding: Encoding, pixels: int, transparent: bool) -> int:

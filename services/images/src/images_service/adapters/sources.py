@@ -111,6 +111,7 @@ class Source:
         self._original = self._mended = data
         self._options: dict[str, int] = {}
         self._compression: str | None = None
+        self._adobe_rgb = False  # as far as libvips does not tell, which reads no EXIF data of a TIFF
         if self.format == "jpeg":
             self._prepare_jpeg()
         elif self.format == "tiff":
@@ -196,6 +197,7 @@ class Source:
             chosen = self._full_picture(found, chosen)
         chosen.check(self.name)
         self._options, self._compression = chosen.options, chosen.rare_compression
+        self._adobe_rgb = found.adobe_rgb
         self.page, self.pages = chosen.page + 1, len(found.chain)
 
     def _prepare_bitmap(self) -> None:
@@ -265,11 +267,13 @@ class Source:
 
     def _with_named_profile(self, image: pyvips.Image) -> pyvips.Image:
         """Cameras that write Adobe RGB say so in EXIF alone (DCF 2.0, "option files")."""
-        if image.get_typeof("icc-profile-data") or not image.get_typeof("exif-data"):
+        if image.get_typeof("icc-profile-data"):
             return image
         space = _exif(image, "exif-ifd2-ColorSpace")
-        named = space.startswith("2") or (
-            not space.startswith("1") and _exif(image, "exif-ifd4-InteroperabilityIndex").startswith("R03")
+        named = (
+            self._adobe_rgb
+            or space.startswith("2")
+            or (not space.startswith("1") and _exif(image, "exif-ifd4-InteroperabilityIndex").startswith("R03"))
         )
         if named and image.bands >= 3 and image.interpretation in ("srgb", "rgb", "rgb16"):
             image = image.copy()

@@ -20,6 +20,7 @@ _SUBFILE, _OLD_SUBFILE = 254, 255
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _FILL_ORDER, _ORIENTATION, _PLANES, _UNIT = 266, 274, 284, 296
 _SUB_DIRECTORIES, _SAMPLE_FORMAT, _DNG_VERSION = 330, 339, 50706
+_EXIF, _COLOUR_SPACE, _INTEROPERABILITY, _INTEROPERABILITY_INDEX = 34665, 40961, 40965, 1
 
 #: Values that libtiff refuses together with the whole file, and the default that TIFF 6.0 gives for the tag.
 _RANGES: Final = {_FILL_ORDER: (2, 1), _ORIENTATION: (8, 1), _PLANES: (2, 1), _UNIT: (3, 2)}
@@ -122,10 +123,12 @@ class Contents:
     Attributes:
         directories: All images, in the order of the file.
         raw: What kind of raw camera file it is; None if it is none.
+        adobe_rgb: Whether its EXIF data names Adobe RGB as the colour space.
     """
 
     directories: tuple[Directory, ...]
     raw: str | None
+    adobe_rgb: bool
 
     @property
     def chain(self) -> tuple[Directory, ...]:
@@ -172,10 +175,11 @@ def contents(data: bytes) -> Contents | None:
     """Return what is in a TIFF file; None if its structure cannot be followed, which libtiff may still manage."""
     reader = _Reader(data)
     try:
-        found, raw = [], reader.signature
+        found, raw, adobe = [], reader.signature, False
         for page, (offset, tags) in enumerate(reader.chain(reader.first)):
             found.append(_directory(page, None, tags))
             raw = raw or _raw(tags)
+            adobe = adobe or reader.names_adobe_rgb(tags)
             for below, start in enumerate(tags.get(_SUB_DIRECTORIES, ())):
                 if start == offset:
                     continue
@@ -184,7 +188,7 @@ def contents(data: bytes) -> Contents | None:
                 raw = raw or _raw(tags_below)
     except (struct.error, IndexError, ValueError):
         return None
-    return Contents(tuple(found), raw) if found else None
+    return Contents(tuple(found), raw, adobe) if found else None
 
 
 def mended(data: bytes) -> bytes:
@@ -267,6 +271,19 @@ class _Reader:
         except struct.error:
             after = 0
         return found, after
+
+    def names_adobe_rgb(self, tags: dict[int, tuple[int, ...]]) -> bool:
+        """Return whether EXIF data says so: by a colour space of 2, or by "R03" where it says nothing (DCF 2.0)."""
+        for exif in tags.get(_EXIF, ()):
+            found = self.tags(exif)[0]
+            space = found.get(_COLOUR_SPACE, (0,))[0]
+            if space in (1, 2):
+                return space == 2
+            for interoperability in found.get(_INTEROPERABILITY, ()):
+                for tag, _, _, at in self.entries(interoperability):
+                    if tag == _INTEROPERABILITY_INDEX:
+                        return self._data[at : at + 3] == b"R03"
+        return False
 
     def entries(self, offset: int) -> Iterator[tuple[int, int, int, int]]:
         """Tag, type, count and place of the value of each entry."""
