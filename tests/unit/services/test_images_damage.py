@@ -6,6 +6,7 @@ import random
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
@@ -45,7 +46,7 @@ def noise(kind: str = "jpeg", mode: str = "RGB", size: tuple[int, int] = (200, 1
     return buffer.getvalue()
 
 
-JPEGS = {
+JPEGS: dict[str, dict[str, Any]] = {
     "baseline": {"quality": 90},
     "progressive": {"quality": 90, "progressive": True},
     "restart markers": {"quality": 90, "restart_marker_blocks": 4},

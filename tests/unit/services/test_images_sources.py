@@ -5,6 +5,7 @@ import random
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pyvips  # type: ignore[import-untyped]  # it ships stubs, but no py.typed marker
@@ -199,7 +200,8 @@ def test_adobe_rgb_that_exif_alone_tells_is_converted(
     run: Run, kind: str, operation: Operation, space: int, index: bytes, colour: tuple[int, int, int]
 ) -> None:
     prefix = b"" if kind == "png" else b"Exif\0\0"
-    options = {"jpeg": {"quality": 98}, "webp": {"lossless": True}}.get(kind, {})
+    every: dict[str, dict[str, Any]] = {"jpeg": {"quality": 98}, "webp": {"lossless": True}}
+    options = every.get(kind, {})
     source = saved(Image.new("RGB", (40, 30), (180, 90, 60)), kind, exif=prefix + exif(space, index), **options)
     pixel = run(source, operation, PNG)[1].convert("RGB").getpixel((10, 10))
     assert pixel == pytest.approx(colour, abs=2)
