@@ -14,7 +14,7 @@ from PIL.Image import Image as Picture
 
 from images_service.adapters import open_resources
 from images_service.adapters.profiles import adobe_rgb
-from images_service.errors import ImpossibleOperation, MissingDecoder, SourceTooLarge, UnsupportedPixels
+from images_service.errors import BrokenImage, ImpossibleOperation, MissingDecoder, SourceTooLarge, UnsupportedPixels
 from images_service.handlers import process_image
 from images_service.settings import ImagesSettings
 from jobkit.contracts.images import (
@@ -174,6 +174,19 @@ def test_lab_of_8_bits_is_refused_by_its_name_and_of_16_is_converted(run: Run) -
 def test_a_tiff_whose_compression_has_no_decoder_is_not_called_damaged(run: Run) -> None:
     with pytest.raises(MissingDecoder, match="Zstandard"):
         run(patched(saved(scene(1), "tiff"), 259, 50000))
+
+
+def test_tiles_of_single_channels_are_not_called_damaged(run: Run) -> None:
+    image = pyvips.Image.new_from_memory(scene(1).tobytes(), 400, 300, 3, "uchar").copy(interpretation="srgb")
+    source = image.tiffsave_buffer(tile=True, tile_width=128, tile_height=128)
+    with pytest.raises(UnsupportedPixels, match="tiles of single channels"):
+        run(patched(source, 284, 2))
+
+
+def test_an_offset_that_no_file_has_is_damage_and_no_crash(run: Run) -> None:
+    source = b"II+\0\x08\0\0\0" + struct.pack("<Q", 2**63 + 8) + bytes(40)
+    with pytest.raises(BrokenImage):
+        run(source)
 
 
 def test_a_heic_names_the_decoder_that_it_needs(run: Run) -> None:

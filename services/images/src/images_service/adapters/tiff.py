@@ -18,6 +18,7 @@ MAX_DIRECTORIES: Final = 10_000
 
 _SUBFILE, _OLD_SUBFILE = 254, 255
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_SAMPLES, _TILE_WIDTH = 277, 322
 _FILL_ORDER, _ORIENTATION, _PLANES, _UNIT = 266, 274, 284, 296
 _SUB_DIRECTORIES, _SAMPLE_FORMAT, _DNG_VERSION = 330, 339, 50706
 _EXIF, _COLOUR_SPACE, _INTEROPERABILITY, _INTEROPERABILITY_INDEX = 34665, 40961, 40965, 1
@@ -63,6 +64,7 @@ class Directory:
         numbers: The tag SampleFormat: 1 for unsigned integers, 4 for "undefined".
         photometric: The tag PhotometricInterpretation.
         compression: The tag Compression.
+        tiled_planes: Whether each channel has tiles of its own, which libvips does not read.
     """
 
     page: int
@@ -75,6 +77,7 @@ class Directory:
     numbers: int
     photometric: int
     compression: int
+    tiled_planes: bool
 
     @property
     def rare_compression(self) -> str | None:
@@ -98,6 +101,11 @@ class Directory:
         if self.photometric not in _COLOURS:
             colours = _COLOUR_NAMES.get(self.photometric, f"of the kind {self.photometric}")
             raise UnsupportedPixels(f"{name!r} has colours that are not read here ({colours}): convert it to RGB.")
+        if self.tiled_planes:
+            raise UnsupportedPixels(
+                f"{name!r} has tiles of single channels (PlanarConfiguration 2), which are not read: convert it to "
+                "tiles of all channels, or to strips."
+            )
         if self.photometric == _CIELAB:
             if self.bits == 8:
                 raise UnsupportedPixels(
@@ -186,7 +194,7 @@ def contents(data: bytes) -> Contents | None:
                 tags_below = reader.tags(start)[0]
                 found.append(_directory(page, below, tags_below))
                 raw = raw or _raw(tags_below)
-    except (struct.error, IndexError, ValueError):
+    except (struct.error, IndexError, ValueError, OverflowError):
         return None
     return Contents(tuple(found), raw, adobe) if found else None
 
@@ -204,7 +212,7 @@ def mended(data: bytes) -> bytes:
                 (value,) = struct.unpack_from(reader.order + "H", data, at)
                 if not 1 <= value <= highest:
                     struct.pack_into(reader.order + "H", changed, at, default)
-    except (struct.error, IndexError, ValueError):
+    except (struct.error, IndexError, ValueError, OverflowError):
         return data
     return bytes(changed) if changed != data else data
 
@@ -225,6 +233,7 @@ def _directory(page: int, below: int | None, tags: dict[int, tuple[int, ...]]) -
         numbers=first(_SAMPLE_FORMAT, 1),
         photometric=first(_PHOTOMETRIC, 1),
         compression=first(_COMPRESSION, 1),
+        tiled_planes=_TILE_WIDTH in tags and first(_PLANES, 1) == 2 and first(_SAMPLES, 1) > 1,
     )
 
 
@@ -268,7 +277,7 @@ class _Reader:
         end = offset + ((8 + 20 * number) if self._big else (2 + 12 * number))
         try:
             after = self._number("Q" if self._big else "I", end)
-        except struct.error:
+        except (struct.error, OverflowError):
             after = 0
         return found, after
 
