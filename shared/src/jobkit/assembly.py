@@ -87,7 +87,7 @@ class Assembly(Generic[R]):
             middleware = [StuckJobs(interrupts), *middleware]
         for one in middleware:
             broker.add_middleware(one)
-        children = Children(self.sender, patience, interrupts)
+        children = Children(self.sender, patience, interrupts, self.store)
         self._declare(broker, Runner(self.store, children, lifespan, interrupts, broker.stopping))
 
     def _guarantees(

@@ -40,7 +40,7 @@ REFUSED_OPTION = "refused"
 DUE_OPTION = "due_at"
 DELAY_OPTION = "delay"
 
-#: Set on a job that a job has sent: the round of its parent.
+#: Set on a job that a job has sent: the round of its parent, or when its parent first sent it under this key.
 ROUND_OPTION = "round"
 
 #: The options that a copy has and the message that was sent has not.
@@ -125,7 +125,8 @@ class Execution:
     def round(self) -> int:
         """When the job was sent, or the first of the jobs that led to it: a job that died runs again in another round.
 
-        A parent that is retried sends its children once more, and those that have died meanwhile stay dead.
+        A parent that is retried sends its children once more, and those that have died meanwhile stay dead. A job that
+        was sent under a key of its own begins a round, once for each job that sends it.
         """
         said = self.message.options.get(ROUND_OPTION)
         return said if isinstance(said, int) else self.message.message_timestamp
