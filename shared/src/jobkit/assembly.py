@@ -129,7 +129,7 @@ class Assembly(Generic[R]):
             operations.append(TelemetryExport(*endpoints, f"{self.name}-service"))
         if self.platform.health_folder and isinstance(broker, JobBroker):
             operations.append(self._health(self.platform.health_folder, broker))
-        registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
+        registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds, self.platform.namespace)
         # Even if there are none: there may have been some before.
         operations.append(Announce(self.name, self._schedules(), registry, list(self.actors)))
         queues = {name: _queues(declared.contract) for name, declared in self.actors.items()}
@@ -148,7 +148,10 @@ class Assembly(Generic[R]):
 
     def _entry(self, refusals: Refusals, schedules: RedisSchedules) -> Entry:
         url, timeout = self.platform.store_url, self.platform.store_timeout_seconds
-        server, store = RedisServer(RedisClient(url, timeout)), RedisStore(url, RECORD_TTL, timeout)
+        server, store = (
+            RedisServer(RedisClient(url, timeout)),
+            RedisStore(url, RECORD_TTL, timeout, self.platform.namespace),
+        )
         checks: dict[str, Check] = {
             "the kind of job store": server.refuse_cluster,
             "the job store": lambda: exercise(store, self.name),

@@ -119,10 +119,10 @@ class Service(Generic[S, R]):
             max_bytes=platform.max_message_bytes,
         )
         ttl = timedelta(seconds=platform.record_ttl_seconds)
-        store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds)
+        store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds, platform.namespace)
         rollout = timedelta(seconds=platform.rollout_seconds)
         broker = JobBroker(connection, sender, prefetch=settings.prefetch, rollout=rollout)
-        switches = RedisSwitches(platform.store_url, platform.store_timeout_seconds)
+        switches = RedisSwitches(platform.store_url, platform.store_timeout_seconds, platform.namespace)
         self._assembly(platform, settings, store, switches, sender).install(broker, process_of_its_own=True)
         return broker
 
