@@ -1,7 +1,7 @@
 """Putting a worker together: which middleware surrounds its jobs, in which order, and why."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +29,7 @@ from jobkit.middleware.health import Health
 from jobkit.middleware.idempotency import Idempotency
 from jobkit.middleware.lifespan import Lifespan
 from jobkit.middleware.logs import LogFormat, Logs
+from jobkit.middleware.observing import Observing
 from jobkit.middleware.policy_watch import PolicyWatch
 from jobkit.middleware.preflight import Preflight
 from jobkit.middleware.retries import Retries
@@ -38,6 +39,7 @@ from jobkit.middleware.subprocesses import Subprocesses
 from jobkit.middleware.telemetry_export import TelemetryExport
 from jobkit.middleware.time_limit import TimeLimit
 from jobkit.middleware.tracing import Tracing
+from jobkit.observers import Observer
 from jobkit.patience import Patience
 from jobkit.producer import SendsMessages
 from jobkit.refusals import Refusals
@@ -68,13 +70,16 @@ class Assembly(Generic[R]):
     store: JobStore
     switches: Switches
     sender: SendsMessages
+    observers: Sequence[Observer] = ()
 
     def install(self, broker: JobBroker | MemoryBroker, *, process_of_its_own: bool) -> None:
         """Give ``broker`` the middleware and declare the actors and their lanes on it."""
         lifespan, over = Lifespan(self.open_resources), threading.Event()
         interrupts = Interrupts(homes_of(actor.function for actor in self.actors.values()))
         refusals = broker.refusals if isinstance(broker, JobBroker) else None
-        patience = Patience(broker.stopping, over, refusals=refusals)
+        observing = Observing(self.observers, {name: actor.observers for name, actor in self.actors.items()})
+        observed = [observing] if observing.is_used else []
+        patience = Patience(broker.stopping, over, refusals=refusals, tell=observing.error)
         lease = timedelta(seconds=self.platform.lease_seconds)
         idempotency = Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes)
         middleware = self._guarantees(broker, lifespan, interrupts, over, patience, idempotency)
@@ -82,13 +87,14 @@ class Assembly(Generic[R]):
             after = timedelta(seconds=self.platform.stuck_seconds)
             replacement = Replacement(after, stop_limit(self.settings), idempotency.let_lapse)
             # First, so that its hook after the shutdown comes last: then it kills the process.
-            middleware = [StuckJobs(interrupts, replacement), *self._operations(broker), *middleware]
+            middleware = [StuckJobs(interrupts, replacement), *observed, *self._operations(broker), *middleware]
         else:
-            middleware = [StuckJobs(interrupts), *middleware]
+            middleware = [StuckJobs(interrupts), *observed, *middleware]
         for one in middleware:
             broker.add_middleware(one)
+        started = observing.started if observing.is_used else None
         children = Children(self.sender, patience, interrupts, self.store)
-        self._declare(broker, Runner(self.store, children, lifespan, interrupts, broker.stopping))
+        self._declare(broker, Runner(self.store, children, lifespan, interrupts, broker.stopping, started))
 
     def _guarantees(
         self,
@@ -186,6 +192,7 @@ class Assembly(Generic[R]):
                 retry=declared.retry,
                 time_limit=declared.time_limit,
                 breaker=declared.breaker,
+                dead_letter=declared.dead_letter,
             )
             declare(runner.bind(declared))
             for one in _queues(declared.contract):

@@ -19,6 +19,7 @@ from typing import Any
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
+from jobkit.contracts.job import Job
 from jobkit.deadletters import Reason
 from jobkit.store.base import JobKey, Lease
 from jobkit.time import milliseconds
@@ -90,6 +91,9 @@ class Execution:
         is_stale: Tells whether the connection that delivered it is gone. The broker then delivers it again.
         excused_for: Its failure is not its own: it runs again after this, without an attempt used up.
         at_checkpoint: Whether its work so far is kept: it is the first attempt since then.
+        payload: The job in the message, once it is read.
+        dropped: Whether it died without a dead letter, as its actor says.
+        stall_told: Whether observers were told that the run before this one has stalled.
     """
 
     message: Message[Any]
@@ -113,6 +117,9 @@ class Execution:
     is_stale: Callable[[], bool] = lambda: False
     excused_for: timedelta | None = None
     at_checkpoint: bool = False
+    payload: Job | None = None
+    dropped: bool = False
+    stall_told: bool = False
 
     @property
     def attempt(self) -> int:

@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 from jobkit.errors import LeaseLost, StoreRefused, StoreUnavailable
@@ -29,7 +30,14 @@ class LeaseKeeper:
     store also when no job runs, so that it knows of every outage that is long enough for leases to run out.
     """
 
-    def __init__(self, store: JobStore, interrupts: Interrupts, ttl: timedelta) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        interrupts: Interrupts,
+        ttl: timedelta,
+        tell: Callable[[BaseException], None] = lambda _outage: None,
+    ) -> None:
+        self._tell = tell  # called with each outage, as often as it is met
         self._store = store
         self._interrupts = interrupts
         self._ttl = ttl
@@ -103,6 +111,7 @@ class LeaseKeeper:
             answers = self._store.renew(list(kept), self._ttl)
         except StoreUnavailable as outage:
             self._away_until = math.inf
+            self._tell(outage)
             if say_so:
                 level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
                 log.log(level, "leases cannot be renewed now: %s", outage)

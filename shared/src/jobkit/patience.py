@@ -35,6 +35,7 @@ class Patience:
         first: Seconds before the second try.
         longest: Seconds between later ones.
         refusals: Told when the broker takes no messages from our user.
+        tell: Called with each outage, as often as it is met.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Patience:
         first: float = 0.1,
         longest: float = 2.0,
         refusals: Refusals | None = None,
+        tell: Callable[[BaseException], None] = lambda _outage: None,
     ) -> None:
         self._stopping = stopping
         self._over = over
@@ -52,6 +54,7 @@ class Patience:
         self._longest = longest
         self._announced = ""
         self._refusals = refusals
+        self.tell = tell
 
     def wait_out(self, operation: Callable[[], T]) -> T:
         """What ``operation`` returns, once no outage stands in its way: what a job needs before it begins.
@@ -100,6 +103,7 @@ class Patience:
         self._stopping.wait(seconds)
 
     def _announce(self, outage: JobkitError) -> None:
+        self.tell(outage)
         # Every thread that holds a job comes by here: one line for each kind of outage is enough.
         kind = type(outage).__name__
         if isinstance(outage, AccessRefused) and self._refusals is not None:

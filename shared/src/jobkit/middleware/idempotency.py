@@ -58,7 +58,7 @@ class Idempotency(Middleware):
     ) -> None:
         self._store = store
         self._patience = patience
-        self._keeper = LeaseKeeper(store, interrupts, ttl)
+        self._keeper = LeaseKeeper(store, interrupts, ttl, patience.tell)
         self._claims = Claims(store, self._keeper, patience, ttl=ttl, max_crashes=max_crashes)
         self._max_crashes = max_crashes
 

@@ -158,8 +158,9 @@ class Logs(Middleware):
                 log.info("job asked to run again in %.0f s: %s", delay, text)
             case Verdict.DIED:
                 # A permanent error was raised on purpose, and its dead letter holds the traceback.
-                shown = None if isinstance(execution.shown, PermanentError) else error
-                log.error("job died (%s): %s", execution.reason, text, exc_info=shown)
+                shown = None if isinstance(execution.shown, PermanentError) and not execution.dropped else error
+                where = ", dropped without a dead letter" if execution.dropped else ""
+                log.error("job died (%s)%s: %s", execution.reason, where, text, exc_info=shown)
             case _:
                 log.warning("job handed back: %s", text or "its lease or the store is gone")
         end()

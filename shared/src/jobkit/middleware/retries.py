@@ -46,7 +46,7 @@ class Retries(Middleware):
 
     @property
     def actor_options(self) -> set[str]:
-        return {"retry"}
+        return {"retry", "dead_letter"}
 
     def after_process_message(
         self,
@@ -101,6 +101,9 @@ class Retries(Middleware):
         error, reason, lease = execution.shown, execution.reason, execution.lease
         if error is None or reason is None or lease is None:
             raise AssertionError("only a failed run with a reason becomes a dead letter")
+        if not broker.get_actor(execution.job.actor).options.get("dead_letter", True):
+            execution.dropped = True
+            return
         failure = Failure.of(
             error,
             reason,

@@ -37,6 +37,8 @@ class Tracing(Middleware):
         duration = time.perf_counter() - started
         error = execution.error if execution else exception
         telemetry.processed(span, message.queue_name, message.actor_name, attempt, duration, outcome.value, error)
+        if execution is not None and execution.dropped and verdict is Verdict.DIED:
+            telemetry.job_dropped(message.queue_name, message.actor_name, str(execution.reason))
         context.detach(token)
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:

@@ -77,7 +77,8 @@ class RedisStore:
         verdict, *details = self._acquire([self._key(job)], arguments)
         match verdict.decode():
             case "leased":
-                return Lease(job, owner, *(int(number) for number in details))
+                *numbers, stalled = (int(number) for number in details)
+                return Lease(job, owner, *numbers, stalled=bool(stalled))
             case "suspect":
                 return Suspect(int(details[0]))
             case "held":
