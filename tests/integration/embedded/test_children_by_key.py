@@ -8,11 +8,11 @@ from datetime import timedelta
 import dramatiq
 import pytest
 
-from jobkit import claims
 from jobkit.broker.memory import MemoryExchange
 from jobkit.context import Context
 from jobkit.contracts import Job
 from jobkit.errors import PermanentError, TransientError
+from jobkit.middleware import idempotency
 from jobkit.producer import Producer, message_for
 from jobkit.retry import fixed
 from jobkit.service import Service
@@ -76,7 +76,9 @@ class Shop:
 
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    monkeypatch.setattr(claims, "LONGEST_DEFERRAL", timedelta(milliseconds=10))  # a copy may find the first one running
+    monkeypatch.setattr(
+        idempotency, "LONGEST_DEFERRAL", timedelta(milliseconds=10)
+    )  # a copy may find the first one running
     built = Shop()
     built.worker.start()
     yield built

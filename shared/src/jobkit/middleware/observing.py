@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from dramatiq import Broker
-from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 
 from jobkit.broker.rabbitmq import JobBroker
@@ -16,7 +15,7 @@ from jobkit.contracts.job import service_of
 from jobkit.contracts.tick import Tick
 from jobkit.deadletters import Failure, Reason
 from jobkit.errors import Poison, StoreUnavailable, TopologyMismatch, traceback_of
-from jobkit.execution import Execution, Verdict, execution_of
+from jobkit.execution import Decision, Execution, Verdict
 from jobkit.observers.delivery import Delivery
 from jobkit.observers.observer import Event, Observation, Observer, Run, observes
 
@@ -32,7 +31,7 @@ _Observers = Mapping[Event, Sequence[Observer]]
 class Observing(Middleware):
     """Tells observers of jobs and errors.
 
-    Listed before the others, so that its hook after the job runs last: by then the record is written.
+    It watches each job's path, whose end is after its record. It is a middleware for the worker's start and end alone.
 
     Args:
         service: Are told of all jobs of the service, and of errors.
@@ -55,21 +54,15 @@ class Observing(Middleware):
             broker.death_hooks.append(self._died_unseen)
             broker.error_hooks.append(self.error)
 
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: object = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        execution = execution_of(message)
-        if execution is not None and execution.lease is not None:
-            self._tell_of_stall(execution)
-            self._tell_of_end(execution)
-
-    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        self.after_process_message(broker, message)
+    @contextmanager
+    def watch(self, execution: Execution) -> Iterator[None]:
+        """Tell, at the exit, what became of a job. Enter it first: it takes the tracebacks off exceptions."""
+        try:
+            yield
+        finally:
+            if execution.lease is not None and execution.ended is not None:
+                self._tell_of_stall(execution)
+                self._tell_of_end(execution, execution.ended)
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self._delivery.stop(FLUSH_TIMEOUT)
@@ -99,20 +92,19 @@ class Observing(Middleware):
         if observers := self._who(execution.job.actor, Event.STALLED):
             self._delivery.tell(observers, _about(execution, Event.STALLED, "stalled"))
 
-    def _tell_of_end(self, execution: Execution) -> None:
-        events = [(event, self._who(execution.job.actor, event)) for event in _events_of_end(execution)]
-        if execution.verdict is None or not any(observers for _, observers in events):
+    def _tell_of_end(self, execution: Execution, ended: Decision) -> None:
+        events = [(event, self._who(execution.job.actor, event)) for event in _events_of(ended)]
+        if not any(observers for _, observers in events):
             return
-        about = _about(execution, Event.SUCCEEDED, execution.verdict.value)
-        if execution.error is not None:
-            shown = execution.shown or execution.error
-            about = replace(about, exception=shown, traceback=traceback_of(execution.error))
-            _forget_frames(execution.error)
-            _forget_frames(shown)
-        if execution.verdict is Verdict.DIED:
-            about = replace(about, reason=str(execution.reason or ""))
-        if execution.verdict is Verdict.RETRIED:
-            about = replace(about, delay=execution.delay)
+        about = _about(execution, Event.SUCCEEDED, ended.verdict.value)
+        if ended.error is not None:
+            about = replace(about, exception=ended.shown or ended.error, traceback=traceback_of(ended.error))
+            for error in (ended.error, ended.shown):
+                _forget_frames(error)
+        if ended.verdict is Verdict.DIED:
+            about = replace(about, reason=str(ended.reason or ""))
+        if ended.verdict is Verdict.RETRIED:
+            about = replace(about, delay=ended.delay)
         for event, observers in events:
             if observers:
                 self._delivery.tell(observers, replace(about, event=event))
@@ -134,17 +126,15 @@ def _by_event(observers: Sequence[Observer]) -> _Observers:
     return {event: [one for one in observers if observes(one, event)] for event in Event}
 
 
-def _events_of_end(execution: Execution) -> Iterator[Event]:
-    if not execution.settled:  # handed back
-        return
-    if execution.verdict is Verdict.COMPLETED:
+def _events_of(ended: Decision) -> Iterator[Event]:
+    if ended.verdict is Verdict.COMPLETED:
         yield Event.SUCCEEDED
-    elif execution.verdict is Verdict.RETRIED:
+    elif ended.verdict is Verdict.RETRIED:
         yield from (Event.FAILED, Event.RETRIED)
-    elif execution.verdict is Verdict.DIED:
-        if not isinstance(execution.error, Poison):  # a poison job was not run again
+    elif ended.verdict is Verdict.DIED:
+        if not isinstance(ended.error, Poison):  # a poison job was not run again
             yield Event.FAILED
-        if execution.reason is Reason.EXHAUSTED:
+        if ended.reason is Reason.EXHAUSTED:
             yield Event.EXHAUSTED
         yield Event.DIED
 
@@ -172,7 +162,7 @@ def _place_of(error: BaseException) -> str:
     return "topology" if isinstance(error, TopologyMismatch) else "broker"
 
 
-def _forget_frames(error: BaseException) -> None:
+def _forget_frames(error: BaseException | None) -> None:
     """Take the traceback off an exception, and off those that it came from: frames keep all that the job had."""
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
