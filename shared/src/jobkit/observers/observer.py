@@ -85,35 +85,35 @@ class Observer:
     """Base of all observers. Override the methods for what you want to be told of.
 
     >>> class Chat(Observer):                                                  # doctest: +SKIP
-    ...     def died(self, observation: Observation) -> None:
+    ...     def died(self, observation: Observation, /) -> None:
     ...         self.post(f"{observation.context.actor} died: {observation.exception}")
 
     The methods run on one thread of the worker process, one after the other, after what they tell of has been recorded.
     They may raise: that is logged, and harms no job. They are told at most once.
     """
 
-    def started(self, observation: Observation) -> None:
+    def started(self, observation: Observation, /) -> None:
         """A worker has the job's lease, and its function is about to be called."""
 
-    def succeeded(self, observation: Observation) -> None:
+    def succeeded(self, observation: Observation, /) -> None:
         """The job is done."""
 
-    def failed(self, observation: Observation) -> None:
+    def failed(self, observation: Observation, /) -> None:
         """A run failed. ``retried``, or ``exhausted`` and ``died``, follow."""
 
-    def retried(self, observation: Observation) -> None:
+    def retried(self, observation: Observation, /) -> None:
         """The job runs again after ``delay``, as a run failed and attempts are left."""
 
-    def exhausted(self, observation: Observation) -> None:
+    def exhausted(self, observation: Observation, /) -> None:
         """The last attempt failed. ``died`` follows."""
 
-    def died(self, observation: Observation) -> None:
+    def died(self, observation: Observation, /) -> None:
         """The job cannot succeed: it is a dead letter, or was dropped by an actor without dead letters."""
 
-    def stalled(self, observation: Observation) -> None:
+    def stalled(self, observation: Observation, /) -> None:
         """The lease of a run ended without an end of the run: its worker died. ``context`` is the run that follows."""
 
-    def error(self, observation: Observation) -> None:
+    def error(self, observation: Observation, /) -> None:
         """The broker or the store is away or refuses the worker, or a queue is not what the worker expects."""
 
 
