@@ -320,7 +320,8 @@ def test_an_actor_without_dead_letters_counts_logs_and_drops(
     assert counted == [("watched", "fleeting", "permanent")]
     [line] = [record for record in caplog.records if record.name == "jobkit.jobs" and record.levelname == "ERROR"]
     assert line.getMessage() == "job died (permanent), dropped without a dead letter: never"
-    assert line.exc_info, "nothing else keeps the traceback"
+    assert line.exc_info is not None
+    assert line.exc_info[2] is not None, "nothing else keeps the traceback"
     stage.do = returns
     stage.producer.send(Fleeting(name="a"), key="a")  # sent again, it runs again
     stage.until(Event.SUCCEEDED)
