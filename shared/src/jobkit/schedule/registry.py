@@ -17,6 +17,8 @@ from jobkit.store.redis_client import RedisClient
 #: Workers announce every minute, so while old and new ones run side by side no list is silent for longer than that.
 ROLLOUT: Final = timedelta(minutes=5)
 
+#: The field of a dry run. No service and no schedule has a name like this.
+_DRY_RUN: Final = "jobkit.access"
 _NAMES: Final = TypeAdapter(list[str])
 
 log = logging.getLogger(__name__)
@@ -161,8 +163,8 @@ class RedisSchedules:
         self._lists, self._ticks, self._rounds, self._actors = (
             self._client.key(name) for name in ("schedules", "schedules:ticks", "schedules:rounds", "actors")
         )
-        self._announce, self._advance, self._heal = (
-            self._client.script(_script(name)) for name in ("announce", "advance", "heal")
+        self._announce, self._advance, self._heal, self._try = (
+            self._client.script(_script(name)) for name in ("announce", "advance", "heal", "try")
         )
         self._unreadable: set[str] = set()
 
@@ -171,9 +173,16 @@ class RedisSchedules:
         return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(microseconds))
 
     def check(self) -> None:
-        """Do what a scheduler does, without a change; raises ``StoreUnavailable`` if Redis refuses it."""
+        """Do what a scheduler does, without a trace; raises ``StoreUnavailable`` if Redis refuses it."""
         self.schedules()
         self.heal("", self.now())
+        self._try([self._ticks], [_DRY_RUN])
+
+    def check_announcing(self) -> None:
+        """Do the same for what a worker does when it announces its schedules."""
+        self.now()
+        self.last_tick(_DRY_RUN)
+        self._try([self._lists, self._ticks, self._rounds, self._actors], [_DRY_RUN])
 
     def announce(
         self,
