@@ -1,45 +1,159 @@
 """Parquet, batch by batch."""
 
-from collections.abc import Iterator, Sequence
+import json
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
+import pyarrow.compute as pc  # type: ignore[import-untyped]  # ships no types
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # ships no types
 
 from etl_service.errors import SourceUnreadable
-from etl_service.sources.batch import BATCH_ROWS, Batch, positions_of
+from etl_service.sources.batch import BATCH_BYTES, BATCH_ROWS, Batch
+from etl_service.sources.names import clean, positions_of
+from etl_service.sources.writing import Writing
 from jobkit.contracts.etl import Column
 
+#: Rows that are decoded at once, before their size is known.
+_DECODED_ROWS = 1_000
 
-def read_parquet(path: Path, columns: Sequence[Column]) -> Iterator[Batch]:
+#: Types whose cells are read with the job's decimal and thousands marks.
+_NUMBERS = frozenset({"integer", "number", "decimal"})
+
+_UUID_BYTES = 16
+
+
+def read_parquet(path: Path, columns: Sequence[Column], writing: Writing = Writing()) -> Iterator[Batch]:
     """Read a local file; its cells become text, so that one set of rules types the cells of every format."""
     try:
-        with pq.ParquetFile(path) as file:
-            names = list(file.schema_arrow.names)
-            positions_of(names, columns)
-            number = 0
-            for record_batch in file.iter_batches(BATCH_ROWS, columns=[column.source for column in columns]):
-                count = record_batch.num_rows
-                frame = pl.DataFrame(pa.Table.from_batches([record_batch]))
-                cells = frame.select([_as_text(frame[c.source], c).alias(c.name) for c in columns])
-                numbers = list(range(number + 1, number + count + 1))
-                number += count
-                yield Batch(columns, numbers, cells.rows(), done=number / file.metadata.num_rows)
-            if number == 0:
-                yield Batch(columns, done=1.0)
+        # Times of 96 bits as microseconds: as nanoseconds they wrap around outside of the years 1677 to 2262.
+        with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
+            yield from _batches(file, columns, writing)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the local disk's fault, not the file's
-        reason = (str(error).splitlines() or ["no reason given"])[0][:300]
-        raise SourceUnreadable(f"the source is not readable as Parquet, or is cut off: {reason}") from error
+        raise SourceUnreadable(f"the source is not readable as Parquet, or is cut off: {_reason(error)}") from error
 
 
-def _as_text(cells: pl.Series, column: Column) -> pl.Series:
-    kind = cells.dtype
-    if isinstance(kind, pl.Datetime):
-        utc = cells.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if kind.time_zone else cells
-        return utc.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f")
-    if kind.is_numeric() or kind in (pl.String, pl.Boolean, pl.Date, pl.Null, pl.Categorical, pl.Enum):
-        return cells.cast(pl.String)
-    raise SourceUnreadable(f"column {column.source!r} of the source holds {kind}, which cannot become {column.type}")
+def _batches(file: pq.ParquetFile, columns: Sequence[Column], writing: Writing) -> Iterator[Batch]:
+    names = list(file.schema_arrow.names)
+    positions = positions_of([clean(name) for name in names], columns)
+    wanted = sorted({names[position] for position in positions if position is not None})
+    total, number = max(1, file.metadata.num_rows), 0
+    for decoded in file.iter_batches(_DECODED_ROWS if _has_long_cells(file) else BATCH_ROWS, columns=wanted):
+        for part in _bounded(decoded):
+            count = part.num_rows
+            cells = [
+                pl.Series(column.name, [None] * count, dtype=pl.String)
+                if position is None
+                else _text(part.column(names[position]), column, writing)
+                for column, position in zip(columns, positions, strict=True)
+            ]
+            numbers = list(range(number + 1, number + count + 1))
+            number += count
+            yield Batch(columns, numbers, pl.DataFrame(cells).rows() if cells else [], done=number / total)
+    if number == 0:
+        yield Batch(columns, done=1.0)
+
+
+def _has_long_cells(file: pq.ParquetFile) -> bool:
+    """Whether a batch of ``BATCH_ROWS`` could be too large, as it has cells of any length."""
+    return any(
+        pa.types.is_nested(kind) or not _has_fixed_width(kind) for kind in (field.type for field in file.schema_arrow)
+    )
+
+
+def _has_fixed_width(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
+
+
+def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    rows = batch.num_rows
+    step = max(1, rows * BATCH_BYTES // max(1, batch.nbytes)) if batch.nbytes > BATCH_BYTES else rows
+    yield from (batch.slice(start, step) for start in range(0, rows, step))
+
+
+def _text(cells: pa.Array, column: Column, writing: Writing) -> pl.Series:
+    try:
+        cells.validate(full=True)
+        texts = _as_text(cells, column)
+    except (pa.ArrowException, pl.exceptions.PolarsError, ValueError) as error:
+        raise SourceUnreadable(f"column {column.source!r} of the source cannot be read: {_reason(error)}") from error
+    except pl.exceptions.PanicException as error:
+        raise SourceUnreadable(
+            f"column {column.source!r} of the source holds {cells.type}, which cannot be read"
+        ) from error
+    if writing.decimal_mark != "." and column.type in _NUMBERS and not _is_text(cells.type):
+        texts = texts.str.replace(".", writing.decimal_mark, literal=True)
+    return texts.alias(column.name)
+
+
+def _as_text(cells: pa.Array, column: Column) -> pl.Series:
+    kind = cells.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _as_text_of_extension(cells, column)
+    if pa.types.is_dictionary(kind):
+        return _as_text(cells.dictionary_decode(), column)
+    if pa.types.is_timestamp(kind):
+        return _times(cells)
+    if pa.types.is_decimal(kind):
+        return _each(cells, lambda value: format(value, "f"))
+    if pa.types.is_fixed_size_binary(kind) and column.type == "uuid" and kind.byte_width == _UUID_BYTES:
+        return _each(cells, lambda value: str(uuid.UUID(bytes=value)))
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return _series(cells.cast(pa.large_string()))  # what writers without a type for texts leave; refuses other bytes
+    if _is_text(kind) or pa.types.is_null(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind):
+        return _series(cells.cast(pa.large_string()))
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return _series(cells).cast(pl.String)
+    if column.type == "json" and pa.types.is_nested(kind):
+        return _each(cells, lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain))
+    raise SourceUnreadable(
+        f"column {column.source!r} of the source holds {_named(kind)}, which cannot become {column.type}"
+    )
+
+
+def _as_text_of_extension(cells: pa.Array, column: Column) -> pl.Series:
+    if cells.type.extension_name == "arrow.uuid":
+        return _each(cells.storage, lambda value: str(uuid.UUID(bytes=value)))
+    return _as_text(cells.storage, column)
+
+
+def _times(cells: pa.Array) -> pl.Series:
+    kind = cells.type
+    # With a zone the values are in UTC, whatever the zone's name is.
+    local = _series(cells.cast(pa.timestamp(kind.unit, "UTC")).cast(pa.timestamp(kind.unit)) if kind.tz else cells)
+    return local.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f" + ("Z" if kind.tz else ""))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, date | time | Decimal | uuid.UUID):
+        return str(value)
+    raise ValueError(f"a {type(value).__name__} has no form in JSON")
+
+
+def _each(cells: pa.Array, text: Callable[..., str]) -> pl.Series:
+    return pl.Series([None if value is None else text(value) for value in cells.to_pylist()], dtype=pl.String)
+
+
+def _series(cells: pa.Array) -> pl.Series:
+    series = pl.from_arrow(cells)
+    assert isinstance(series, pl.Series)  # noqa: S101  what Polars makes of an array
+    return series
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _named(kind: pa.DataType) -> str:
+    text = str(kind)
+    return text[:1].upper() + text[1:]
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).splitlines() or ["no reason given"])[0][:300]
