@@ -10,7 +10,7 @@ from dramatiq.middleware import SkipMessage
 from jobkit.errors import StoreUnavailable
 from jobkit.execution import ATTEMPTS_OPTION, Execution, Verdict, for_later
 from jobkit.leases import HEAD_START, LeaseKeeper
-from jobkit.patience import Patience
+from jobkit.patience import Patience, WorkerStopping
 from jobkit.store.base import Finished, Held, JobStore, Lease, Suspect
 from jobkit.time import milliseconds
 
@@ -86,11 +86,22 @@ class Claims:
         if not self._keeper.store_was_away():
             with suppress(StoreUnavailable):
                 return self._acquire(execution)
-        # Leases may have run out meanwhile, with their owners at work and nobody to tell it to. Those go first.
-        self._patience.wait_out(self._store.ping)
-        self._patience.pause(HEAD_START)
-        self._patience.refuse_when_stopping()
-        return self._patience.wait_out(lambda: self._acquire(execution))
+        try:
+            # Leases may have run out meanwhile, with their owners at work and nobody to tell it to. Those go first.
+            self._patience.wait_out(self._store.ping)
+            self._patience.pause(HEAD_START)
+            self._patience.refuse_when_stopping()
+            return self._patience.wait_out(lambda: self._acquire(execution))
+        except WorkerStopping:
+            self._give_back_unheard(execution)
+            raise
+
+    def _give_back_unheard(self, execution: Execution) -> None:
+        """Free a lease that was given though its answer was lost: it would end by time, and count as a crash."""
+        with suppress(StoreUnavailable):
+            answer = self._acquire(execution)
+            if isinstance(answer, Lease):
+                self._store.release(answer, delay=timedelta(), counted=False)
 
     def _acquire(self, execution: Execution) -> Lease | Held | Suspect | Finished:
         attempts = execution.message.options.get(ATTEMPTS_OPTION, 0)

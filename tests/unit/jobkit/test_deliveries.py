@@ -120,6 +120,29 @@ def test_a_delivery_whose_connection_is_lost_while_it_gets_its_lease_runs_and_co
     assert execution.lease is not None
 
 
+def test_a_lease_whose_answer_was_lost_is_given_back_when_the_worker_stops() -> None:
+    given = lease()
+    worker = Worker()
+
+    def answer(*_: object, **__: object) -> Lease:
+        if not worker.stopping.is_set():
+            worker.stopping.set()
+            raise StoreUnavailable("the lease is given, and the answer lost")
+        return given
+
+    worker.store.acquire.side_effect = answer
+    worker.deliver(MessageProxy(message()))
+    worker.store.release.assert_called_once_with(given, delay=timedelta(), counted=False)
+
+
+def test_a_worker_that_stops_while_the_store_is_away_waits_for_nothing() -> None:
+    worker = Worker(StoreUnavailable("away"), StoreUnavailable("away"))
+    worker.store.ping.side_effect = StoreUnavailable("away")
+    threading.Timer(0.05, worker.stopping.set).start()
+    worker.deliver(MessageProxy(message()))
+    worker.store.release.assert_not_called()
+
+
 def test_a_job_whose_lease_cannot_be_renewed_does_not_run_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_keeper: LeaseKeeper, _lease: Lease, _thread: int) -> None:
         raise RuntimeError("can't start new thread")
