@@ -2,7 +2,7 @@
 
 from etl_service import handlers
 from etl_service.adapters.resources import Resources, open_resources
-from etl_service.errors import DatabaseUnavailable, StorageUnavailable
+from etl_service.errors import DatabaseDown, StorageUnavailable
 from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.context import Context
 from jobkit.contracts.etl import LoadTable, RunPipeline, TransformTable
@@ -17,7 +17,7 @@ service = Service("etl", lifespan=open_resources)
 RETRY = exponential(first=5, cap=600, attempts=10)
 
 STORAGE = CircuitBreaker("storage", trips_on=StorageUnavailable)
-WAREHOUSE = CircuitBreaker("warehouse", trips_on=DatabaseUnavailable)
+WAREHOUSE = CircuitBreaker("warehouse", trips_on=DatabaseDown)
 
 
 @service.actor(RunPipeline, retry=RETRY, time_limit=minutes(5), breaker=STORAGE)

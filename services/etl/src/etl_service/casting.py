@@ -71,6 +71,12 @@ def schema(columns: Sequence[Column]) -> pa.Schema:
     return pa.schema([("_row", pa.int64()), *((column.name, _arrow_type(column)) for column in columns)])
 
 
+def rounded_of(rows: pa.Schema) -> dict[str, int]:
+    """What the metadata of typed rows, or of their file, says under ``ROUNDED``."""
+    found = json.loads((rows.metadata or {}).get(ROUNDED, b"{}"))
+    return {str(name): int(row) for name, row in found.items()}
+
+
 def _arrow_type(column: Column) -> pa.DataType:
     return pa.decimal128(column.precision, column.scale or 0) if column.type == "decimal" else ARROW_TYPES[column.type]
 

@@ -38,6 +38,8 @@ def _identifier(value: str) -> str:
             "must start with a letter or underscore, and hold letters, digits, underscores, '$', hyphens and inner "
             "spaces only"
         )
+    if value == "_row":
+        raise ValueError("is the service's own name for the number of a row")
     if len(value.encode()) > _LONGEST_NAME:
         raise ValueError(f"has more than {_LONGEST_NAME} bytes")
     return value

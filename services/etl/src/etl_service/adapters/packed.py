@@ -1,6 +1,7 @@
 """Packed files: what is in a gzip, zstd, deflate or zip file, all of it or an error."""
 
 import gzip
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -70,7 +71,9 @@ def decode(path: Path, kind: str, *, limit: int) -> None:
                 file.write(chunk)
     except EOFError as error:
         raise Truncated(f"the source is cut off: its {kind} data ends in the middle") from error
-    except (zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError, pa.ArrowException) as error:
+    except (zlib.error, lzma.LZMAError, OSError, zipfile.BadZipFile, NotImplementedError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the local disk's fault, not the file's
         raise SourceUnreadable(f"the source cannot be unpacked: its {kind} data is damaged ({error})") from error
     unpacked.replace(path)
 
