@@ -194,12 +194,12 @@ def test_a_source_above_the_limit_is_refused_before_it_is_read(world: World) -> 
     [
         ("csv", b"", "empty"),
         ("csv", b"a,b\n1,2\n", "has no columns ID: it has a, b"),
-        ("csv", b"ID,x,x\n1,2,3\n", "columns x more than once"),
+        ("csv", b"ID,x,ID\n1,2,3\n", "columns ID more than once"),
         ("csv", b"ID\n\xff\xfe\n", "not UTF-8 text .byte 0xff"),
         ("csv", b'"ID\n1\n', "header of the source is not valid CSV"),
         ("csv", b"ID,a\n1\n2\n", "no row of the source can be read as csv: row 1 has 1 cells instead of 2"),
         ("jsonl", b"[\n1,\n2\n]\n", "no row of the source can be read as jsonl"),
-        ("jsonl", b'{"id": 1}\n', "no record of the source has the required fields ID"),
+        ("jsonl", b'{"id": 1}\n', "no record of the source has the fields ID: they have id"),
         ("jsonl", b'{"ID": "\xff"}\n', "not UTF-8"),
         ("parquet", b"PAR1 and no more", "not readable as Parquet"),
     ],
@@ -230,7 +230,7 @@ def test_a_parquet_file_with_damaged_pages_is_permanent(world: World) -> None:
 
 def test_a_parquet_column_of_lists_cannot_become_a_number(world: World) -> None:
     pl.DataFrame({"ID": [[1]]}).write_parquet(world.folder / "x")
-    with pytest.raises(SourceUnreadable, match=r"'ID' of the source holds List.*cannot become integer"):
+    with pytest.raises(SourceUnreadable, match=r"'ID' of the source holds large_list.*cannot become integer"):
         world.run(pipeline(source="x", format="parquet", columns=COLUMNS[:1]))
 
 
@@ -260,16 +260,6 @@ def test_a_broken_quote_is_a_reject_with_its_text(world: World, bad: str) -> Non
     assert (loaded.rows_loaded, loaded.rows_rejected) == (1, 1)
     (reject,) = world.rejects(loaded.rejects)
     assert reject["record"] == f"{bad}\n"
-
-
-def test_an_unclosed_quote_does_not_take_the_rest_of_the_file(world: World) -> None:
-    rows = "".join(f"{n}\n" for n in range(100_000))
-    world.put("in/orders.csv", f'ID\n"open\n{rows}')
-    loaded = world.run(pipeline(columns=COLUMNS[:1]))
-    assert loaded.rows_rejected == 1
-    assert loaded.rows_loaded > 70_000
-    (reject,) = world.rejects(loaded.rejects)
-    assert loaded.rows_loaded + str(reject["record"]).count("\n") == 100_001
 
 
 def test_a_cell_of_a_key_must_not_be_missing(world: World) -> None:

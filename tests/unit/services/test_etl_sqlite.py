@@ -12,7 +12,7 @@ import pytest
 from etl_service.adapters.sqlite import SqliteWarehouse
 from etl_service.adapters.warehouse import Outcome
 from etl_service.casting import schema
-from etl_service.errors import DatabaseUnavailable, TableMismatch
+from etl_service.errors import DatabaseRefuses, DatabaseUnavailable, TableMismatch
 from jobkit.contracts.etl import Column, LoadTable
 from jobkit.errors import SettingsError
 
@@ -167,7 +167,7 @@ def test_a_database_locked_by_another_process_is_transient(database: Path, tmp_p
 
 def test_a_file_that_is_no_database_is_named(database: Path, tmp_path: Path) -> None:
     database.write_bytes(b"no database at all, " * 100)
-    with pytest.raises(DatabaseUnavailable, match=r"etl\.db: file is not a database"):
+    with pytest.raises(DatabaseRefuses, match=r"etl\.db: file is not a database"):
         SqliteWarehouse.at(database, timeout=1).outcome("m")
 
 

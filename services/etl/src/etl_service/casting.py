@@ -11,7 +11,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
 from etl_service.moments import dates, timestamps
 from etl_service.sources.batch import Reject
 from etl_service.sources.json_values import parse
-from etl_service.sources.writing import Writing
+from etl_service.sources.writing import AS_USUAL, Writing
 from jobkit.contracts.etl import Column, ColumnType
 
 #: What rows travel as between transform and load; decimals by their precision and scale.
@@ -63,8 +63,6 @@ _EXACT = Context(prec=2 * _LONGEST_DECIMAL)
 #: What a space as thousands mark stands for: space, no-break space, thin space, narrow no-break space.
 _SPACES = " \u00a0\u2009\u202f"
 
-_NAIVE = Writing()
-
 
 def schema(columns: Sequence[Column]) -> pa.Schema:
     """The typed rows: ``_row``, the row's number in the source from 1, then the columns in the job's order."""
@@ -82,7 +80,7 @@ def _arrow_type(column: Column) -> pa.DataType:
 
 
 def cast(
-    cells: pl.DataFrame, columns: Sequence[Column], key: Sequence[str] = (), writing: Writing = _NAIVE
+    cells: pl.DataFrame, columns: Sequence[Column], key: Sequence[str] = (), writing: Writing = AS_USUAL
 ) -> tuple[pa.Table, list[Reject]]:
     """Split text cells (with ``_row``) into typed rows of ``schema(columns)`` and rejects.
 
@@ -120,7 +118,9 @@ def _rounded(cleaned: pl.DataFrame, rows: pl.DataFrame, columns: Sequence[Column
         texts = cleaned.select(_plain_number(pl.col(column.name), writing))[column.name]
         digits = texts.str.replace("[eE].*$", "").str.replace_all("[^0-9]", "").str.strip_chars_start("0")
         long = digits.str.len_chars() > _DIGITS_OF_A_DOUBLE
-        for row, text, number in zip(*(of.filter(long) for of in (rows["_row"], texts, rows[column.name])), strict=True):
+        for row, text, number in zip(
+            *(of.filter(long) for of in (rows["_row"], texts, rows[column.name])), strict=True
+        ):
             if Decimal(text) != Decimal(repr(number)):
                 found[column.name] = row
                 break

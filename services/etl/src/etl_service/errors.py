@@ -44,7 +44,7 @@ class SourceUnavailable(TransientError):
 
     @property
     def delay(self) -> int | None:
-        """The wait that the server asked for, in milliseconds, as ``dramatiq.errors.Retry`` has it; None if it did not."""
+        """The wait that the server asked for in milliseconds, as in ``dramatiq.errors.Retry``; None if it did not."""
         return None if self.retry_after is None else int(self.retry_after.total_seconds() * 1000)
 
 

@@ -173,7 +173,8 @@ def _first_reason(rejects: Path) -> str:
 def _split(job: TransformTable, extract: Path, rows: Path, rejects: Path, progress: Progress) -> tuple[int, int]:
     typed = rejected = 0
     well_formed, first = False, None
-    writing, rounded = Writing.of(job), {}
+    writing = Writing.of(job)
+    rounded: dict[str, int] = {}
     with ExitStack() as stack:
         writer = stack.enter_context(pq.ParquetWriter(rows, schema(job.columns), compression="zstd"))
         rejects_file = stack.enter_context(rejects.open("w", encoding="utf-8"))

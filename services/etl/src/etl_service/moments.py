@@ -31,13 +31,17 @@ _ISO_TIME = (
 _ISO_DATE = rf"^{_ISO_DAY}(?:[T ]00:00(?::00(?:\.0+)?)?(?: ?(?:[Zz]|UTC|GMT))?)?$"
 _ISO_TIMESTAMP = rf"^{_ISO_DAY}{_ISO_TIME}$"
 
-_MONTHS = "january february march april may june july august september october november december".split()
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
 _MONTH_NUMBERS = {"sept": "09"} | {
     name: f"{number:02}" for number, month in enumerate(_MONTHS, 1) for name in (month, month[:3])
 }
 
 #: The first two-digit year of the 1900s, as POSIX has it for ``%y``.
 _FIRST_OF_1900S = 69
+
 
 def dates(text: pl.Expr, form: str | None) -> pl.Expr:
     """Return the dates in a column of texts, null where a text is none."""
@@ -57,7 +61,11 @@ def timestamps(text: pl.Expr, form: str | None, zone: str | None) -> pl.Expr:
     utc = pl.when(parts.get("sign", "+") == "-").then(local + offset).otherwise(local - offset)
     if zone is not None:
         here = local.dt.replace_time_zone(zone, ambiguous="null", non_existent="null")
-        utc = pl.when(parts.get("zone").is_null()).then(here.dt.convert_time_zone("UTC").dt.replace_time_zone(None)).otherwise(utc)
+        utc = (
+            pl.when(parts.get("zone").is_null())
+            .then(here.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
+            .otherwise(utc)
+        )
     return pl.when(utc.dt.year().is_between(1, 9999)).then(utc).dt.replace_time_zone("UTC")
 
 

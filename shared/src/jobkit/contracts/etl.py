@@ -147,7 +147,7 @@ class Column(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _decimal_in_short(cls, given: Any) -> Any:  # noqa: ANN401  whatever was given
+    def _decimal_in_short(cls, given: Any) -> Any:
         kind = given.get("type") if isinstance(given, Mapping) else None
         if not isinstance(kind, str) or not (short := _DECIMAL.fullmatch(kind)):
             return given
@@ -226,7 +226,7 @@ class TableJob(Job):
 
 
 class SourceJob(TableJob):
-    """What the two jobs know that deal with the source: how it is written.
+    r"""What the two jobs know that deal with the source: how it is written.
 
     Attributes:
         format: ``csv`` with a header, ``jsonl`` (one JSON object in each line) or ``parquet``.
@@ -236,7 +236,7 @@ class SourceJob(TableJob):
         decimal_mark: In numbers that are written as text.
         thousands_mark: Between groups of digits, if any. A space stands for the non-breaking ones too.
         missing: Spellings of a missing value beside the empty cell, such as ``NA``. If not given, a cell of a CSV file
-            without quotes that is ``NULL`` or ``\\N``, as databases write it.
+            without quotes that is ``NULL`` or ``\N``, as databases write it.
     """
 
     format: Format

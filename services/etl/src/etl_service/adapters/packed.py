@@ -15,7 +15,7 @@ from etl_service.errors import SourceTooLarge, SourceUnreadable
 
 _CHUNK = 1 << 20
 
-#: The first bytes of packed files; no text and no Parquet file begins with them (RFC 1952, RFC 8878, APPNOTE of PKWARE).
+#: The first bytes of packed files (RFC 1952, RFC 8878, APPNOTE of PKWARE). No text and no Parquet file begins so.
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
 
 #: Names of ``Content-Encoding`` (RFC 9110, 8.4.1, RFC 8878) that are unpacked; other than these are not asked for.
@@ -101,7 +101,7 @@ def _opened(path: Path, kind: str) -> Iterator[Iterator[bytes]]:
                 yield _chunks(file)
 
 
-def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+def _chunks(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
     while chunk := file.read(_CHUNK):
         yield chunk
 
@@ -134,9 +134,7 @@ def _zstd(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _only_member(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
-    members = [
-        member for member in archive.infolist() if not member.is_dir() and not _is_no_content(member.filename)
-    ]
+    members = [member for member in archive.infolist() if not member.is_dir() and not _is_no_content(member.filename)]
     names = ", ".join(member.filename for member in members)[:300]
     if any(member.filename == "[Content_Types].xml" for member in members):
         raise SourceUnreadable("the source is an Office document: export its sheet as CSV")

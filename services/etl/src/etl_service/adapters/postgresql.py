@@ -1,16 +1,16 @@
 """Loading into PostgreSQL."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import adbc_driver_postgresql.dbapi  # type: ignore[import-untyped]  # ships no types
 from adbc_driver_manager import AdbcStatusCode, Error
 from adbc_driver_manager.dbapi import Connection, Cursor
 
+from etl_service.adapters.postgresql_types import AS_TEXT, FLOATS, TYPES, Target, changed
 from etl_service.adapters.warehouse import STAGING, AdbcWarehouse
 from etl_service.errors import DatabaseDown, DatabaseRefuses, DatabaseUnavailable, TableMismatch
-from jobkit.contracts.etl import Column, ColumnType
+from jobkit.contracts.etl import Column
 from jobkit.errors import JobkitError
 from jobkit.inbox import POSTGRESQL
 
@@ -35,56 +35,6 @@ _NO_UNIQUE_INDEX = "42P10"
 _OF_THE_DRIVER = frozenset(
     {AdbcStatusCode.NOT_IMPLEMENTED, AdbcStatusCode.INVALID_ARGUMENT, AdbcStatusCode.INVALID_DATA}
 )
-
-_TYPES: Mapping[ColumnType, str] = {
-    "text": "text",
-    "integer": "bigint",
-    "number": "double precision",
-    "decimal": "numeric",
-    "boolean": "boolean",
-    "date": "date",
-    "timestamp": "timestamp with time zone",
-    "uuid": "uuid",
-    "json": "jsonb",
-}
-
-#: Types that travel as texts.
-_AS_TEXT = frozenset({"text", "uuid", "json"})
-
-#: Categories of types (https://www.postgresql.org/docs/current/catalog-pg-type.html) that read a text exactly or refuse
-#: it: numbers, booleans, enums, networks, geometries, and those of their own (uuid, json, jsonb, xml, vector).
-_READS_TEXT = frozenset("NBEIGU")
-
-#: Of these categories, types that read a text in their own way: by locale, or with escapes.
-_READS_OTHERWISE = frozenset({"money", "bytea", "oid"})
-
-_INTEGERS = frozenset({"int2", "int4", "int8"})
-_FLOATS = frozenset({"float4", "float8"})
-_TIMES_OF_DAY = frozenset({"time", "timetz"})
-
-_VARYING_HEADER = 4  # what PostgreSQL adds to the length of a varchar in its modifier
-
-
-@dataclass(frozen=True)
-class Target:
-    """A column of the table: its type, that of its domain if it has one, and the collation if not the type's own."""
-
-    type: str
-    name: str
-    category: str
-    modifier: int
-    collation: str | None
-    relation: str  # "r" for a table, "p" for a partitioned one, "v" for a view
-
-    def __str__(self) -> str:
-        return self.type
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether a text becomes a value of this type only if both mean the same."""
-        return (
-            self.category in _READS_TEXT and self.name not in _READS_OTHERWISE and not self.name.startswith("reg")
-        )
 
 
 class PostgresqlWarehouse(AdbcWarehouse[Target]):
@@ -160,7 +110,7 @@ class PostgresqlWarehouse(AdbcWarehouse[Target]):
         """See ``AdbcWarehouse``."""
         if column.type == "decimal":
             return f"numeric({column.precision}, {column.scale or 0})"
-        return "text" if staged and column.type in _AS_TEXT else _TYPES[column.type]
+        return "text" if staged and column.type in AS_TEXT else TYPES[column.type]
 
     def columns_of(self, cursor: Cursor, table: str) -> Mapping[str, Target]:
         """See ``AdbcWarehouse``."""
@@ -174,7 +124,7 @@ class PostgresqlWarehouse(AdbcWarehouse[Target]):
     def value(self, column: Column, target: Target) -> str:
         """See ``AdbcWarehouse``. PostgreSQL itself turns a double into a numeric of 15 digits."""
         cell = f'"{column.name}"'
-        if column.type in _AS_TEXT and target.reads_text:
+        if column.type in AS_TEXT and target.reads_text:
             return f"CAST({cell} AS {target.type})"
         if column.type == "number" and target.name == "numeric":
             return f"CAST(CAST({cell} AS text) AS {target.type})"
@@ -189,13 +139,13 @@ class PostgresqlWarehouse(AdbcWarehouse[Target]):
 
     def keeps_double(self, target: Target) -> bool:
         """See ``AdbcWarehouse``."""
-        return target.name in _FLOATS
+        return target.name in FLOATS
 
     def first_changed(
         self, cursor: Cursor, columns: Iterable[tuple[Column, Target]]
     ) -> Iterable[tuple[Column, Target, int]]:
         """See ``AdbcWarehouse``."""
-        checks = [(column, target, _changed(column, target)) for column, target in columns]
+        checks = [(column, target, changed(column, target)) for column, target in columns]
         checks = [check for check in checks if check[2]]
         if not checks:
             return
@@ -208,14 +158,14 @@ class PostgresqlWarehouse(AdbcWarehouse[Target]):
     def explain(self, error: Error) -> JobkitError:
         """See ``AdbcWarehouse``."""
         state = error.sqlstate or ""
-        told = {name.decode() if isinstance(name, bytes) else name for name, _ in error.details or ()}
+        told = str(error.details)
         text = str(error).rpartition("ERROR:")[2].rpartition("FATAL:")[2].strip().partition("\n")[0]
         text = (text or type(error).__name__)[:300]
         if not state:
             if error.status_code in _OF_THE_DRIVER:
                 return DatabaseRefuses(f"the driver of PostgreSQL cannot do this: {text}")
             return DatabaseDown(f"PostgreSQL at {self._shown}: {text}")
-        if state.startswith(_BUSY) and not (state == _NOT_IN_STATE and told.intersection(_OF_VIEW_OR_TRIGGER)):
+        if state.startswith(_BUSY) and not (state == _NOT_IN_STATE and any(one in told for one in _OF_VIEW_OR_TRIGGER)):
             return DatabaseUnavailable(f"PostgreSQL at {self._shown}: {text} (SQLSTATE {state})")
         if state.startswith(_DOWN):
             return DatabaseDown(f"PostgreSQL at {self._shown}: {text} (SQLSTATE {state})")
@@ -224,32 +174,3 @@ class PostgresqlWarehouse(AdbcWarehouse[Target]):
         if state.startswith(_OF_THE_TABLE) or state == _NOT_IN_STATE:
             return TableMismatch(f"the table refuses the rows: {text} (SQLSTATE {state})")
         return DatabaseRefuses(f"PostgreSQL at {self._shown} refuses: {text} (SQLSTATE {state})")
-
-
-def _changed(column: Column, target: Target) -> str:
-    """Return the SQL condition under which a staged cell becomes another value in the target; empty if it never does."""
-    cell, kind, name = f'"{column.name}"', column.type, target.name
-    there = f"CAST({cell} AS {target.type})"
-    if kind in _AS_TEXT:
-        if name == "numeric" or name in _FLOATS:
-            return f"CAST(CAST({there} AS text) AS numeric) <> CAST({cell} AS numeric)"
-        if name == "varchar" and target.modifier >= _VARYING_HEADER:  # blanks beyond the length are cut in silence
-            length = target.modifier - _VARYING_HEADER
-            return f"char_length({cell}) > {length} AND char_length(rtrim({cell}, ' ')) <= {length}"
-        return f"CAST({there} AS text) <> {cell}" if name == "name" else ""
-    if kind == "number":
-        if name in _INTEGERS:
-            return f"{there} <> {cell}"
-        if name == "numeric":
-            return f"CAST(CAST({cell} AS text) AS {target.type}) <> CAST(CAST({cell} AS text) AS numeric)"
-        return f"CAST(CAST({there} AS text) AS double precision) <> {cell}" if name == "float4" else ""
-    if kind in {"integer", "decimal"}:
-        if name in _FLOATS:
-            return f"CAST(CAST({there} AS text) AS numeric) <> {cell}"
-        return f"{there} <> {cell}" if name == "numeric" or (name in _INTEGERS and kind == "decimal") else ""
-    if kind == "timestamp":
-        if name in _TIMES_OF_DAY:
-            return f"{cell} IS NOT NULL"
-        if name in {"date", "timestamp", "timestamptz"}:
-            return f"CAST({there} AS timestamp with time zone) <> {cell}"
-    return ""

@@ -71,7 +71,7 @@ class Target:
 
 
 class SqliteWarehouse(AdbcWarehouse[Target]):
-    """``Warehouse`` in one file. Dates and times are ISO 8601 texts (times in UTC), booleans are 0 and 1, decimals texts.
+    """``Warehouse`` in one file. Dates and times are ISO 8601 texts (times in UTC), booleans 0 and 1, decimals texts.
 
     SQLite's locks hold between processes, and between the connections of one SQLite library. The driver brings a
     library of its own: another one in the same process (Python's ``sqlite3``) must not have the file open during a

@@ -214,13 +214,13 @@ class AdbcWarehouse(ABC, Generic[T]):
                 )
         for column, target, row in self.first_changed(cursor, pairs):
             raise TableMismatch(
-                f"column {column.name!r} of table {table.table!r} is {target}, and the {column.type} in row {row} would "
-                "change in it: declare the type that the column has, or change the column"
+                f"column {column.name!r} of table {table.table!r} is {target}, and the {column.type} in row {row} "
+                "would change: declare the type that the column has, or change the column"
             )
 
     def _empty(self, cursor: Cursor, table: TableJob, staged: int) -> None:
         if not staged and not table.allow_empty:
-            raise NothingToLoad(f"table {table.table!r} is not emptied: there is no row to load, and allow_empty is not set")
+            raise NothingToLoad(f"table {table.table!r} is not emptied: no row to load, and allow_empty is not set")
         self.lock_table(cursor, table.table)
         cursor.execute(f'DELETE FROM "{table.table}"')  # noqa: S608  Identifiers of the contract
 

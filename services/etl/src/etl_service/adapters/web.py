@@ -103,7 +103,9 @@ class AllowedHosts:
         size = 0
         with to.open("wb") as file:
             # The raw bytes: httpx stops at the end of the first gzip member, and takes a missing end for one.
-            for chunk in response.iter_raw():
+            # What a transport has read already (that of httpx's own mocks) is decoded, too.
+            raw = [response.content] if response.is_stream_consumed else response.iter_raw()
+            for chunk in raw:
                 size += len(chunk)
                 if size > limit:
                     raise SourceTooLarge(f"{url} has more than the {limit} bytes that ETL_MAX_BYTES allows")
@@ -124,7 +126,9 @@ def _retry_after(response: httpx.Response) -> float | None:
         return min(float(value), _LONGEST_WAIT)
     try:
         then = parsedate_to_datetime(value)
-        now = parsedate_to_datetime(response.headers.get("Date", "")) if "Date" in response.headers else datetime.now(UTC)
+        now = (
+            parsedate_to_datetime(response.headers.get("Date", "")) if "Date" in response.headers else datetime.now(UTC)
+        )
         return max(0.0, (then - now).total_seconds())
     except (ValueError, TypeError, OverflowError):
         return None

@@ -14,7 +14,7 @@ BATCH_ROWS = 20_000
 BATCH_BYTES = 16 << 20
 
 #: Bytes that Python needs for a cell beside its characters.
-_CELL_BYTES = 64
+CELL_BYTES = 64
 
 #: Characters of one record: a line of JSON, or a row of CSV with all its lines. A parser needs some 25 times as much.
 LONGEST_RECORD = 4 << 20
@@ -66,7 +66,7 @@ def batches(
 ) -> Iterator[Batch]:
     """Collect rows, each with its number and its size in characters; ``done`` returns the part that has been read."""
     batch = Batch(columns)
-    overhead = _CELL_BYTES * (len(columns) + 1)
+    overhead = CELL_BYTES * (len(columns) + 1)
     for number, size, row in rows:
         batch.bytes += size + overhead
         if isinstance(row, Reject):

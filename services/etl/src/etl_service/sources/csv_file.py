@@ -9,7 +9,7 @@ from etl_service.sources.batch import LONGEST_REJECT, Batch, Reject, Row, batche
 from etl_service.sources.csv_records import Record, Records
 from etl_service.sources.names import clean, positions_of
 from etl_service.sources.text import encoding_of, opened, part_read
-from etl_service.sources.writing import Writing
+from etl_service.sources.writing import AS_USUAL, Writing
 from jobkit.contracts.etl import Column
 
 #: What a first line like ``sep=;`` says to a spreadsheet.
@@ -19,15 +19,13 @@ _SEPARATOR = re.compile(r"\ufeff*sep=([^\"\r\n])[\r\n]*", re.IGNORECASE)
 _OTHERS = (";", "\t", "|", ",")
 
 
-def read_csv(path: Path, columns: Sequence[Column], writing: Writing = Writing()) -> Iterator[Batch]:
+def read_csv(path: Path, columns: Sequence[Column], writing: Writing = AS_USUAL) -> Iterator[Batch]:
     """Read a local file. A cell has at most ``LONGEST_CELL`` characters, and a record ``LONGEST_RECORD``."""
     size = path.stat().st_size
     with opened(path, encoding_of(path, writing.encoding), newline="") as text:
         records = Records(text, writing.delimiter or ",", nulls=writing.missing is None)
         delimiter = _separator(records, writing)
-        header = next(iter(records), None)
-        if header is not None and header.damage:
-            raise SourceUnreadable(f"the header of the source is not valid CSV: {header.damage}")
+        header = _header(records)
         names = [clean(cell or "") for cell in header.cells] if header else []
         hint = _hint(header, columns, delimiter) if header else ""
         positions = positions_of(names, columns, hint=hint)
@@ -42,6 +40,16 @@ def _separator(records: Records, writing: Writing) -> str:
             delimiter = said[1]
             records.separate_by(delimiter)
     return delimiter
+
+
+def _header(records: Records) -> Record | None:
+    try:
+        header = next(iter(records), None)
+    except SourceUnreadable as error:
+        raise SourceUnreadable(f"the header of the source is not valid CSV: {error}") from error
+    if header is not None and header.damage:
+        raise SourceUnreadable(f"the header of the source is not valid CSV: {header.damage}")
+    return header
 
 
 def _hint(header: Record, columns: Sequence[Column], delimiter: str) -> str:

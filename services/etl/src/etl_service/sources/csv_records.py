@@ -5,7 +5,6 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TextIO
 
 from etl_service.errors import SourceUnreadable
@@ -49,12 +48,12 @@ class _Open:
 
 
 class Records:
-    """Iterate over the records of a text (RFC 4180, with another delimiter if asked).
+    r"""Iterate over the records of a text (RFC 4180, with another delimiter if asked).
 
     Blanks between a delimiter and a quote are dropped. A quote in a cell that began without one is a character like any
     other. A quote in the middle of a quoted cell damages the record. Its end is then where the next quote is followed
-    by a delimiter or the end of a line. If a well-formed quoted cell comes first, or no such quote at all, it is the end
-    of its line.
+    by a delimiter or the end of a line. If a well-formed quoted cell comes first, or no such quote at all, it is at the
+    end of its line.
 
     Args:
         text: Opened with ``newline=""``.
@@ -68,7 +67,7 @@ class Records:
     def __init__(self, text: TextIO, delimiter: str, *, nulls: bool) -> None:
         self._lines, self._nulls = lines(text, LONGEST_RECORD), nulls
         self._ahead: deque[str] = deque()  # lines that were looked at, and not taken
-        self._plain = 0  # how many lines at the front of these have no quote that tells where a record ends
+        self._plain = self._plain_size = 0  # lines, and characters, at its front without a quote that tells an end
         self._number = 0
         self.separate_by(delimiter)
 
@@ -164,9 +163,10 @@ class Records:
         return line, None
 
     def _stray(self, record: _Open, first: int, line: str, at: int) -> tuple[str, int | None]:
-        """Find the end of a record with a quote within a quoted cell; ``first`` lines were taken when the cell began."""
+        """Find the end of a record with a stray quote in a cell; ``first`` lines were taken when the cell began."""
+        number = record.line + len(record.lines) - 1
         record.damage = record.damage or (
-            f"is not valid CSV: in line {record.line + len(record.lines) - 1} a quote within a quoted cell is not doubled"
+            f"is not valid CSV: in line {number} a quote within a quoted cell is not doubled"
         )
         later = len(record.lines) > first
         found = self._telling_quote(line, at, later=later)
@@ -180,23 +180,21 @@ class Records:
         for taken in reversed(record.lines[first:]):  # the cell was never closed, and this is another record
             self._ahead.appendleft(taken)
             self._number -= 1
-        self._plain = 0
+        self._plain = self._plain_size = 0
         del record.lines[first:]
         return line, None
 
     def _stray_beyond(self, record: _Open, line: str) -> tuple[str, int | None]:
-        index, size = self._plain, record.size + sum(map(len, islice(self._ahead, self._plain)))
-        while (further := self._look(index)) is not None and size < LONGEST_RECORD:
-            size += len(further)
+        while record.size + self._plain_size < LONGEST_RECORD and (further := self._look(self._plain)) is not None:
             found = self._telling_quote(further, 0, later=True)
             if found is None:
-                index += 1
-                self._plain = index
+                self._plain += 1
+                self._plain_size += len(further)
                 continue
             opens, place = found
             if opens:
                 return line, None
-            for _ in range(index + 1):
+            for _ in range(self._plain + 1):
                 self._further(record)
             closing = self._closing.match(further, place)
             assert closing is not None  # noqa: S101  that is what makes the quote telling
@@ -258,8 +256,11 @@ class Records:
         if self._look(0) is None:
             return None
         self._number += 1
-        self._plain = max(0, self._plain - 1)
-        return self._ahead.popleft()
+        line = self._ahead.popleft()
+        if self._plain:
+            self._plain -= 1
+            self._plain_size -= len(line)
+        return line
 
 
 _TOO_LONG = f"has a cell of more than {LONGEST_CELL:,} characters"

@@ -10,7 +10,7 @@ from etl_service.sources.batch import LONGEST_RECORD, LONGEST_REJECT, Batch, Rej
 from etl_service.sources.json_values import Digits, parse, text_of, written_out
 from etl_service.sources.names import clean, shown
 from etl_service.sources.text import encoding_of, lines, opened, part_read
-from etl_service.sources.writing import Writing
+from etl_service.sources.writing import AS_USUAL, Writing
 from jobkit.contracts.etl import Column
 
 #: Types whose cells are read with the job's decimal and thousands marks.
@@ -20,8 +20,8 @@ _NUMBERS = frozenset({"integer", "number", "decimal"})
 _MOST_NAMES = 100
 
 
-def read_jsonl(path: Path, columns: Sequence[Column], writing: Writing = Writing()) -> Iterator[Batch]:
-    """Read a local file; a field that a record does not have is missing. A line has up to ``LONGEST_RECORD`` characters.
+def read_jsonl(path: Path, columns: Sequence[Column], writing: Writing = AS_USUAL) -> Iterator[Batch]:
+    """Read a local file of lines of up to ``LONGEST_RECORD`` characters; a field that a record lacks is missing.
 
     Raises:
         SourceUnreadable: a declared field is in no record at all, or the file is one JSON value of many lines.
@@ -117,5 +117,6 @@ def _refuse_one_value(line: str) -> None:
     start = line.strip()
     if start in {"[", "{", "[{"}:
         raise SourceUnreadable(
-            "no row of the source can be read as jsonl: it is one JSON value over many lines, and JSON Lines have an object in each line"
+            "no row of the source can be read as jsonl: it is one JSON value over many lines, and JSON Lines have an "
+            "object in each line"
         )

@@ -30,9 +30,7 @@ def shown(names: Iterable[str]) -> str:
     return ", ".join("".join(_visible(c) for c in name) for name in names)[:_LONGEST_LIST]
 
 
-def positions_of(
-    names: Sequence[str], columns: Sequence[Column], *, hint: str = ""
-) -> list[int | None]:
+def positions_of(names: Sequence[str], columns: Sequence[Column], *, hint: str = "") -> list[int | None]:
     """Return where the job's columns stand among the cleaned names of the source; None if it may be absent and is.
 
     Raises:

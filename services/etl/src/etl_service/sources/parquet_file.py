@@ -13,13 +13,10 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]  # ships no types
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # ships no types
 
 from etl_service.errors import SourceUnreadable
-from etl_service.sources.batch import BATCH_BYTES, BATCH_ROWS, Batch
+from etl_service.sources.batch import BATCH_BYTES, BATCH_ROWS, CELL_BYTES, Batch
 from etl_service.sources.names import clean, positions_of
-from etl_service.sources.writing import Writing
+from etl_service.sources.writing import AS_USUAL, Writing
 from jobkit.contracts.etl import Column
-
-#: Rows that are decoded at once, before their size is known.
-_DECODED_ROWS = 1_000
 
 #: Types whose cells are read with the job's decimal and thousands marks.
 _NUMBERS = frozenset({"integer", "number", "decimal"})
@@ -27,24 +24,29 @@ _NUMBERS = frozenset({"integer", "number", "decimal"})
 _UUID_BYTES = 16
 
 
-def read_parquet(path: Path, columns: Sequence[Column], writing: Writing = Writing()) -> Iterator[Batch]:
+def read_parquet(path: Path, columns: Sequence[Column], writing: Writing = AS_USUAL) -> Iterator[Batch]:
     """Read a local file; its cells become text, so that one set of rules types the cells of every format."""
     try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
         # Times of 96 bits as microseconds: as nanoseconds they wrap around outside of the years 1677 to 2262.
-        with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
-            yield from _batches(file, columns, writing)
+        # Texts as dictionaries, as they are in the file: a long one in many rows takes its room once.
+        texts = [field.name for field in schema if _is_text(field.type) or _is_bytes(field.type)]
+        with pq.ParquetFile(path, coerce_int96_timestamp_unit="us", read_dictionary=texts) as file:
+            yield from _batches(file, list(schema.names), columns, writing)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the local disk's fault, not the file's
         raise SourceUnreadable(f"the source is not readable as Parquet, or is cut off: {_reason(error)}") from error
 
 
-def _batches(file: pq.ParquetFile, columns: Sequence[Column], writing: Writing) -> Iterator[Batch]:
-    names = list(file.schema_arrow.names)
+def _batches(
+    file: pq.ParquetFile, names: Sequence[str], columns: Sequence[Column], writing: Writing
+) -> Iterator[Batch]:
     positions = positions_of([clean(name) for name in names], columns)
     wanted = sorted({names[position] for position in positions if position is not None})
     total, number = max(1, file.metadata.num_rows), 0
-    for decoded in file.iter_batches(_DECODED_ROWS if _has_long_cells(file) else BATCH_ROWS, columns=wanted):
+    for decoded in file.iter_batches(_rows_at_once(file, len(columns)), columns=wanted):
         for part in _bounded(decoded):
             count = part.num_rows
             cells = [
@@ -55,26 +57,36 @@ def _batches(file: pq.ParquetFile, columns: Sequence[Column], writing: Writing) 
             ]
             numbers = list(range(number + 1, number + count + 1))
             number += count
-            yield Batch(columns, numbers, pl.DataFrame(cells).rows() if cells else [], done=number / total)
+            yield Batch(columns, numbers, pl.DataFrame(cells).rows(), done=number / total)
     if number == 0:
         yield Batch(columns, done=1.0)
 
 
-def _has_long_cells(file: pq.ParquetFile) -> bool:
-    """Whether a batch of ``BATCH_ROWS`` could be too large, as it has cells of any length."""
-    return any(
-        pa.types.is_nested(kind) or not _has_fixed_width(kind) for kind in (field.type for field in file.schema_arrow)
-    )
-
-
-def _has_fixed_width(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
+def _rows_at_once(file: pq.ParquetFile, columns: int) -> int:
+    """How many rows are decoded at once, by what the file says of their size."""
+    rows = max(1, file.metadata.num_rows)
+    size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
+    return int(max(1, min(BATCH_ROWS, BATCH_BYTES // (size // rows + CELL_BYTES * (columns + 1)))))
 
 
 def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Cut a batch into parts that fit into ``BATCH_BYTES`` when their dictionaries are resolved."""
     rows = batch.num_rows
-    step = max(1, rows * BATCH_BYTES // max(1, batch.nbytes)) if batch.nbytes > BATCH_BYTES else rows
-    yield from (batch.slice(start, step) for start in range(0, rows, step))
+    if rows <= 1 or sum(map(_resolved, batch.columns)) <= BATCH_BYTES:
+        yield batch
+        return
+    yield from _bounded(batch.slice(0, rows // 2))
+    yield from _bounded(batch.slice(rows // 2))
+
+
+def _resolved(cells: pa.Array) -> int:
+    """Bytes of a column when its dictionary is resolved."""
+    if not pa.types.is_dictionary(cells.type):
+        return int(cells.nbytes)
+    if not (_is_text(cells.type.value_type) or _is_bytes(cells.type.value_type)):
+        return 0  # of a fixed size, which the rows bound
+    lengths = pc.binary_length(cells.dictionary)
+    return int(pc.sum(lengths.take(cells.indices)).as_py() or 0)
 
 
 def _text(cells: pa.Array, column: Column, writing: Writing) -> pl.Series:
@@ -87,7 +99,7 @@ def _text(cells: pa.Array, column: Column, writing: Writing) -> pl.Series:
         raise SourceUnreadable(
             f"column {column.source!r} of the source holds {cells.type}, which cannot be read"
         ) from error
-    if writing.decimal_mark != "." and column.type in _NUMBERS and not _is_text(cells.type):
+    if writing.decimal_mark != "." and column.type in _NUMBERS and not _is_text(_decoded(cells.type)):
         texts = texts.str.replace(".", writing.decimal_mark, literal=True)
     return texts.alias(column.name)
 
@@ -97,6 +109,7 @@ def _as_text(cells: pa.Array, column: Column) -> pl.Series:
     if isinstance(kind, pa.BaseExtensionType):
         return _as_text_of_extension(cells, column)
     if pa.types.is_dictionary(kind):
+        cells.dictionary.validate(full=True)
         return _as_text(cells.dictionary_decode(), column)
     if pa.types.is_timestamp(kind):
         return _times(cells)
@@ -104,17 +117,17 @@ def _as_text(cells: pa.Array, column: Column) -> pl.Series:
         return _each(cells, lambda value: format(value, "f"))
     if pa.types.is_fixed_size_binary(kind) and column.type == "uuid" and kind.byte_width == _UUID_BYTES:
         return _each(cells, lambda value: str(uuid.UUID(bytes=value)))
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return _series(cells.cast(pa.large_string()))  # what writers without a type for texts leave; refuses other bytes
+    if _is_bytes(kind):
+        return _series(
+            cells.cast(pa.large_string())
+        )  # what writers without a type for texts leave; refuses other bytes
     if _is_text(kind) or pa.types.is_null(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind):
         return _series(cells.cast(pa.large_string()))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _series(cells).cast(pl.String)
     if column.type == "json" and pa.types.is_nested(kind):
         return _each(cells, lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain))
-    raise SourceUnreadable(
-        f"column {column.source!r} of the source holds {_named(kind)}, which cannot become {column.type}"
-    )
+    raise SourceUnreadable(f"column {column.source!r} of the source holds {kind}, which cannot become {column.type}")
 
 
 def _as_text_of_extension(cells: pa.Array, column: Column) -> pl.Series:
@@ -123,11 +136,19 @@ def _as_text_of_extension(cells: pa.Array, column: Column) -> pl.Series:
     return _as_text(cells.storage, column)
 
 
+def _decoded(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def _times(cells: pa.Array) -> pl.Series:
     kind = cells.type
     # With a zone the values are in UTC, whatever the zone's name is.
     local = _series(cells.cast(pa.timestamp(kind.unit, "UTC")).cast(pa.timestamp(kind.unit)) if kind.tz else cells)
     return local.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f" + ("Z" if kind.tz else ""))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _plain(value: object) -> str:
@@ -148,11 +169,6 @@ def _series(cells: pa.Array) -> pl.Series:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _named(kind: pa.DataType) -> str:
-    text = str(kind)
-    return text[:1].upper() + text[1:]
 
 
 def _reason(error: BaseException) -> str:

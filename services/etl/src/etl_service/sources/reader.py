@@ -8,12 +8,12 @@ from etl_service.sources.batch import Batch
 from etl_service.sources.csv_file import read_csv
 from etl_service.sources.jsonl_file import read_jsonl
 from etl_service.sources.parquet_file import read_parquet
-from etl_service.sources.writing import Writing
+from etl_service.sources.writing import AS_USUAL, Writing
 from jobkit.contracts.etl import Column, Format
 
 
 def read(
-    path: Path, form: Format, columns: Sequence[Column], writing: Writing = Writing(), *, allow_empty: bool = False
+    path: Path, form: Format, columns: Sequence[Column], writing: Writing = AS_USUAL, *, allow_empty: bool = False
 ) -> Iterator[Batch]:
     """Read a local file in batches; rows that are malformed by themselves come as rejects.
 

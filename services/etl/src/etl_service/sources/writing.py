@@ -23,3 +23,7 @@ class Writing:
     def of(cls, job: SourceJob) -> Self:
         """The options of a job."""
         return cls(**{option.name: getattr(job, option.name) for option in fields(cls)})
+
+
+#: For a job that says nothing about it.
+AS_USUAL = Writing()
