@@ -124,14 +124,16 @@ def _retry_after(response: httpx.Response) -> float | None:
     value = response.headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdecimal():
         return min(float(value), _LONGEST_WAIT)
+    then, now = _moment(value), _moment(response.headers.get("Date", "")) or datetime.now(UTC)
+    return None if then is None else max(0.0, (then - now).total_seconds())
+
+
+def _moment(value: str) -> datetime | None:
     try:
-        then = parsedate_to_datetime(value)
-        now = (
-            parsedate_to_datetime(response.headers.get("Date", "")) if "Date" in response.headers else datetime.now(UTC)
-        )
-        return max(0.0, (then - now).total_seconds())
+        moment = parsedate_to_datetime(value)
     except (ValueError, TypeError, OverflowError):
         return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _shown(url: str | httpx.URL) -> str:
