@@ -47,6 +47,22 @@ def served_encoding(path: Path, charset: str | None) -> str | None:
     return None if _first_bad_byte(path, "utf-8-sig") is None else _MEANT.get(name, name)
 
 
+def guessed_encoding(path: Path, given: str | None) -> tuple[str, bool]:
+    """Return the encoding of a text, and whether it is more than a guess."""
+    if given is not None:
+        return given, True
+    marked = encoding_of(path, None)
+    if marked != "utf-8-sig":
+        return marked, True
+    with path.open("rb") as file:
+        start = file.read(_BLOCK)
+    if b"\0" in start:  # every second byte of a text in Latin letters
+        return ("utf-16-le" if start[1:2] == b"\0" else "utf-16-be"), False
+    if _first_bad_byte(path, "utf-8") is None:
+        return "utf-8", True
+    return ("cp1252" if _first_bad_byte(path, "cp1252") is None else "latin-1"), False
+
+
 @contextmanager
 def opened(path: Path, encoding: str, *, newline: str) -> Iterator[TextIO]:
     """Open a text.
