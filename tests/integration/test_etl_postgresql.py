@@ -169,7 +169,7 @@ def test_a_table_locked_for_too_long_is_transient(
     assert hasty.load("m2", job(), rows, progress=ignore) == Outcome(1, 0)
 
 
-# Values that would change on the way -----------------------------------------------------------------------------------
+# Values that would change on the way ------------------------------------------------------------------------
 
 KINDS: dict[str, tuple[str, object]] = {
     "text": ("text", "00501"),
@@ -318,7 +318,7 @@ def test_a_number_that_a_double_has_rounded_is_no_numeric(
     ) == Outcome(2, 0)
 
 
-# Keys, names and locks -------------------------------------------------------------------------------------------------
+# Keys, names and locks ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,9 @@ class Pages(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "1000")
                 self.end_headers()
                 self.wfile.write(b"short")
-            case ["encoded", *codings]:
-                self.answer(200, packed(*codings), ("Content-Encoding", ", ".join(codings)))
-            case ["stops", *codings]:
-                self.answer(200, packed(*codings)[:-5], ("Content-Encoding", ", ".join(codings)))
+            case ["encoded" | "stops" as how, *codings]:
+                body = packed(*codings)
+                self.answer(200, body[:-5] if how == "stops" else body, ("Content-Encoding", ", ".join(codings)))
             case ["charset", charset]:
                 self.answer(200, b"id\n", ("Content-Type", f"text/csv; charset={charset}"))
             case ["later", code, *when]:
@@ -54,7 +53,7 @@ class Pages(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def date_time_string(self, timestamp: float | None = None) -> str:  # noqa: ARG002  the server's clock
+    def date_time_string(self, timestamp: float | None = None) -> str:
         return "Thu, 01 Oct 2026 08:00:00 GMT"
 
     def log_message(self, *_: object) -> None: ...

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl_service.casting import cast, rounded_of
+from etl_service.adapters.rounded import rounded_of
+from etl_service.casting import cast
 from etl_service.sources.batch import Reject
 from etl_service.sources.writing import AS_USUAL, Writing
 from jobkit.contracts.etl import Column
 
 
-def cast_one(text: str | None, writing: Writing = AS_USUAL, **column: object) -> tuple[list[object], list[Reject]]:
+def cast_one(text: str | None, writing: Writing = AS_USUAL, /, **column: object) -> tuple[list[object], list[Reject]]:
     declared = Column.model_validate({"name": "cell", "type": "text"} | column)
     frame = pl.DataFrame({"_row": [1], "cell": [text]}, schema={"_row": pl.Int64, "cell": pl.String})
     typed, rejects = cast(frame, [declared], (), writing)

@@ -170,7 +170,7 @@ def test_the_delimiter_of_the_job_comes_before_that_of_the_first_line(tmp_path: 
 
 
 def test_a_header_with_another_delimiter_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SourceUnreadable, match="no columns a, b: it has a;b. Its delimiter may be ';'"):
+    with pytest.raises(SourceUnreadable, match=r"no columns a, b: it has a;b\. Its delimiter may be ';'"):
         rows_of(tmp_path, "a;b\n1;2\n", "a", "b")
 
 

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import obstore
 import pytest
 
-from etl_service.adapters import files as adapter
 from etl_service.adapters.files import ObjectFiles, scratch
 from etl_service.errors import (
     DiskFull,
@@ -42,7 +41,7 @@ class WhileRead:
                 path.write_bytes(content)
                 yield from map(bytes, chunks)
 
-        monkeypatch.setattr(adapter.obstore, "get", lambda store, key: Found(get(store, key)))
+        monkeypatch.setattr(obstore, "get", lambda store, key: Found(get(store, key)))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_an_object_that_is_not_for_us_is_no_outage(tmp_path: Path, monkeypatch: 
         raise PermissionError(errno.EACCES, "Permission denied")
 
     files = ObjectFiles.at(str(tmp_path / "files"))
-    monkeypatch.setattr(adapter.obstore, "get", refuse)
+    monkeypatch.setattr(obstore, "get", refuse)
     with pytest.raises(StorageTrouble, match="may not be read") as caught:
         files.download("a.csv", tmp_path / "copy")
     assert isinstance(caught.value, TransientError)
@@ -101,7 +100,7 @@ def test_a_storage_whose_folder_is_gone_is_an_outage(tmp_path: Path) -> None:
 def test_a_scratch_folder_without_room_is_told_before_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = ObjectFiles.at(str(tmp_path / "files"))
     (tmp_path / "files" / "a.csv").write_bytes(OLD)
-    monkeypatch.setattr(adapter.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(DiskFull, match="set TMPDIR"):
         files.download("a.csv", tmp_path / "copy")
 

@@ -285,7 +285,7 @@ def test_any_job_id_gives_a_safe_folder(job_id: str, world: World) -> None:
     assert (world.folder / "runs" / loaded.run_id).is_dir()
 
 
-# What replaces a table -------------------------------------------------------------------------------------------------
+# What replaces a table ------------------------------------------------------------------------
 
 FIELDS = ({"name": "id", "type": "integer"}, {"name": "amount", "type": "number"})
 
@@ -363,7 +363,7 @@ def test_without_a_limit_any_number_of_rows_may_be_rejected_when_rows_are_added(
     assert world.run(pipeline(columns=COLUMNS[:1])).rows_rejected == 2
 
 
-# How a source is written -----------------------------------------------------------------------------------------------
+# How a source is written ------------------------------------------------------------------------
 
 
 def test_a_source_is_read_as_the_job_says_it_is_written(world: World) -> None:

@@ -18,7 +18,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> tuple[str, RunPipeline]:
     """The report, and the job in it."""
     report, _, code = capsys.readouterr().out.partition("\nfrom jobkit")
     names: dict[str, object] = {}
-    exec("from jobkit" + code.replace("\nRunPipeline(", "\njob = RunPipeline("), names)  # noqa: S102  our own output
+    exec("from jobkit" + code.replace("\nRunPipeline(", "\njob = RunPipeline("), names)
     job = names["job"]
     assert isinstance(job, RunPipeline)
     return report, job

@@ -169,7 +169,7 @@ def test_parquet_values_that_have_no_meaning_here_are_refused_by_their_column(
         typed(tmp_path, "parquet", parquet(column, name="odd"), ("odd", kind))
 
 
-# What hostile files cost ------------------------------------------------------------------------------------------------
+# What hostile files cost ------------------------------------------------------------------------
 
 READ_UNDER_A_LIMIT = """
 import resource, sys

@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
         SqliteWarehouse.at(tmp_path / "file" / "etl.db", timeout=1)
 
 
-# Values that would change on the way -----------------------------------------------------------------------------------
+# Values that would change on the way ------------------------------------------------------------------------
 
 
 def load_one(warehouse: SqliteWarehouse, folder: Path, kind: str, value: object, **changes: object) -> Outcome:

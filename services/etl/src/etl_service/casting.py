@@ -8,6 +8,7 @@ from decimal import Context, Decimal
 import polars as pl
 import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
 
+from etl_service.adapters.rounded import ROUNDED
 from etl_service.moments import dates, timestamps
 from etl_service.sources.batch import Reject
 from etl_service.sources.json_values import parse
@@ -25,9 +26,6 @@ ARROW_TYPES: Mapping[ColumnType, pa.DataType] = {
     "uuid": pa.string(),
     "json": pa.string(),
 }
-
-#: In the metadata of typed rows: for columns of doubles, the first row whose text has more digits than a double keeps.
-ROUNDED = b"etl.rounded"
 
 _NOT_A: Mapping[ColumnType, str] = {
     "text": "holds a NUL character",
@@ -67,12 +65,6 @@ _SPACES = " \u00a0\u2009\u202f"
 def schema(columns: Sequence[Column]) -> pa.Schema:
     """The typed rows: ``_row``, the row's number in the source from 1, then the columns in the job's order."""
     return pa.schema([("_row", pa.int64()), *((column.name, _arrow_type(column)) for column in columns)])
-
-
-def rounded_of(rows: pa.Schema) -> dict[str, int]:
-    """What the metadata of typed rows, or of their file, says under ``ROUNDED``."""
-    found = json.loads((rows.metadata or {}).get(ROUNDED, b"{}"))
-    return {str(name): int(row) for name, row in found.items()}
 
 
 def _arrow_type(column: Column) -> pa.DataType:

@@ -12,9 +12,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from etl_service.adapters.files import Files, scratch
 from etl_service.adapters.packed import unpack
+from etl_service.adapters.rounded import ROUNDED, rounded_of
 from etl_service.adapters.warehouse import Warehouse
 from etl_service.adapters.web import Web
-from etl_service.casting import ROUNDED, cast, rounded_of, schema
+from etl_service.casting import cast, schema
 from etl_service.errors import NothingToLoad, SourceUnreadable, TooManyRejects
 from etl_service.sources.batch import Reject
 from etl_service.sources.reader import read

@@ -57,7 +57,7 @@ def _encoding(value: str) -> str:
 
 
 def _share(value: float) -> float:
-    if isinstance(value, float) and value > 1:
+    if not isinstance(value, int) and value > 1:
         raise ValueError("is a share from 0.0 to 1.0, or a whole number of rows")
     return value
 

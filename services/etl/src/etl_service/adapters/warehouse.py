@@ -13,8 +13,8 @@ from adbc_driver_manager import Error
 from adbc_driver_manager.dbapi import Connection, Cursor
 from pydantic import TypeAdapter
 
+from etl_service.adapters.rounded import rounded_of
 from etl_service.adapters.transaction import AdbcTransaction
-from etl_service.casting import rounded_of
 from etl_service.errors import NothingToLoad, TableMismatch
 from jobkit.contracts.etl import INBOX_TABLE, Column, TableJob
 from jobkit.errors import JobkitError
