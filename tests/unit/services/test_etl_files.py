@@ -14,6 +14,7 @@ import pytest
 from etl_service.adapters.files import ObjectFiles, scratch
 from etl_service.errors import (
     DiskFull,
+    DiskTooSmall,
     DiskUnavailable,
     SourceChanged,
     SourceMissing,
@@ -100,9 +101,24 @@ def test_a_storage_whose_folder_is_gone_is_an_outage(tmp_path: Path) -> None:
 def test_a_scratch_folder_without_room_is_told_before_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = ObjectFiles.at(str(tmp_path / "files"))
     (tmp_path / "files" / "a.csv").write_bytes(OLD)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
-    with pytest.raises(DiskFull, match="set TMPDIR"):
-        files.download("a.csv", tmp_path / "copy")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100, total=10**9))
+    with scratch() as folder, pytest.raises(DiskFull, match="no room left"):
+        files.download("a.csv", folder / "copy")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100, total=len(OLD)))
+    with scratch() as folder, pytest.raises(DiskTooSmall, match="set TMPDIR"):
+        files.download("a.csv", folder / "copy")
+
+
+def test_a_job_that_fills_the_disk_by_itself_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0, total=1_000))
+
+    def fill() -> None:
+        with scratch() as folder:
+            (folder / "rows").write_bytes(b"x" * 900)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(DiskTooSmall, match="take 900 bytes of the 1,000"):
+        fill()
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,14 @@ def test_one_json_value_over_many_lines_is_told(tmp_path: Path, content: bytes) 
         typed(tmp_path, "jsonl", content, ("a", "integer"))
 
 
+def test_a_line_of_very_many_values_is_a_reject(tmp_path: Path) -> None:
+    commas = '\\",' * 300_000
+    content = lines(json.dumps({"a": "x", "b": [{}] * 100_001}), f'{{"a": "y", "b": "{commas}"}}')
+    rows, rejects = typed(tmp_path, "jsonl", content, ("a", "text"))
+    assert rows == [("y",)]
+    assert rejects[0].reasons == {"*": "has more than 200,000 values"}
+
+
 def test_json_columns_take_any_value_and_keep_its_digits(tmp_path: Path) -> None:
     content = lines('{"a": {"p": 1.10, "q": [1, null]}}', '{"a": "x"}', '{"a": null}', '{"a": 1e400}')
     rows, rejects = typed(tmp_path, "jsonl", content, ("a", "json"))
@@ -203,7 +211,7 @@ def a_line_of_objects() -> bytes:
 
 
 def lines_of_objects() -> bytes:
-    return (json.dumps({"a": "x", "b": [{} for _ in range(100_000)]}).encode() + b"\n") * 15
+    return (json.dumps({"a": "x", "b": [{} for _ in range(90_000)]}).encode() + b"\n") * 15
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,10 @@ class NothingToLoad(PermanentError):
     """Without a row the table would be emptied, and the job does not allow that. The table keeps what it had."""
 
 
+class DiskTooSmall(PermanentError):
+    """The job's files alone fill the local disk. Give it more, or point ``TMPDIR`` to a larger one."""
+
+
 class TransformTooLong(PermanentError):
     """The transform ran into its time limit twice: a third run would, too."""
 
@@ -65,7 +69,7 @@ class DiskUnavailable(TransientError):
 
 
 class DiskFull(DiskUnavailable):
-    """The local disk has no room for the job's files. Give it more, or point ``TMPDIR`` to a larger one."""
+    """The local disk has no room left for the job's files, as others have taken it."""
 
 
 class DatabaseUnavailable(TransientError):

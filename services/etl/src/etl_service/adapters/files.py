@@ -17,6 +17,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from etl_service.errors import (
     DiskFull,
+    DiskTooSmall,
     DiskUnavailable,
     SourceChanged,
     SourceMissing,
@@ -148,11 +149,17 @@ def scratch() -> Iterator[Path]:
     """A local folder for the time of one job.
 
     Raises:
-        DiskFull: the disk has no room.
+        DiskFull: the disk has no room left.
+        DiskTooSmall: the files in the folder alone fill it.
         DiskUnavailable: it cannot be written to for another reason.
     """
     with _disk("local disk"), tempfile.TemporaryDirectory(prefix="etl-") as folder:
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                _refuse_if_alone(Path(folder), needed=0)
+            raise
 
 
 @contextmanager
@@ -161,10 +168,22 @@ def _disk(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise DiskFull(f"{what}: no room in {tempfile.gettempdir()}. Give it more, or set TMPDIR") from error
+            raise DiskFull(f"{what}: no room left in {tempfile.gettempdir()}") from error
         raise DiskUnavailable(f"{what}: {error}") from error
 
 
 def _need_room(folder: Path, size: int) -> None:
     if shutil.disk_usage(folder).free < size:
+        _refuse_if_alone(folder, needed=size)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _refuse_if_alone(folder: Path, *, needed: int) -> None:
+    """Raise if the files in the folder, with ``needed`` bytes more, take most of the disk: no wait makes them room."""
+    own = needed + sum(path.stat().st_size for path in folder.iterdir())
+    total = shutil.disk_usage(folder).total
+    if own > total // 2:
+        raise DiskTooSmall(
+            f"the job's files take {own:,} bytes of the {total:,} that {tempfile.gettempdir()} has: "
+            "give it more, or set TMPDIR"
+        )

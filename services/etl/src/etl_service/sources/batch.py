@@ -19,6 +19,9 @@ CELL_BYTES = 64
 #: Characters of one record: a line of JSON, or a row of CSV with all its lines. A parser needs some 25 times as much.
 LONGEST_RECORD = 4 << 20
 
+#: Values in one line of JSON. Each takes 100 to 250 bytes, whatever it takes in the line.
+MOST_VALUES = 200_000
+
 #: Characters of one cell of a CSV file.
 LONGEST_CELL = 1 << 20
 

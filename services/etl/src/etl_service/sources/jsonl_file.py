@@ -1,12 +1,13 @@
 """JSON Lines: one object in each line (https://jsonlines.org)."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from etl_service.errors import SourceUnreadable
-from etl_service.sources.batch import LONGEST_RECORD, LONGEST_REJECT, Batch, Reject, Row, batches
+from etl_service.sources.batch import LONGEST_RECORD, LONGEST_REJECT, MOST_VALUES, Batch, Reject, Row, batches
 from etl_service.sources.json_values import Digits, parse, text_of, written_out
 from etl_service.sources.names import clean, shown
 from etl_service.sources.text import encoding_of, lines, opened, part_read
@@ -15,6 +16,8 @@ from jobkit.contracts.etl import Column
 
 #: Types whose cells are read with the job's decimal and thousands marks.
 _NUMBERS = frozenset({"integer", "number", "decimal"})
+
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 
 #: Names of fields that are shown if none is a declared one.
 _MOST_NAMES = 100
@@ -47,9 +50,9 @@ class _Objects:
     def row(self, number: int, line: str, *, cut: bool) -> Row:
         if number == 1:
             _refuse_one_value(line)
-        if cut:
-            reason = f"has more than {LONGEST_RECORD:,} characters"
-            return Reject(number, {"*": reason}, line[:LONGEST_REJECT])
+        if cut or _values(line) > MOST_VALUES:
+            limit = f"{LONGEST_RECORD:,} characters" if cut else f"{MOST_VALUES:,} values"
+            return Reject(number, {"*": f"has more than {limit}"}, line[:LONGEST_REJECT])
         try:
             record = self._record(line)
         except ValueError as error:
@@ -111,6 +114,15 @@ def _cell_of(column: Column, writing: Writing) -> Callable[[object], str | None]
         return "true" if value else "false"
 
     return cell
+
+
+def _values(line: str) -> int:
+    """About how many values a line has."""
+    count = line.count(",") + line.count("{") + line.count("[")
+    if count > MOST_VALUES:  # many commas may be those of a text
+        line = _STRING.sub("", line)
+        count = line.count(",") + line.count("{") + line.count("[")
+    return count
 
 
 def _refuse_one_value(line: str) -> None:
