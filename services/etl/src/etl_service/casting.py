@@ -109,7 +109,8 @@ def _rounded(cleaned: pl.DataFrame, rows: pl.DataFrame, columns: Sequence[Column
             continue
         texts = cleaned.select(_plain_number(pl.col(column.name), writing))[column.name]
         digits = texts.str.replace("[eE].*$", "").str.replace_all("[^0-9]", "").str.strip_chars_start("0")
-        long = digits.str.len_chars() > _DIGITS_OF_A_DOUBLE
+        # Most are the shortest text of their double, as programs write it.
+        long = (digits.str.len_chars() > _DIGITS_OF_A_DOUBLE) & (texts != rows[column.name].cast(pl.String))
         for row, text, number in zip(
             *(of.filter(long) for of in (rows["_row"], texts, rows[column.name])), strict=True
         ):

@@ -23,9 +23,9 @@ _PARTS = {
 }
 
 _ZONE = r" ?(?<zone>[Zz]|UTC|GMT|(?<sign>[+-])(?<hours>[01][0-9]|2[0-3])(?::?(?<minutes>[0-5][0-9]))?)"
-_ISO_DAY = r"(?<year>[0-9]{4})-(?<month>[0-9]{2})-(?<day>[0-9]{2})"
+_ISO_DAY = r"(?<date>[0-9]{4}-[0-9]{2}-[0-9]{2})"
 _ISO_TIME = (
-    r"(?:[T ](?<hour>[0-9]{2}):(?<minute>[0-9]{2})(?::(?<second>[0-5][0-9])(?:[.,](?<fraction>[0-9]{1,9}))?)?"
+    r"(?:[T ](?<clock>[0-9]{2}:[0-9]{2})(?::(?<second>[0-5][0-9])(?:[.,](?<fraction>[0-9]{1,9}))?)?"
     rf"(?:{_ZONE})?)?"
 )
 _ISO_DATE = rf"^{_ISO_DAY}(?:[T ]00:00(?::00(?:\.0+)?)?(?: ?(?:[Zz]|UTC|GMT))?)?$"
@@ -95,6 +95,8 @@ class _Parts:
 
     def day(self) -> pl.Expr:
         """Year, month and day as in ISO 8601; null if the text does not match."""
+        if "date" in self._names:
+            return self.get("date")
         short = self.number("short")
         century = pl.when(short >= _FIRST_OF_1900S).then(pl.lit("19")).otherwise(pl.lit("20"))
         year = self.get("year") if "year" in self._names else pl.format("{}{}", century, self.get("short"))
@@ -105,6 +107,8 @@ class _Parts:
 
     def clock(self) -> pl.Expr:
         """Hour, minute and second."""
+        if "clock" in self._names:
+            return pl.format("{}:{}", self.get("clock", "00:00"), self.get("second", "00"))
         hour = self.get("hour", "0").str.zfill(2)
         if "half" in self._names:
             afternoon = self.get("noon").str.to_lowercase() == "p"

@@ -16,7 +16,7 @@ from etl_service.sources.writing import DATABASE_NULLS
 _LONGEST_FAST_LINE = 100_000
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """One record.
 
@@ -69,6 +69,7 @@ class Records:
         self._ahead: deque[str] = deque()  # lines that were looked at, and not taken
         self._plain = self._plain_size = 0  # lines, and characters, at its front without a quote that tells an end
         self._number = 0
+        self._line = ""  # what the fast way reads next
         self.separate_by(delimiter)
 
     def separate_by(self, delimiter: str) -> None:
@@ -83,6 +84,7 @@ class Records:
         self._body = re.compile(r'[^"]*+(?:""[^"]*+)*+')
         self._closing = re.compile(rf'"{end}')
         self._quoted = re.compile(rf'"[^"]*+(?:""[^"]*+)*+"{end}')
+        self._fast = csv.reader(iter(lambda: self._line, None), delimiter=delimiter)
         self._regular = re.compile(rf"{cell}(?:{mark}{cell})*+(?:\r\n|\r|\n|\Z)")
 
     def peek(self) -> str:
@@ -110,7 +112,8 @@ class Records:
                 return Record(self._number, line, [], _TOO_LONG)
             return Record(self._number, line, cells)
         if not has_null and len(line) < _LONGEST_FAST_LINE and self._regular.fullmatch(line):
-            return Record(self._number, line, [*next(csv.reader([line], delimiter=self._delimiter))])
+            self._line = line
+            return Record(self._number, line, [*next(self._fast)])
         return self._slow(line)
 
     def _slow(self, line: str) -> Record:
@@ -241,20 +244,26 @@ class Records:
 
     def _look(self, index: int) -> str | None:
         while len(self._ahead) <= index:
-            line, cut = next(self._lines, (None, False))
+            line = self._next()
             if line is None:
                 return None
-            if cut:
-                raise SourceUnreadable(
-                    f"line {self._number + len(self._ahead) + 1} has more than {LONGEST_RECORD:,} characters: "
-                    "is it a CSV file, and are its lines separated?"
-                )
             self._ahead.append(line)
         return self._ahead[index]
 
+    def _next(self) -> str | None:
+        line, cut = next(self._lines, (None, False))
+        if cut:
+            raise SourceUnreadable(
+                f"line {self._number + len(self._ahead) + 1} has more than {LONGEST_RECORD:,} characters: "
+                "is it a CSV file, and are its lines separated?"
+            )
+        return line
+
     def _take(self) -> str | None:
-        if self._look(0) is None:
-            return None
+        if not self._ahead:
+            line = self._next()
+            self._number += line is not None
+            return line
         self._number += 1
         line = self._ahead.popleft()
         if self._plain:
