@@ -148,6 +148,7 @@ IDENTITY = uuid.UUID(int=2**100)
         (pa.array(["x"], pa.string_view()), "text", "x"),
         (pa.array([date(2026, 10, 1)], pa.date64()), "date", date(2026, 10, 1)),
         (pa.array([0.1], pa.float32()), "number", 0.1),
+        (pa.array([30_600_000], pa.time32("ms")), "text", "08:30:00.000"),
     ],
 )
 def test_parquet_values_arrive_as_they_are(tmp_path: Path, column: pa.Array, kind: str, value: object) -> None:
@@ -168,6 +169,7 @@ NOT_UTF_8 = pa.Array.from_buffers(
         (pa.array([b"123"], pa.binary(3)), "text"),
         (pa.array([[1]], pa.list_(pa.int64())), "integer"),
         (pa.array([1], pa.duration("s")), "integer"),
+        (pa.array([{"day": 2**31 - 1}], pa.struct({"day": pa.date32()})), "json"),
     ],
 )
 def test_parquet_values_that_have_no_meaning_here_are_refused_by_their_column(
@@ -175,6 +177,26 @@ def test_parquet_values_that_have_no_meaning_here_are_refused_by_their_column(
 ) -> None:
     with pytest.raises(SourceUnreadable, match="column 'odd' of the source"):
         typed(tmp_path, "parquet", parquet(column, name="odd"), ("odd", kind))
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
+def test_every_encoding_of_texts_is_read(tmp_path: Path, encoding: str) -> None:
+    content = parquet(pa.array(["Köln", None, "Köln"]), use_dictionary=False, column_encoding=encoding)
+    assert typed(tmp_path, "parquet", content, ("a", "text"))[0] == [("Köln",), (None,), ("Köln",)]
+
+
+def test_a_page_that_is_not_what_its_checksum_says_is_refused(tmp_path: Path) -> None:
+    numbers = pa.array(range(1000), pa.int64())
+    content = bytearray(parquet(numbers, compression="none", use_dictionary=False, write_page_checksum=True))
+    content[content.index((500).to_bytes(8, "little"))] ^= 1
+    with pytest.raises(SourceUnreadable, match="CRC checksum verification failed"):
+        typed(tmp_path, "parquet", bytes(content), ("a", "integer"))
+
+
+def test_rows_that_no_memory_should_hold_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    content = parquet(pa.array(["x" * (80 << 20)]), use_dictionary=False, compression="zstd")
+    with pytest.raises(SourceUnreadable, match=r"rows of 83,886,1\d\d bytes, and 67,108,864 are the most"):
+        typed(tmp_path, "parquet", content, ("a", "text"))
 
 
 # What hostile files cost ------------------------------------------------------------------------
@@ -221,7 +243,7 @@ def lines_of_objects() -> bytes:
         ("parquet", many_long_texts),
         ("jsonl", a_line_of_objects),
         ("jsonl", lines_of_objects),
-        ("csv", lambda: b'a\n"' + b'"",\n' * 800_000 + b'"\n'),
+        ("csv", lambda: b'a\n"' + b'"",\n' * 400_000 + b'"\n'),
     ],
     ids=["dictionary", "texts", "line", "lines", "quotes"],
 )

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # ships no types
 
 from etl_service.casting import cast
@@ -15,6 +16,7 @@ from etl_service.sources.batch import LONGEST_RECORD
 from etl_service.sources.csv_records import Records
 from etl_service.sources.json_values import parse
 from etl_service.sources.names import clean
+from etl_service.sources.parquet_file import reason_of
 from etl_service.sources.reader import read
 from etl_service.sources.text import encoding_of, guessed_encoding, lines, opened
 from etl_service.sources.writing import Writing
@@ -126,8 +128,11 @@ def _whole(records: Records) -> Iterator[list[str | None]]:
 def _names(path: Path, form: Format, writing: Writing) -> tuple[list[str], set[str]]:
     """The names of the source's columns, and which of them hold lists or objects."""
     if form == "parquet":
-        with pq.ParquetFile(path) as file:
-            kinds = {field.name: field.type for field in file.schema_arrow}
+        try:
+            with pq.ParquetFile(path) as file:
+                kinds = {field.name: field.type for field in file.schema_arrow}
+        except (pa.ArrowException, OSError) as error:
+            raise SourceUnreadable(f"the source is not readable as Parquet: {reason_of(error)}") from error
         return [clean(name) for name in kinds], {clean(name) for name, kind in kinds.items() if kind.num_fields}
     if form == "csv":
         with opened(path, encoding_of(path, writing.encoding), newline="") as text:

@@ -21,6 +21,13 @@ from jobkit.contracts.etl import Column
 #: Types whose cells are read with the job's decimal and thousands marks.
 _NUMBERS = frozenset({"integer", "number", "decimal"})
 
+#: Encodings of column chunks (https://parquet.apache.org/docs/file-format/data-pages/encodings/).
+_DICTIONARIES = frozenset({"PLAIN_DICTIONARY", "RLE_DICTIONARY"})
+_PLAIN = frozenset({"PLAIN", "RLE", "BIT_PACKED"})
+
+#: Bytes of one row. Nobody would want more, and they are needed at once.
+_LONGEST_ROW = 4 * BATCH_BYTES
+
 _UUID_BYTES = 16
 
 
@@ -28,16 +35,32 @@ def read_parquet(path: Path, columns: Sequence[Column], writing: Writing = AS_US
     """Read a local file; its cells become text, so that one set of rules types the cells of every format."""
     try:
         with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
+            names, dictionaries = list(file.schema_arrow.names), _dictionaries(file.metadata)
         # Times of 96 bits as microseconds: as nanoseconds they wrap around outside of the years 1677 to 2262.
         # Texts as dictionaries, as they are in the file: a long one in many rows takes its room once.
-        texts = [field.name for field in schema if _is_text(field.type) or _is_bytes(field.type)]
-        with pq.ParquetFile(path, coerce_int96_timestamp_unit="us", read_dictionary=texts) as file:
-            yield from _batches(file, list(schema.names), columns, writing)
+        with pq.ParquetFile(
+            path,
+            coerce_int96_timestamp_unit="us",
+            read_dictionary=dictionaries,
+            page_checksum_verification=True,
+        ) as file:
+            yield from _batches(file, names, columns, writing)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the local disk's fault, not the file's
-        raise SourceUnreadable(f"the source is not readable as Parquet, or is cut off: {_reason(error)}") from error
+        raise SourceUnreadable(f"the source is not readable as Parquet, or is cut off: {reason_of(error)}") from error
+
+
+def _dictionaries(metadata: pq.FileMetaData) -> list[str]:
+    """The columns of texts or bytes that are dictionaries in the file, wholly or until these became too large."""
+    encodings: dict[str, set[str]] = {}
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(number)
+            if chunk.physical_type == "BYTE_ARRAY":
+                encodings.setdefault(chunk.path_in_schema, set()).update(chunk.encodings)
+    # Arrow reads no other encoding into a dictionary.
+    return [path for path, found in encodings.items() if found & _DICTIONARIES and found <= _DICTIONARIES | _PLAIN]
 
 
 def _batches(
@@ -66,6 +89,8 @@ def _rows_at_once(file: pq.ParquetFile, columns: int) -> int:
     """How many rows are decoded at once, by what the file says of their size."""
     rows = max(1, file.metadata.num_rows)
     size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
+    if size // rows > _LONGEST_ROW:
+        raise SourceUnreadable(f"the source has rows of {size // rows:,} bytes, and {_LONGEST_ROW:,} are the most")
     return int(max(1, min(BATCH_ROWS, BATCH_BYTES // (size // rows + CELL_BYTES * (columns + 1)))))
 
 
@@ -93,8 +118,8 @@ def _text(cells: pa.Array, column: Column, writing: Writing) -> pl.Series:
     try:
         cells.validate(full=True)
         texts = _as_text(cells, column)
-    except (pa.ArrowException, pl.exceptions.PolarsError, ValueError) as error:
-        raise SourceUnreadable(f"column {column.source!r} of the source cannot be read: {_reason(error)}") from error
+    except (pa.ArrowException, pl.exceptions.PolarsError, ValueError, OverflowError) as error:
+        raise SourceUnreadable(f"column {column.source!r} of the source cannot be read: {reason_of(error)}") from error
     except pl.exceptions.PanicException as error:
         raise SourceUnreadable(
             f"column {column.source!r} of the source holds {cells.type}, which cannot be read"
@@ -121,7 +146,7 @@ def _as_text(cells: pa.Array, column: Column) -> pl.Series:
         return _series(
             cells.cast(pa.large_string())
         )  # what writers without a type for texts leave; refuses other bytes
-    if _is_text(kind) or pa.types.is_null(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind):
+    if _has_one_text(kind) or (pa.types.is_time(kind) and column.type == "text"):
         return _series(cells.cast(pa.large_string()))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _series(cells).cast(pl.String)
@@ -145,6 +170,10 @@ def _times(cells: pa.Array) -> pl.Series:
     # With a zone the values are in UTC, whatever the zone's name is.
     local = _series(cells.cast(pa.timestamp(kind.unit, "UTC")).cast(pa.timestamp(kind.unit)) if kind.tz else cells)
     return local.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f" + ("Z" if kind.tz else ""))
+
+
+def _has_one_text(kind: pa.DataType) -> bool:
+    return bool(_is_text(kind) or pa.types.is_null(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind))
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -171,5 +200,6 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """The first line of what Arrow or Polars says."""
     return (str(error).splitlines() or ["no reason given"])[0][:300]
