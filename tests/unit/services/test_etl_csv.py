@@ -147,6 +147,7 @@ def test_rows_of_nothing_but_delimiters_are_no_rows(tmp_path: Path) -> None:
 
 
 def test_null_of_databases_is_missing_only_without_quotes(tmp_path: Path) -> None:
+    assert rows_of(tmp_path, "NULL\n1\n", "NULL")[0] == [("1",)]  # a name is no value
     content = 'a,b\nNULL,"NULL"\n\\N,"\\N"\nNULLA,null\n"x",NULL\n'
     assert rows_of(tmp_path, content, "a", "b")[0] == [
         (None, "NULL"),

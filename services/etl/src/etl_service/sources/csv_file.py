@@ -23,9 +23,10 @@ def read_csv(path: Path, columns: Sequence[Column], writing: Writing = AS_USUAL)
     """Read a local file. A cell has at most ``LONGEST_CELL`` characters, and a record ``LONGEST_RECORD``."""
     size = path.stat().st_size
     with opened(path, encoding_of(path, writing.encoding), newline="") as text:
-        records = Records(text, writing.delimiter or ",", nulls=writing.missing is None)
+        records = Records(text, writing.delimiter or ",", nulls=False)
         delimiter = _separator(records, writing)
         header = _header(records)
+        records.nulls = writing.missing is None
         names = [clean(cell or "") for cell in header.cells] if header else []
         hint = _hint(header, columns, delimiter) if header else ""
         positions = positions_of(names, columns, hint=hint)

@@ -65,7 +65,7 @@ class Records:
     """
 
     def __init__(self, text: TextIO, delimiter: str, *, nulls: bool) -> None:
-        self._lines, self._nulls = lines(text, LONGEST_RECORD), nulls
+        self._lines, self.nulls = lines(text, LONGEST_RECORD), nulls
         self._ahead: deque[str] = deque()  # lines that were looked at, and not taken
         self._plain = self._plain_size = 0  # lines, and characters, at its front without a quote that tells an end
         self._number = 0
@@ -103,7 +103,7 @@ class Records:
             yield self._record(line)
 
     def _record(self, line: str) -> Record:
-        has_null = self._nulls and ("NULL" in line or "\\N" in line)
+        has_null = self.nulls and ("NULL" in line or "\\N" in line)
         if '"' not in line:
             cells: list[str | None] = [*line.rstrip("\r\n").split(self._delimiter)]
             if has_null:
@@ -131,7 +131,7 @@ class Records:
         cell = line[at:end] if end >= 0 else line[at:].rstrip("\r\n")
         if len(cell) > LONGEST_CELL:
             record.damage = record.damage or _TOO_LONG
-        record.cells.append(None if self._nulls and cell.strip() in DATABASE_NULLS else cell)
+        record.cells.append(None if self.nulls and cell.strip() in DATABASE_NULLS else cell)
         return end + 1 if end >= 0 else None
 
     def _quoted_cell(self, record: _Open, line: str, at: int) -> tuple[str, int | None]:
