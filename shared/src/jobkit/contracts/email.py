@@ -113,7 +113,7 @@ class Attachment(BaseModel):
     inline: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="Show it within the HTML, where a template says `<img src=\"cid:logo\">`: here it is `logo`.",
+        description='Show it within the HTML, where a template says `<img src="cid:logo">`: here it is `logo`.',
     )
 
 
