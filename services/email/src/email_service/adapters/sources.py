@@ -24,9 +24,7 @@ class WholeLines(Extension):
             if at % 2 == 0 or piece.startswith("{{"):
                 line = piece.rpartition("\n")
                 alone = (alone or bool(line[1])) and not line[2].strip()
-            elif piece.startswith("{#"):
-                continue
-            else:
+            elif not piece.startswith("{#"):
                 alone = alone and re.match(r"\{%[-+]?\s*(include|raw)\b", piece) is None
             if at % 2 and not alone and re.match(r"[ \t]*\r?\n", pieces[at + 1]) and piece[-3:-2] not in "+-":
                 pieces[at] = _keeps_the_break(piece)

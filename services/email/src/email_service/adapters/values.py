@@ -4,7 +4,8 @@ from collections.abc import Callable
 from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any, Final, NoReturn
 
-from jinja2.runtime import Undefined
+from jinja2 import pass_context
+from jinja2.runtime import Context, Undefined
 from pydantic import JsonValue
 
 
@@ -54,7 +55,8 @@ class Method:
     __str__ = __repr__ = __html__ = __format__ = __bool__ = _refuse
 
 
-def shown(value: object) -> object:
+@pass_context  # so that Jinja does not print what is constant on its own, while it compiles
+def shown(_context: Context, value: object) -> object:
     """Return what a template prints, if a reader can make sense of it; Jinja's ``finalize``.
 
     Raises:
