@@ -54,8 +54,8 @@ def test_ordinary_addresses_are_taken(address: str) -> None:
         "ada\u2028@example.com",
         "ada\u202e@example.com",
         "ada\x00@example.com",
-        "ada@example。com.org",
-        "ada＠eve@example.com",
+        "ada@example\u3002com.org",
+        "ada\uff20eve@example.com",
         "ü" * 33 + "@example.com",  # 66 octets: the limit counts what travels
         5,
     ],
