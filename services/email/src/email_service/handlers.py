@@ -131,7 +131,7 @@ def _sorted_out(recipients: Sequence[str], suppressed: Container[str]) -> tuple[
 
 def _portions(addresses: list[str], size: int, marks: Marks | None) -> list[list[str]]:
     """Return the recipients in portions: the same in every run, though a setting may change in between."""
-    if len(addresses) > size and marks is not None:
+    if len(addresses) > 1 and marks is not None:
         size = int(marks.remember("portion", str(size)))
     return [addresses[start : start + size] for start in range(0, len(addresses), size)]
 
