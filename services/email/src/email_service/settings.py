@@ -140,8 +140,8 @@ class EmailSettings(ServiceSettings):
         default=10 * 1024 * 1024,
         ge=1,
         le=100 * 1024 * 1024,
-        description="Bytes of all attachments of one e-mail, refused before they are read. A thread holds them some five "
-        "times while it sends.",
+        description="Bytes of all attachments of one e-mail, refused before they are read. A thread holds them some "
+        "five times while it sends.",
     )
     suppressions: FilePath | None = Field(
         default=None,
