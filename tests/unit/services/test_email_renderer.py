@@ -339,6 +339,14 @@ DEEP = [
     "<div><table></div>",
     "<div><select></div></select>",
     "<svg><g>",
+    "<svg><g></g><p>",
+    "<svg><g></svg><div>",
+    "<script>x</script><div>",
+    "<script><!--<script></script>--></script><div>",
+    "<div><script></div></script>",
+    "<div><script><</div></script>",
+    "<div><noscript></div></noscript>",
+    "<div><xmp></div></xmp>",
     "<svg><style><b>",
     "<svg><td>",
     "<math><mi>",
@@ -360,7 +368,7 @@ renderer = TemplateRenderer.from_folder(Path(sys.argv[1]))
 def run():
     for line in Path(sys.argv[2]).read_bytes().decode().split(chr(30)):
         try:
-            renderer.render("mine", {"quoted": line * 30_000})
+            renderer.render("mine", {"quoted": line * 3_000})
             print("rendered")
         except TemplateFailed:
             print("refused")
@@ -390,6 +398,14 @@ def test_a_deep_page_is_refused_before_it_can_overflow_the_stack(write: Write, t
         "<!--[if mso]><table><tr><td><![endif]--><div>x</div><!--[if mso]></td></tr></table><![endif]-->" * 1000,
         '<a href="x?a=1&b=2"><img src=x alt=">"></a>' * 2000,
         "<br>" * 5000,
+        "<a " * 100_000,  # no tag ends: a page that is easily read in quadratic time
+        "<br><style " * 50_000,
+        "<!-- " * 100_000,
+        '<a b="' * 50_001,
+        "<!--[if mso]><noscript><xml><o:x></o:x></xml></noscript><![endif]--><div><p>x</p></div>" * 1000,
+        '<script type="application/ld+json">{"@type": "EmailMessage"}</script>' + "<p>x</p>" * 1000,
+        '<p><svg viewBox="0 0 1 1"><g><path d="M0"/><circle r=1></circle></g></svg></p>' * 1000,
+        "<style><!-- p > a { color: red } --></style>" + "<p>x</p>" * 1000,
         "<p>a < b and c > d</p>" * 2000,
     ],
 )

@@ -72,16 +72,16 @@ class Connections:
         give_up_at = time.monotonic() + PATIENCE
         while True:
             session = self._reserve(give_up_at)
-            if session is not None:
-                if session.is_alive():
-                    return session
-                session.drop()
             try:
+                if session is not None:
+                    if session.is_alive():
+                        return session
+                    session.drop()
                 return self._dial()  # in the place of the one that is gone, if there was one
             except TooManyConnections:
                 if not self._has_others():
                     raise
-            except BaseException:
+            except BaseException:  # the job's time limit, too
                 self._gone()
                 raise
 

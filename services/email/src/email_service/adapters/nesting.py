@@ -13,16 +13,23 @@ from email_service.errors import TemplateFailed
 DEEPEST: Final = 500
 
 _ATTRIBUTES: Final = r"""(?:[\s/]++|[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>"'][^\s>]*+)?+)?+)*+"""
-#: What is no tag, an element whose content is text, or a tag (HTML standard, 13.2.5).
+#: What is no tag, an element whose content is text, a plain drawing, or a tag (HTML standard, 13.2.5).
 _MARKUP: Final = re.compile(
-    r"<!--(?:>|->|.*?(?:--!?>|\Z))|<[!?][^>]*+>|</[^a-z>][^>]*+>"
+    r"<!--(?:>|->|.*?(?:--!?>|\Z))|<[!?][^>]*+(?:>|\Z)|</[^a-z>][^>]*+(?:>|\Z)"
     rf"|<(?P<text>style|title|textarea)(?=[\s/>]){_ATTRIBUTES}>.*?(?:</(?P=text)(?=[\s/>])|\Z)"
-    rf"|<(?P<end>/?)(?P<name>[a-z][^\s/>]*+){_ATTRIBUTES}>",
+    rf"|<script(?=[\s/>]){_ATTRIBUTES}>[^<]*+</script\s*+>"
+    rf"|(?P<drawing><svg(?=[\s/>]){_ATTRIBUTES}>"
+    r"(?:[^<]|</?(?:path|g|circle|ellipse|rect|line|polyline|polygon|defs|use|stop|lineargradient|radialgradient|mask"
+    rf"|clippath)(?=[\s/>]){_ATTRIBUTES}>)*+</svg\s*+>)"
+    rf"|<(?P<end>/?)(?P<name>[a-z][^\s/>]*+){_ATTRIBUTES}(?:>|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
-#: With any of these, what a parser does with the tags between is another question: every tag counts.
-_OTHER_RULES: Final = re.compile(
-    r"<(svg|math|script|xmp|iframe|noembed|noframes|plaintext|noscript|template|frameset|select)\b", re.IGNORECASE
+#: From one of these on, what a parser does with tags is another question: each that opens counts, and none that closes.
+_OTHER_RULES: Final = frozenset(
+    {
+        *("svg", "math", "script", "xmp", "iframe", "noembed", "noframes", "plaintext", "noscript", "template"),
+        *("frameset", "select"),
+    }
 )
 _OPENED: Final = re.compile(r"<[a-z]", re.IGNORECASE)
 
@@ -46,8 +53,7 @@ _LEFT_OUT: Final = frozenset(_OPTIONAL)
 
 def refuse_deep_nesting(html: str, name: str) -> None:
     """Raise ``TemplateFailed`` if elements of the page, which the template ``name`` made, are nested too deep."""
-    deepest = sum(1 for _ in _OPENED.finditer(html)) if _OTHER_RULES.search(html) else _depth(html)
-    if deepest > DEEPEST:
+    if _depth(html) > DEEPEST:
         raise TemplateFailed(f"{name}: its elements are nested more than {DEEPEST} deep; close them, or quote less")
 
 
@@ -55,9 +61,13 @@ def _depth(html: str) -> int:
     stack: list[str] = []
     deepest = 0
     for tag in _MARKUP.finditer(html):
+        if tag["drawing"]:
+            deepest = max(deepest, len(stack) + _opened(tag["drawing"]))
         name = (tag["name"] or "").lower()
         if not name or name in _VOID:
             continue
+        if name in _OTHER_RULES:
+            return max(deepest, len(stack) + _opened(html[tag.start() :]))
         if tag["end"]:
             _close(stack, name)
             continue
@@ -66,6 +76,10 @@ def _depth(html: str) -> int:
         stack.append(name)
         deepest = max(deepest, len(stack))
     return deepest
+
+
+def _opened(html: str) -> int:
+    return sum(1 for _ in _OPENED.finditer(html))
 
 
 def _close(stack: list[str], name: str) -> None:
