@@ -40,7 +40,8 @@ _QUOTA: Final = re.compile(
     r"""\b5\.4\.5\b | \b5\.1\.90\b
       | (daily|hourly|monthly|per[ ](day|hour|month)|24[ -]?h).{0,60}(quota|limit)
       | (quota|limit|allowed).{0,60}(daily|hourly|monthly|per[ ](day|hour|month)|24[ -]?h)
-      | (sending|relay|submission|message|outgoing|recipient)[ ]?(quota|limits?)\b.{0,40}(exceed|reach|used)
+      | (send(ing)?|relay|submission|message|outgoing|recipient|e-?mail)[ ]?(quota|limits?)\b.{0,40}(exceed|reach|used)
+      | (exceeded|reached)[ ](your|the)[ ](\w+[ ])?(quota|limit)\b | credits[ ]exceeded
       | over[ ]your[ ](\w+[ ])?quota | exceeded[ ](your|the|its)[ ](\w+[ ])?(messaging|sending|message)[ ]limits?
       | limit[ ]on[ ]the[ ]number[ ]of[ ].{0,20}(outgoing|messages)
       | SubmissionQuotaExceeded | ErrorExceededMessageLimit""",
@@ -54,7 +55,7 @@ _CONNECTIONS: Final = re.compile(
 )
 
 _RATE: Final = re.compile(
-    r"""too[ ](many|fast|quick|frequent) | throttl | slow[ ]down | rate.?(limit|exceed)
+    r"""too[ ](many(?![ ](hops|received))|fast|quick|frequent) | throttl | slow[ ]down | rate.?(limit|exceed)
       | (limit|exceed|maximum).{0,30}\brate\b
       | try.{0,10}[ ](again|later) | retry[ ](later|again|in|after) | temporar(y|ily) | greylist""",
     re.I | re.X,
@@ -66,10 +67,12 @@ _OURS: Final = re.compile(
       # a login
       | auth\w*[ ](is[ ])?(required|needed|first) | (requires?|needs?)[ ]authent | unauthenticated
       | must[ ](first[ ])?(be[ ])?(authent|log[ ]?in) | not[ ](logged[ ]in|authenticated) | log[ ]?in[ ]first
+      | credentials
       # the sender
       | sender('s)?[ ](address[ ]|domain[ ]|\S+@\S+[ ])?(is[ ])?(rejected|denied|refused|blocked|invalid|not[ ])
       | sender[ ](address[ ])?verif | not[ ]owned[ ]by[ ] | send[ ]?as[ ]?denied
-      | not[ ](allowed|permitted|authori[sz]ed)[ ]to[ ]send | \b5\.1\.[78]\b | \b5\.7\.(2\d|50\d|60\d|70\d)\b
+      | not[ ](allowed|permitted|authori[sz]ed)[ ]to[ ](send|perform) | sending[ ]denied | verified[ ]sender
+      | \b5\.1\.[78]\b | \b5\.7\.(2\d|50\d|60\d|7[05]\d)\b
       | \b(spf|dkim|dmarc)\b.{0,80}(fail|pass|policy|align|check|verif|reject|not[ ])
       | (account|sending)\b.{0,30}(suspended|disabled|deactivated|paused|not[ ](yet[ ])?activ)
       | (address|domain|identit\w+)\b.{0,20}not[ ]verified
