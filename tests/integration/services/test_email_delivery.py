@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from email import message_from_bytes, policy
+from pathlib import Path
 
 import pytest
 from dramatiq import Worker
+from worker_process import WorkerProcess
 
 from email_service.actors import service
 from email_service.settings import EmailSettings
@@ -20,6 +22,7 @@ from jobkit.producer import Producer
 from jobkit.settings import PlatformSettings
 from jobkit.store.base import JobKey, JobState
 from jobkit.store.memory import MemoryStore
+from jobkit.store.redis import RedisStore
 
 Answer = Callable[["Post", tuple[str, ...]], str | None]
 
@@ -202,3 +205,49 @@ def test_a_key_that_is_used_again_after_its_record_has_expired_makes_another_mes
         threading.Event().wait(0.01)  # the moments of two sends differ by a millisecond at least
         second = room.result(room.send(key="digest/ada"))
     assert first.message_id != second.message_id
+
+
+def test_a_worker_that_is_killed_at_the_final_dot_leaves_a_mark_that_the_next_one_heeds(
+    tmp_path: Path, vhost_url: str, redis_url: str
+) -> None:
+    killed = threading.Event()
+
+    def answer(post: Post, to: tuple[str, ...]) -> str:
+        if post.dots == 1:
+            killed.wait(20)
+        return "250 queued"
+
+    post = Post(answer)
+    told = {
+        "JOBKIT_BROKER_URL": vhost_url,
+        "JOBKIT_STORE_URL": redis_url,
+        "JOBKIT_LEASE_SECONDS": "2",
+        "JOBKIT_STORE_TIMEOUT_SECONDS": "0.3",
+        "EMAIL_SMTP_URL": f"smtp://127.0.0.1:{post.port}",
+        "EMAIL_UNKNOWN_WAIT_SECONDS": "3",
+    }
+    job = SendEmail(
+        template="welcome", to=("ada@example.org",), variables={"name": "Ada", "url": "https://example.org"}
+    )
+    store = RedisStore(redis_url)
+    first, second = (WorkerProcess(tmp_path, told, module="email_service.main", name=name) for name in ("1", "2"))
+    with contextlib.ExitStack() as ended:
+        ended.callback(post.close)
+        ended.callback(first.kill)
+        ended.callback(second.kill)
+        producer = ended.enter_context(Producer(vhost_url))
+        key = JobKey("email", "send_email", producer.send(job).job_id)
+        first.start(wait=False)
+        post.wait_for(lambda: post.dots == 1)
+        first.kill()
+        killed.set()
+        second.start(wait=False)
+        post.wait_for(lambda: post.dots == 2)
+        until, pause = time.monotonic() + 20, threading.Event()
+        while (record := store.record(key)) is None or record.state is not JobState.DONE:
+            assert time.monotonic() < until, record
+            pause.wait(0.05)
+    assert EmailSent.model_validate_json(record.result).accepted == ("ada@example.org",)
+    assert "did not say whether it has the e-mail" in second.output()  # it rested first
+    ids = {message_from_bytes(body, policy=policy.default)["Message-ID"] for _, body in post.taken}
+    assert len(ids) == 1

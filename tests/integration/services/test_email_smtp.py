@@ -190,7 +190,7 @@ def test_an_address_that_the_server_cannot_take_costs_nobody_else_a_copy(postmas
 
 
 def test_an_address_in_quotes_travels_in_quotes() -> None:
-    with scripted(b"220 hello\r\n", OK, OK, OK, OK) as (port, heard):
+    with scripted(b"220 hello\r\n", OK, OK, OK, OK, OK) as (port, heard):
         mailer_for(port).send(mail(), ['"ada..b"@example.org'])
     assert b'rcpt TO:<"ada..b"@example.org>\r\n' in heard
 
