@@ -20,6 +20,7 @@ from jobkit.defaults import refuse_what_cannot_be_periodic
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
 from jobkit.producer import SendsMessages
+from jobkit.refusals import Refusals
 from jobkit.retry import RetryPolicy
 from jobkit.runner import ActorDeclaration, LargeResult
 from jobkit.schedule.cron import Cron
@@ -112,16 +113,18 @@ class Service(Generic[S, R]):
             platform.connect_timeout_seconds,
             name=f"{self.name}-worker",
         )
+        refusals = Refusals()
         sender = Sender(
             connection,
             app_id=f"{self.name}-service",
             timeout=platform.send_timeout_seconds,
             max_bytes=platform.max_message_bytes,
+            refusals=refusals,
         )
         ttl = timedelta(seconds=platform.record_ttl_seconds)
         store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds)
         rollout = timedelta(seconds=platform.rollout_seconds)
-        broker = JobBroker(connection, sender, prefetch=settings.prefetch, rollout=rollout)
+        broker = JobBroker(connection, sender, prefetch=settings.prefetch, rollout=rollout, refusals=refusals)
         switches = RedisSwitches(platform.store_url, platform.store_timeout_seconds)
         self._assembly(platform, settings, store, switches, sender).install(broker, process_of_its_own=True)
         return broker

@@ -213,8 +213,7 @@ def test_a_worker_that_is_killed_at_the_final_dot_leaves_a_mark_that_the_next_on
     killed = threading.Event()
 
     def answer(post: Post, to: tuple[str, ...]) -> str:
-        if post.dots == 1:
-            killed.wait(20)
+        killed.wait(20)
         return "250 queued"
 
     post = Post(answer)
@@ -224,7 +223,6 @@ def test_a_worker_that_is_killed_at_the_final_dot_leaves_a_mark_that_the_next_on
         "JOBKIT_LEASE_SECONDS": "2",
         "JOBKIT_STORE_TIMEOUT_SECONDS": "0.3",
         "EMAIL_SMTP_URL": f"smtp://127.0.0.1:{post.port}",
-        "EMAIL_UNKNOWN_WAIT_SECONDS": "3",
     }
     job = SendEmail(
         template="welcome", to=("ada@example.org",), variables={"name": "Ada", "url": "https://example.org"}
@@ -242,12 +240,9 @@ def test_a_worker_that_is_killed_at_the_final_dot_leaves_a_mark_that_the_next_on
         first.kill()
         killed.set()
         second.start(wait=False)
-        post.wait_for(lambda: post.dots == 2)
-        until, pause = time.monotonic() + 20, threading.Event()
-        while (record := store.record(key)) is None or record.state is not JobState.DONE:
+        until, pause = time.monotonic() + 30, threading.Event()
+        while (record := store.record(key)) is None or record.state is not JobState.WAITING:
             assert time.monotonic() < until, record
             pause.wait(0.05)
-    assert EmailSent.model_validate_json(record.result).accepted == ("ada@example.org",)
-    assert "did not say whether it has the e-mail" in second.output()  # it rested first
-    ids = {message_from_bytes(body, policy=policy.default)["Message-ID"] for _, body in post.taken}
-    assert len(ids) == 1
+    assert "did not say whether it has the e-mail" in record.waits_for
+    assert post.dots == 1

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from jobkit.breaker.switches import Closed, Open, OpenBreaker, Probe, Tripped
+from jobkit.breaker.switches import Closed, Open, OpenBreaker, Probe, Tripped, is_dry_run
 from jobkit.store.redis_client import NOW, RedisClient
 from jobkit.time import milliseconds
 
@@ -69,6 +69,12 @@ _GIVE_UP: Final = """
 if redis.call('HGET', KEYS[1], 'probe') == ARGV[1] then redis.call('HDEL', KEYS[1], 'probe', 'probe_until') end
 """
 
+# KEYS: breaker, names. ARGV: name
+_RESET: Final = """
+redis.call('SREM', KEYS[2], ARGV[1])
+return redis.call('DEL', KEYS[1])
+"""
+
 
 class RedisSwitches:
     """Keeps the promises of ``Switches`` across processes and machines."""
@@ -81,6 +87,7 @@ class RedisSwitches:
         self._close = client.script(_CLOSE)
         self._give_up = client.script(_GIVE_UP)
         self._describe = client.script(_DESCRIBE)
+        self._reset = client.script(_RESET)
         self._client = client
 
     def ask(self, name: str, owner: str, *, probe_for: timedelta) -> Closed | Open | Probe:
@@ -110,10 +117,10 @@ class RedisSwitches:
     def opened(self) -> list[OpenBreaker]:
         names = sorted(name.decode(errors="replace") for name in self._client.ask("SMEMBERS", _NAMES))
         found = ((name, self._describe([_key(name), _NAMES], [name])) for name in names)
-        return [_breaker(name, answer) for name, answer in found if answer]
+        return [_breaker(name, answer) for name, answer in found if answer and not is_dry_run(name)]
 
     def reset(self, name: str) -> bool:
-        return bool(self._client.ask("DEL", _key(name)))
+        return bool(self._reset([_key(name), _NAMES], [name]))
 
 
 def _key(name: str) -> str:

@@ -21,7 +21,8 @@ def declare(connection: BlockingConnection, queues: Iterable[str]) -> str:
     """Make the queues with the delay ladder and what binds them, unless they exist.
 
     Returns:
-        A sentence about what exists and could not be compared, as its user may not declare it; empty if all was.
+        What exists and could not be compared, and what could not be bound, as the user lacks the permission: one line.
+        It is empty if all was declared.
 
     Raises:
         TopologyMismatch: Something exists with other arguments.
@@ -32,13 +33,27 @@ def declare(connection: BlockingConnection, queues: Iterable[str]) -> str:
     for queue in queues:
         topology.declare_queue(own, queue)
         ladder.bind(own, queue)
-    refused = delays.not_compared + own.not_compared
-    if not refused:
-        return ""
-    return (
-        f"the user in JOBKIT_BROKER_URL may not declare {refused[0]} and {len(refused) - 1} more; they are used as "
-        "they are, and their arguments were not compared with jobkit's"
-    )
+    return _complaint(delays.not_compared + own.not_compared, delays.not_bound + own.not_bound)
+
+
+def _complaint(not_compared: list[str], not_bound: list[str]) -> str:
+    parts = []
+    if not_compared:
+        parts.append(
+            f"the user in JOBKIT_BROKER_URL may not declare {_and_more(not_compared)}; they are used as they are, and "
+            "their arguments were not compared with jobkit's"
+        )
+    if not_bound:
+        parts.append(
+            f"the user in JOBKIT_BROKER_URL may not bind {_and_more(not_bound)}. AMQP cannot tell whether a binding "
+            "exists: without it, delayed jobs and retries do not arrive. Let an administrator's worker declare it, or "
+            "import the definitions"
+        )
+    return "; ".join(parts)
+
+
+def _and_more(things: list[str]) -> str:
+    return things[0] + (f" and {len(things) - 1} more" if len(things) > 1 else "")
 
 
 class Declarations:
@@ -46,7 +61,8 @@ class Declarations:
 
     Args:
         connection: The broker.
-        all_or_none: After the first refusal only look, as each refusal costs a channel.
+        all_or_none: Try no more declarations after the first that is refused, and no more bindings after the first,
+            as each refusal costs a channel. A user who may not declare may bind.
     """
 
     def __init__(self, connection: BlockingConnection, *, all_or_none: bool = False) -> None:
@@ -54,6 +70,7 @@ class Declarations:
         self._channel: BlockingChannel | None = None
         self._all_or_none = all_or_none
         self.not_compared: list[str] = []
+        self.not_bound: list[str] = []
         self._words = ""  # of the broker's last refusal
 
     def exchange_declare(self, exchange: str, kind: str, *, durable: bool) -> None:
@@ -73,13 +90,13 @@ class Declarations:
         )
 
     def queue_bind(self, queue: str, exchange: str, routing_key: str = "") -> None:
-        """Bind a queue; a binding that may not be made is taken to exist."""
-        what = f"the binding of {queue!r} to {exchange!r}"
+        """Bind a queue; note a binding that may not be made, as AMQP cannot tell whether it exists."""
+        what = f"queue {queue!r} to exchange {exchange!r}"
         self._declare(what, lambda channel: channel.queue_bind(queue, exchange, routing_key or None), None)
 
     def exchange_bind(self, destination: str, source: str, routing_key: str) -> None:
-        """Bind an exchange; a binding that may not be made is taken to exist."""
-        what = f"the binding of {destination!r} to {source!r}"
+        """Bind an exchange; note a binding that may not be made, as AMQP cannot tell whether it exists."""
+        what = f"exchange {destination!r} to exchange {source!r}"
         self._declare(what, lambda channel: channel.exchange_bind(destination, source, routing_key), None)
 
     def _declare(
@@ -88,7 +105,8 @@ class Declarations:
         declare: Callable[[BlockingChannel], object],
         look: Callable[[BlockingChannel], object] | None,
     ) -> None:
-        if not (self._all_or_none and self.not_compared):
+        refused_before = self.not_bound if look is None else self.not_compared
+        if not (self._all_or_none and refused_before):
             try:
                 declare(self._open_channel())
             except pika.exceptions.ChannelClosedByBroker as refusal:
@@ -97,9 +115,10 @@ class Declarations:
                 self._words = refusal.reply_text
             else:
                 return
-        self.not_compared.append(what)
         if look is None:
+            self.not_bound.append(what)
             return
+        self.not_compared.append(what)
         try:
             look(self._open_channel())
         except pika.exceptions.ChannelClosedByBroker as missing:

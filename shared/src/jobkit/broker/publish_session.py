@@ -13,7 +13,7 @@ from pika.channel import Channel
 from jobkit.broker.connection import Blocked, ConnectionSettings
 from jobkit.broker.lenient import LenientConnection
 from jobkit.broker.outgoing import Outgoing
-from jobkit.errors import AccessRefused, SendRefused, Unroutable
+from jobkit.errors import AccessRefused, SendError, SendRefused, Unroutable
 
 #: Messages written ahead of their confirms. More gain no speed and cost memory.
 WINDOW: Final = 1000
@@ -229,14 +229,18 @@ class PublishSession:
         if len(self._in_flight) == 1 and isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             (message,) = self._in_flight.values()
             self._in_flight.clear()
-            text = str(getattr(reason, "reply_text", reason))
-            kind = AccessRefused if code == 403 else SendRefused
-            message.settle(Unroutable(text) if code == 404 else kind(f"RabbitMQ answered {code}: {text}"))
+            message.settle(self._verdict(code, reason))
         else:
             for message in self._in_flight.values():
                 message.alone = True
             self._take_back()
         self._open_channel()
+
+    def _verdict(self, code: int, reason: pika.exceptions.ChannelClosedByBroker) -> SendError:
+        """Return the error for a message that the broker closed its channel for."""
+        if code == 404:
+            return Unroutable(str(reason.reply_text))
+        return (AccessRefused if code == 403 else SendRefused)(self._settings.describe(reason))
 
     def _take_back(self) -> None:
         """Publish again what was not confirmed; the order among senders is not promised, within one it is."""

@@ -45,6 +45,7 @@ class JobBroker(RabbitmqBroker):
         sender: How messages leave.
         prefetch: Messages held per queue and process; 0 leaves it to Dramatiq (two per thread).
         rollout: How long a message waits for a worker that has its actor.
+        refusals: Told when the broker refuses our user.
 
     Attributes:
         death_hooks: Called with the exception, its record and the message's id and actor for each message that died
@@ -58,6 +59,7 @@ class JobBroker(RabbitmqBroker):
         *,
         prefetch: int = 0,
         rollout: timedelta = timedelta(hours=1),
+        refusals: Refusals | None = None,
     ) -> None:
         super().__init__(url=list(connection.urls), middleware=[], confirm_delivery=True)
         self.parameters = connection.parameters()
@@ -65,7 +67,7 @@ class JobBroker(RabbitmqBroker):
         self.stopping = threading.Event()
         self.rollout = rollout
         self.death_hooks: list[DeathHook] = []
-        self.refusals = Refusals()
+        self.refusals = refusals or Refusals()
         self._sender = sender
         self._prefetch = prefetch
         self._fatal: BaseException | None = None

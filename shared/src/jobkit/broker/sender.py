@@ -1,6 +1,5 @@
 """How a message leaves: checked, traced, routed, published and confirmed. Producers and workers send alike."""
 
-import json
 import logging
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ from jobkit import telemetry
 from jobkit.broker import ladder, topology
 from jobkit.broker.connection import CONNECTION_LOST, ConnectionSettings
 from jobkit.broker.declarations import declare
-from jobkit.broker.envelope import properties_of, trace_of
+from jobkit.broker.envelope import encoded, properties_of, trace_of
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publisher import ConfirmedPublisher
 from jobkit.broker.shipment import Parcel, Shipment
@@ -31,6 +30,7 @@ from jobkit.errors import (
     Unroutable,
 )
 from jobkit.execution import DEFERRED_OPTION, note_delay, without_history
+from jobkit.refusals import Refusals
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +46,20 @@ class Sender:
         timeout: Seconds to wait for a confirm, from the last one that came. Connecting, and making a queue that is
             missing, have time of their own.
         max_bytes: The largest body.
+        refusals: Told when the broker refuses the login.
     """
 
     def __init__(
-        self, connection: ConnectionSettings, *, app_id: str, timeout: float = 10.0, max_bytes: int = 1_048_576
+        self,
+        connection: ConnectionSettings,
+        *,
+        app_id: str,
+        timeout: float = 10.0,
+        max_bytes: int = 1_048_576,
+        refusals: Refusals | None = None,
     ) -> None:
         self._connection = connection
-        self._publisher = ConfirmedPublisher(connection)
+        self._publisher = ConfirmedPublisher(connection, refusals)
         self._app_id = app_id
         self._timeout = timeout
         self.max_bytes = max_bytes
@@ -150,7 +157,7 @@ class Sender:
 
     def _outgoing(self, message: Message[Any], delay: timedelta) -> Outgoing:
         note_delay(message, delay)
-        body = _encode(message)
+        body = encoded(message)
         if len(body) > self.max_bytes and DEFERRED_OPTION not in message.options:  # a copy has been let in before
             raise MessageTooLarge(
                 f"{message.actor_name} {message.message_id} is {len(body):,} bytes long, the limit is "
@@ -183,19 +190,3 @@ class Sender:
         if not_compared and not self._not_compared:
             self._not_compared = not_compared
             log.warning("%s", not_compared)
-
-
-def _encode(message: Message[Any]) -> bytes:
-    try:
-        return message.encode()
-    except Exception as error:  # such as an integer of more digits than Python writes
-        culprit = next((name for name, value in message.kwargs.items() if not _is_json(value)), "payload")
-        raise PayloadChanged(f"{message.actor_name}: {culprit} cannot be written as JSON: {error}") from error
-
-
-def _is_json(value: object) -> bool:
-    try:
-        json.dumps(value)
-    except Exception:
-        return False
-    return True

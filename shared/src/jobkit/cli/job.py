@@ -7,9 +7,9 @@ from datetime import datetime
 
 import typer
 
-from jobkit.cli.nearest import nearest
 from jobkit.cli.output import iso, moment, print_blocks, print_json, readable
 from jobkit.cli.platform import one_line_errors, platform
+from jobkit.nearest import nearest
 from jobkit.schedule.registry import RedisSchedules
 from jobkit.store.base import JobKey, JobRecord, JobState
 from jobkit.store.redis import RedisStore

@@ -19,6 +19,8 @@ ROLLOUT: Final = timedelta(minutes=5)
 
 _LISTS, _TICKS, _ROUNDS = "jobkit:schedules", "jobkit:schedules:ticks", "jobkit:schedules:rounds"
 _ACTORS = "jobkit:actors"
+#: The field of a dry run. No service and no schedule has a name like this.
+_DRY_RUN: Final = "jobkit.access"
 _NAMES: Final = TypeAdapter(list[str])
 
 log = logging.getLogger(__name__)
@@ -154,8 +156,8 @@ class RedisSchedules:
 
     def __init__(self, url: str, timeout: float = 2.0) -> None:
         self._client = RedisClient(url, timeout)
-        self._announce, self._advance, self._heal = (
-            self._client.script(_script(name)) for name in ("announce", "advance", "heal")
+        self._announce, self._advance, self._heal, self._try = (
+            self._client.script(_script(name)) for name in ("announce", "advance", "heal", "try")
         )
         self._unreadable: set[str] = set()
 
@@ -164,9 +166,16 @@ class RedisSchedules:
         return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(microseconds))
 
     def check(self) -> None:
-        """Do what a scheduler does, without a change; raises ``StoreUnavailable`` if Redis refuses it."""
+        """Do what a scheduler does, without a trace; raises ``StoreUnavailable`` if Redis refuses it."""
         self.schedules()
         self.heal("", self.now())
+        self._try([_TICKS], [_DRY_RUN])
+
+    def check_announcing(self) -> None:
+        """Do the same for what a worker does when it announces its schedules."""
+        self.now()
+        self.last_tick(_DRY_RUN)
+        self._try([_LISTS, _TICKS, _ROUNDS, _ACTORS], [_DRY_RUN])
 
     def announce(
         self,
