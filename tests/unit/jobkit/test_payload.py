@@ -221,7 +221,7 @@ def test_what_would_arrive_as_another_value_that_is_equal_to_it_is_refused(field
         {"at": SECOND_HALF_PAST_TWO.replace(fold=0), "hour": time(2, 30)},
         {"at": datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=UTC)},
     ],
-    ids=str,
+    ids=["any", "enums", "first half past two", "half past two in a zone"],
 )
 def test_what_the_contract_turns_into_plain_values_travels(fields: dict[str, Any]) -> None:
     assert arrive(Loose(**fields)) == Loose(**fields)
