@@ -32,6 +32,7 @@ from jobkit.middleware.health import Health
 from jobkit.middleware.idempotency import Idempotency
 from jobkit.middleware.lifespan import Lifespan
 from jobkit.middleware.logs import LogFormat
+from jobkit.middleware.observing import Observing
 from jobkit.middleware.policy_watch import PolicyWatch
 from jobkit.middleware.preflight import Preflight
 from jobkit.middleware.retries import Retries
@@ -39,6 +40,7 @@ from jobkit.middleware.shutdown import Shutdown, stop_limit
 from jobkit.middleware.sign_of_life import note_replacement
 from jobkit.middleware.stuck_jobs import Replacement, StuckJobs
 from jobkit.middleware.telemetry_export import TelemetryExport
+from jobkit.observers import Observer
 from jobkit.patience import Patience
 from jobkit.producer import SendsMessages
 from jobkit.refusals import LOGIN
@@ -76,18 +78,22 @@ class Assembly(Generic[R]):
     store: JobStore
     switches: Switches
     sender: SendsMessages
+    observers: Sequence[Observer] = ()
 
     def install(self, broker: JobBroker | MemoryBroker, *, process_of_its_own: bool) -> None:
         """Give ``broker`` the middleware and declare the actors and their lanes on it."""
         lifespan, over = Lifespan(self.open_resources), threading.Event()
         interrupts = Interrupts(homes_of(actor.function for actor in self.actors.values()))
         refusals = broker.refusals if isinstance(broker, JobBroker) else None
-        patience = Patience(broker.stopping, over, refusals=refusals)
+        observing = Observing(self.observers, {name: actor.observers for name, actor in self.actors.items()})
+        observed = [observing] if observing.is_used else []
+        patience = Patience(broker.stopping, over, refusals=refusals, tell=observing.error)
         ttl = timedelta(seconds=self.platform.lease_seconds)
-        keeper = LeaseKeeper(self.store, interrupts, ttl, refusals)
+        keeper = LeaseKeeper(self.store, interrupts, ttl, refusals, tell=observing.error)
         reports = self._error_reports()
-        path = self._path(broker, patience, keeper, reports)
+        path = self._path(broker, patience, keeper, observed, reports)
         middleware: list[Middleware] = [
+            *observed,  # have their time after the last job's record is written
             *reports,
             Shutdown(broker.stopping, over, interrupts, stop_limit(self.settings), keeper.abandon),
             lifespan,  # closed only after the last job's record is written
@@ -103,11 +109,17 @@ class Assembly(Generic[R]):
             middleware = [StuckJobs(interrupts), *middleware]
         for one in middleware:
             broker.add_middleware(one)
-        children = Children(self.sender, patience, interrupts)
-        self._declare(broker, Runner(self.store, children, lifespan, interrupts, broker.stopping))
+        children = Children(self.sender, patience, interrupts, self.store)
+        started = observing.started if observing.is_used else None
+        self._declare(broker, Runner(self.store, children, lifespan, interrupts, broker.stopping, started))
 
     def _path(
-        self, broker: JobBroker | MemoryBroker, patience: Patience, keeper: LeaseKeeper, reports: "Sequence[Sentry]"
+        self,
+        broker: JobBroker | MemoryBroker,
+        patience: Patience,
+        keeper: LeaseKeeper,
+        observed: Sequence[Observing],
+        reports: "Sequence[Sentry]",
     ) -> Path:
         """The steps that every job takes."""
         limits = Limits(
@@ -122,8 +134,8 @@ class Assembly(Generic[R]):
             keeper,
             patience,
             limits,
-            # The span is outermost, so that every line and every report is inside it.
-            watching(tracing.span, logs.lines, *(report.scope for report in reports)),
+            # The span is around every line and every report. Observers are told after them: they take the exception.
+            watching(*(one.watch for one in observed), tracing.span, logs.lines, *(report.scope for report in reports)),
         )
 
     def _note_replacement(self) -> None:
@@ -138,7 +150,7 @@ class Assembly(Generic[R]):
             operations.append(TelemetryExport(*endpoints, f"{self.name}-service"))
         if self.platform.health_folder and isinstance(broker, JobBroker):
             operations.append(self._health(self.platform.health_folder, broker, stuck))
-        registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
+        registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds, self.platform.namespace)
         # Even if there are none: there may have been some before.
         refusals = broker.refusals if isinstance(broker, JobBroker) else None
         operations.append(Announce(self.name, self._schedules(), registry, list(self.actors), refusals))
@@ -158,7 +170,10 @@ class Assembly(Generic[R]):
 
     def _entry(self, broker: JobBroker, schedules: RedisSchedules) -> Entry:
         url, timeout = self.platform.store_url, self.platform.store_timeout_seconds
-        server, store = RedisServer(RedisClient(url, timeout)), RedisStore(url, RECORD_TTL, timeout)
+        server, store = (
+            RedisServer(RedisClient(url, timeout)),
+            RedisStore(url, RECORD_TTL, timeout, self.platform.namespace),
+        )
         checks: dict[str, Check] = {
             "the kind of job store": server.refuse_cluster,
             "the job store": lambda: exercise(store, self.name),
@@ -196,6 +211,7 @@ class Assembly(Generic[R]):
                 retry=declared.retry,
                 time_limit=declared.time_limit,
                 breaker=declared.breaker,
+                dead_letter=declared.dead_letter,
             )
             declare(runner.bind(declared))
             for one in _queues(declared.contract):

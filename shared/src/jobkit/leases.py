@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
@@ -38,8 +39,15 @@ class LeaseKeeper:
     """
 
     def __init__(
-        self, store: JobStore, interrupts: Interrupts, ttl: timedelta, refusals: Refusals | None = None
+        self,
+        store: JobStore,
+        interrupts: Interrupts,
+        ttl: timedelta,
+        refusals: Refusals | None = None,
+        *,
+        tell: Callable[[BaseException], None] = lambda _outage: None,
     ) -> None:
+        self._tell = tell  # called with each outage, as often as it is met
         self._store = store
         self._interrupts = interrupts
         self._ttl = ttl
@@ -128,6 +136,7 @@ class LeaseKeeper:
             answers = self._store.renew(list(kept), self._ttl)
         except StoreUnavailable as outage:
             self._away_until = math.inf
+            self._tell(outage)
             self._announce(outage, say_so=say_so)
             return False
         except Exception:  # the leases of all jobs depend on this thread

@@ -32,6 +32,7 @@ class Patience:
         first: Seconds before the second try.
         longest: Seconds between later ones.
         refusals: Told when the broker or the store refuses our user.
+        tell: Called with each outage, as often as it is met.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Patience:
         first: float = 0.1,
         longest: float = 2.0,
         refusals: Refusals | None = None,
+        tell: Callable[[BaseException], None] = lambda _outage: None,
     ) -> None:
         self._stopping = stopping
         self._over = over
@@ -49,6 +51,7 @@ class Patience:
         self._longest = longest
         self._announced = ""
         self._refusals = refusals
+        self.tell = tell
         self._refused: Counter[str] = Counter()  # how many wait because of a refusal, by its source
         self._lock = threading.Lock()
 
@@ -113,6 +116,7 @@ class Patience:
                 self._leave(met)
 
     def _announce(self, outage: JobkitError, met: set[str]) -> None:
+        self.tell(outage)
         # Every thread that holds a job comes by here: one line for each kind of outage is enough.
         kind, source = type(outage).__name__, _SOURCES.get(type(outage))
         if self._refusals is not None and source is not None:

@@ -88,8 +88,8 @@ class MemoryExchange:
 
     def _put(self, message: Message[Any], delay: timedelta) -> None:
         note_delay(message, delay)
-        if len(encoded(message)) > self._max_bytes:
-            raise MessageTooLarge(f"{message.actor_name} {message.message_id} is above {self._max_bytes:,} bytes")
+        if (size := len(encoded(message))) > self._max_bytes:
+            raise MessageTooLarge.of(message.actor_name, message.message_id, size, self._max_bytes)
         self.broker_of(message.queue_name).put(message, delay)
 
 

@@ -22,7 +22,7 @@ from jobkit.broker.declarations import declare
 from jobkit.broker.envelope import trace_of
 from jobkit.broker.sender import Sender
 from jobkit.deadletters import Failure
-from jobkit.errors import DeclarationRefused, JobkitError
+from jobkit.errors import BrokerUnavailable, DeclarationRefused, JobkitError
 from jobkit.refusals import Refusals
 from jobkit.settings import EXIT_MISCONFIGURED
 
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Takes the exception, its record, and the message's actor and id as its properties name them.
 DeathHook = Callable[[BaseException, Failure, str, str], None]
+
+ErrorHook = Callable[[JobkitError], None]
 
 
 class JobBroker(RabbitmqBroker):
@@ -50,6 +52,7 @@ class JobBroker(RabbitmqBroker):
     Attributes:
         death_hooks: Called with the exception, its record and the message's id and actor for each message that died
             before any actor saw it.
+        error_hooks: Called with each error of the broker, as often as it is met.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class JobBroker(RabbitmqBroker):
         self.stopping = threading.Event()
         self.rollout = rollout
         self.death_hooks: list[DeathHook] = []
+        self.error_hooks: list[ErrorHook] = []
         self.refusals = refusals or Refusals()
         self._sender = sender
         self._prefetch = prefetch
@@ -142,6 +146,7 @@ class JobBroker(RabbitmqBroker):
 
         A worker that is refused later waits: its jobs are safe, and the right may be given back.
         """
+        self._tell(error)
         if isinstance(error, DeclarationRefused) or is_misconfigured(error):
             # Another queue's consumer may have connected before the login was withdrawn.
             concerns_queue = isinstance(error, DeclarationRefused | pika.exceptions.ChannelClosedByBroker)
@@ -161,10 +166,15 @@ class JobBroker(RabbitmqBroker):
     def give_up(self, error: BaseException) -> None:
         """Stop the worker gracefully; its process then exits with status 78."""
         if self._fatal is None:
+            self._tell(error)
             self._fatal = error
             self.stopping.set()
             log.critical("%s", self._describe(error))
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _tell(self, error: BaseException) -> None:
+        for hook in self.error_hooks:
+            hook(error if isinstance(error, JobkitError) else BrokerUnavailable(self._describe(error)))
 
     def _describe(self, error: BaseException) -> str:
         return str(error) if isinstance(error, JobkitError) else self.connection_settings.describe(error)

@@ -159,10 +159,7 @@ class Sender:
         note_delay(message, delay)
         body = encoded(message)
         if len(body) > self.max_bytes and DEFERRED_OPTION not in message.options:  # a copy has been let in before
-            raise MessageTooLarge(
-                f"{message.actor_name} {message.message_id} is {len(body):,} bytes long, the limit is "
-                f"{self.max_bytes:,}: put the data into object storage and send its key"
-            )
+            raise MessageTooLarge.of(message.actor_name, message.message_id, len(body), self.max_bytes)
         exchange, key = ladder.route(message.queue_name, delay)
         return Outgoing(exchange, key, body, properties_of(message, self._app_id))
 

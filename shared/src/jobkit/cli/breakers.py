@@ -48,7 +48,7 @@ def close(name: str) -> None:
 
 def _switches() -> RedisSwitches:
     settings = platform()
-    return RedisSwitches(settings.store_url, settings.store_timeout_seconds)
+    return RedisSwitches(settings.store_url, settings.store_timeout_seconds, settings.namespace)
 
 
 def _complaint(name: str, found: Sequence[str], opened: Sequence[str]) -> str:

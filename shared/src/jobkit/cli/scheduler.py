@@ -36,7 +36,7 @@ def run() -> None:
     settings = platform()
     prepare_health(settings)
     configure_logging(settings.log_format, settings.log_level)
-    registry = RedisSchedules(settings.store_url, settings.store_timeout_seconds)
+    registry = RedisSchedules(settings.store_url, settings.store_timeout_seconds, settings.namespace)
     broker = connection(settings, "scheduler")
     refusals = Refusals()
     access = _access(settings, registry, broker, refusals)
