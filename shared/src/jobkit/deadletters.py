@@ -21,6 +21,9 @@ HEADER = "failure-"
 #: What begins the names of the queues that hold delayed messages.
 DELAY_QUEUES = "jobkit.delay."
 
+#: What begins the names of the queues that delayed messages come to when they are due.
+DUE_QUEUES = "due."
+
 #: The fields of a record that are no text.
 _NUMBERS = frozenset({"attempts", "sent_at", "first_failed_at", "died_at"})
 
@@ -144,8 +147,8 @@ def _broker_death(headers: Mapping[str, object]) -> Mapping[str, object] | None:
 
 
 def _is_of_the_ladder(death: Mapping[str, object]) -> bool:
-    # Whatever was delayed has expired in the queues of the ladder.
-    return str(death.get("queue")).startswith(DELAY_QUEUES)
+    # Whatever was delayed has expired in the queues of the ladder, and in the one for what is due.
+    return str(death.get("queue")).startswith((DELAY_QUEUES, DUE_QUEUES))
 
 
 # Anybody may write headers: of whatever type they are, a record's reader gets those that it expects.

@@ -11,11 +11,12 @@ from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.breaker.redis import RedisSwitches
 from jobkit.breaker.switches import MemorySwitches, Switches
 from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.declarer import Declarer
 from jobkit.broker.memory import MemoryBroker, MemoryExchange
 from jobkit.broker.rabbitmq import JobBroker
 from jobkit.broker.sender import Sender
 from jobkit.context import Context
-from jobkit.contracts.job import Job, service_of
+from jobkit.contracts.job import TAKEN_SERVICES, Job, service_of
 from jobkit.defaults import refuse_what_cannot_be_periodic
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
@@ -55,6 +56,8 @@ class Service(Generic[S, R]):
         retry: RetryPolicy = DEFAULT_POLICY,
         time_limit: timedelta = DEFAULT_TIME_LIMIT,
     ) -> None:
+        if name in TAKEN_SERVICES:
+            raise TypeError(f"a service cannot be named {name!r}: queues of that name are jobkit's own")
         self.name = name
         self._retry, self._time_limit = retry, time_limit
         self.actors: dict[str, ActorDeclaration[R]] = {}
@@ -112,16 +115,18 @@ class Service(Generic[S, R]):
             platform.connect_timeout_seconds,
             name=f"{self.name}-worker",
         )
+        declarer = Declarer(platform.declare)
         sender = Sender(
             connection,
             app_id=f"{self.name}-service",
             timeout=platform.send_timeout_seconds,
             max_bytes=platform.max_message_bytes,
+            declarer=declarer,
         )
         ttl = timedelta(seconds=platform.record_ttl_seconds)
         store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds)
         rollout = timedelta(seconds=platform.rollout_seconds)
-        broker = JobBroker(connection, sender, prefetch=settings.prefetch, rollout=rollout)
+        broker = JobBroker(connection, sender, prefetch=settings.prefetch, rollout=rollout, declarer=declarer)
         switches = RedisSwitches(platform.store_url, platform.store_timeout_seconds)
         self._assembly(platform, settings, store, switches, sender).install(broker, process_of_its_own=True)
         return broker

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Final
 
 from jobkit.broker.connection import ConnectionSettings, is_misconfigured
+from jobkit.broker.detours import Detours
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publish_session import PublishSession
 from jobkit.errors import BrokerUnavailable
@@ -35,10 +36,16 @@ class ConfirmedPublisher:
 
     It connects at the first publish, in each process by itself, so it may be made before a fork. A message whose
     connection breaks before its confirm is published again: consumers must tell duplicates by their id.
+
+    Attributes:
+        lost_at: When its connection was lost last, by the monotonic clock; 0 if that never happened.
+        detours: Which services' exchanges do not take jobs now.
     """
 
     def __init__(self, connection: ConnectionSettings) -> None:
         self._settings = connection
+        self.detours = Detours()
+        self.lost_at = 0.0
         self._longest_attempt = connection.longest_attempt
         self._start_over()
         # After a fork the parent's thread and socket are not ours, and its lock may be held by a thread that is gone.
@@ -150,7 +157,7 @@ class ConfirmedPublisher:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _run_session(self) -> None:
-        session = PublishSession(self._settings, self._waiting, self._report)
+        session = PublishSession(self._settings, self._waiting, self._report, self.detours)
         try:
             with self._lock:
                 if self._closing.is_set():
@@ -158,6 +165,8 @@ class ConfirmedPublisher:
                 self._session = session
             session.run()
         finally:
+            if session.connected:
+                self.lost_at = time.monotonic()
             with self._lock:
                 self._session = None
             session.dispose()
