@@ -16,7 +16,7 @@ from jobkit.broker.memory import MemoryBroker, MemoryExchange
 from jobkit.broker.rabbitmq import JobBroker
 from jobkit.broker.sender import Sender
 from jobkit.context import Context
-from jobkit.contracts.job import TAKEN_SERVICES, Job, service_of
+from jobkit.contracts.job import TAKEN_SERVICES, Job, lane_queue, service_of
 from jobkit.defaults import refuse_what_cannot_be_periodic
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
@@ -106,6 +106,12 @@ class Service(Generic[S, R]):
             return function
 
         return declare
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues of its actors, with all lanes, sorted."""
+        contracts = (actor.contract for actor in self.actors.values())
+        return sorted({lane_queue(contract, lane) for contract in contracts for lane in contract.lanes})
 
     def build(self, platform: PlatformSettings, settings: S) -> JobBroker:
         """The broker of a worker process, on RabbitMQ and Redis. Nothing is connected yet."""

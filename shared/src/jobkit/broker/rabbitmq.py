@@ -21,7 +21,6 @@ from jobkit.broker import topology
 from jobkit.broker.connection import ConnectionSettings, is_misconfigured
 from jobkit.broker.consumer import RabbitmqConsumer
 from jobkit.broker.declarer import Declarer
-from jobkit.broker.due import due_queue
 from jobkit.broker.envelope import trace_of
 from jobkit.broker.sender import Sender
 from jobkit.deadletters import Failure
@@ -186,24 +185,18 @@ class JobBroker(RabbitmqBroker):
             raise SystemExit(EXIT_MISCONFIGURED)
 
     def get_queue_message_counts(self, queue_name: str) -> tuple[int, int, int]:
-        """Messages ready in the queue, delayed ones that are due and not in it yet, and those in the dead-letter queue.
+        """Messages ready in the queue, 0 for Dramatiq's delay queue, and those in the dead-letter queue.
 
-        What is not due yet waits on the delay ladder, which does not count by queue.
+        Delayed messages are not counted. AMQP does not tell how many of them are due and wait for a full queue:
+        RabbitMQ's management API counts them in ``due.<queue>``.
         """
         with self.connection_settings.open() as connection:
-            ready, dead = (_count(connection, name) for name in (queue_name, topology.dead_letter_queue(queue_name)))
-            try:
-                due = _count(connection, due_queue(queue_name))
-            except pika.exceptions.ChannelClosedByBroker:  # it may not exist where this user may not make it
-                due = 0
-            return ready, due, dead
+            channel = connection.channel()
+            ready = channel.queue_declare(queue_name, passive=True).method.message_count
+            dead = channel.queue_declare(topology.dead_letter_queue(queue_name), passive=True).method.message_count
+            return ready, 0, dead
 
     def flush(self, queue_name: str) -> None:
         """Drop all messages that wait in the queue; dead letters stay."""
         with self.connection_settings.open() as connection:
             connection.channel().queue_purge(queue_name)
-
-
-def _count(connection: pika.BlockingConnection, queue: str) -> int:
-    count: int = connection.channel().queue_declare(queue, passive=True).method.message_count
-    return count
