@@ -93,11 +93,11 @@ def matches(pattern: str, key: str) -> bool:
 @pytest.fixture(scope="module")
 def topology() -> Topology:
     built = Topology()
-    ladder.declare_ladder(built)  # type: ignore[arg-type]  # it has what the ladder asks of a channel
-    due.declare_exchange(built)  # type: ignore[arg-type]  # the same
+    ladder.declare_ladder(built)
+    due.declare_exchange(built)
     for queue in QUEUES:
-        ladder.bind(built, queue)  # type: ignore[arg-type]  # the same
-        due.declare_queue(built, queue)  # type: ignore[arg-type]  # the same
+        ladder.bind(built, queue)
+        due.declare_queue(built, queue)
     return built
 
 

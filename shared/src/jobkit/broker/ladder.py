@@ -62,12 +62,7 @@ def route(queue: str, delay: timedelta, *, due: bool = True) -> tuple[str, str]:
 
 def target_of(exchange: str, key: str) -> str:
     """Return the queue that a routing key of ``route`` leads to, with a due queue or without."""
-    return target_in(key) if exchange.startswith(DELAY_QUEUES) else key
-
-
-def target_in(key: str) -> str:
-    """Return the queue that stands behind the digits of a delay in a routing key."""
-    return key.split(".", LEVELS)[-1].removeprefix(DUE_QUEUES)
+    return key.split(".", LEVELS)[-1].removeprefix(DUE_QUEUES) if exchange.startswith(DELAY_QUEUES) else key
 
 
 def declare_ladder(channel: Declares) -> None:

@@ -45,10 +45,10 @@ class PublishSession:
         connection: ConnectionSettings,
         waiting: deque[Outgoing],
         report: Callable[[BaseException | None], None],
-        detours: Detours,
+        detours: Detours | None = None,
     ) -> None:
         self._settings = connection
-        self._detours = detours
+        self._detours = detours or Detours()
         self._waiting = waiting
         self._report = report
         self._ioloop = IOLoop()
