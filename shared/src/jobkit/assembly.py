@@ -1,13 +1,13 @@
 """Putting a worker together: which middleware surrounds its jobs, in which order, and why."""
 
+import pathlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import dramatiq
 from dramatiq import Broker
@@ -23,24 +23,27 @@ from jobkit.contracts.job import Job, lane_queue
 from jobkit.errors import SettingsError
 from jobkit.interrupts import Interrupts
 from jobkit.interrupts.origin import homes_of
+from jobkit.leases import LeaseKeeper
+from jobkit.middleware import logs, tracing
 from jobkit.middleware.breakers import Breakers
 from jobkit.middleware.entry import Entry
 from jobkit.middleware.health import Health
 from jobkit.middleware.idempotency import Idempotency
 from jobkit.middleware.lifespan import Lifespan
-from jobkit.middleware.logs import LogFormat, Logs
+from jobkit.middleware.logs import LogFormat
 from jobkit.middleware.policy_watch import PolicyWatch
 from jobkit.middleware.preflight import Preflight
 from jobkit.middleware.retries import Retries
 from jobkit.middleware.shutdown import Shutdown, stop_limit
 from jobkit.middleware.stuck_jobs import Replacement, StuckJobs
-from jobkit.middleware.subprocesses import Subprocesses
 from jobkit.middleware.telemetry_export import TelemetryExport
-from jobkit.middleware.time_limit import TimeLimit
-from jobkit.middleware.tracing import Tracing
 from jobkit.patience import Patience
 from jobkit.producer import SendsMessages
 from jobkit.refusals import Refusals
+from jobkit.run.carrier import Carrier
+from jobkit.run.path import Path
+from jobkit.run.seams import Seams
+from jobkit.run.watch import watching
 from jobkit.runner import ActorDeclaration, Runner
 from jobkit.schedule.announce import Announce
 from jobkit.schedule.registry import RedisSchedules
@@ -52,6 +55,9 @@ from jobkit.store.redis import RedisStore
 from jobkit.store.redis_client import RedisClient
 from jobkit.store.redis_server import RedisServer
 from jobkit.waits import Limits
+
+if TYPE_CHECKING:
+    from jobkit.middleware.sentry import Sentry
 
 R = TypeVar("R")
 
@@ -75,12 +81,19 @@ class Assembly(Generic[R]):
         interrupts = Interrupts(homes_of(actor.function for actor in self.actors.values()))
         refusals = broker.refusals if isinstance(broker, JobBroker) else None
         patience = Patience(broker.stopping, over, refusals=refusals)
-        lease = timedelta(seconds=self.platform.lease_seconds)
-        idempotency = Idempotency(self.store, patience, interrupts, ttl=lease, max_crashes=self.platform.max_crashes)
-        middleware = self._guarantees(broker, lifespan, interrupts, over, patience, idempotency)
+        ttl = timedelta(seconds=self.platform.lease_seconds)
+        keeper = LeaseKeeper(self.store, interrupts, ttl)
+        reports = self._error_reports()
+        path = self._path(broker, patience, keeper, reports)
+        middleware: list[Middleware] = [
+            *reports,
+            Shutdown(broker.stopping, over, interrupts, stop_limit(self.settings), keeper.abandon),
+            lifespan,  # closed only after the last job's record is written
+            Carrier(path, Seams(self.store, ttl)),
+        ]
         if process_of_its_own:
             after = timedelta(seconds=self.platform.stuck_seconds)
-            replacement = Replacement(after, stop_limit(self.settings), idempotency.let_lapse)
+            replacement = Replacement(after, stop_limit(self.settings), keeper.let_lapse)
             # First, so that its hook after the shutdown comes last: then it kills the process.
             middleware = [StuckJobs(interrupts, replacement), *self._operations(broker), *middleware]
         else:
@@ -90,36 +103,25 @@ class Assembly(Generic[R]):
         children = Children(self.sender, patience, interrupts)
         self._declare(broker, Runner(self.store, children, lifespan, interrupts, broker.stopping))
 
-    def _guarantees(
-        self,
-        broker: JobBroker | MemoryBroker,
-        lifespan: Lifespan[R],
-        interrupts: Interrupts,
-        over: threading.Event,
-        patience: Patience,
-        idempotency: Idempotency,
-    ) -> list[Middleware]:
-        """What surrounds every job. ``before_*`` hooks run downward, ``after_*`` hooks upward."""
+    def _path(
+        self, broker: JobBroker | MemoryBroker, patience: Patience, keeper: LeaseKeeper, reports: "Sequence[Sentry]"
+    ) -> Path:
+        """The steps that every job takes."""
         limits = Limits(
             excuse=timedelta(seconds=self.platform.record_ttl_seconds),
             rollout=timedelta(seconds=self.platform.rollout_seconds),
             retry_after=timedelta(seconds=self.platform.longest_retry_after_seconds),
         )
-        return [
-            Tracing(),  # first, so that every later step is inside the span
-            Logs(),  # says how the job ended, once that is certain
-            *self._error_reports(),  # the same
-            Shutdown(broker.stopping, over, interrupts, stop_limit(self.settings), idempotency.abandon),
-            lifespan,  # closed only after the last job's record is written
-            idempotency,
-            Retries(
-                patience, limits=limits
-            ),  # its hook after the job runs before Idempotency's: first published, then recorded
-            # Its hook after the job runs before Retries decides.
+        return Path(
+            Idempotency(self.store, broker, patience, keeper.store_was_away, max_crashes=self.platform.max_crashes),
             Breakers(self.switches, patience, self.name, excused_for=limits.excuse),
-            Subprocesses(),  # wraps the job before TimeLimit does: a forked child must not use its parent's locks
-            TimeLimit(interrupts),  # last, next to the job
-        ]
+            Retries(broker, patience),
+            keeper,
+            patience,
+            limits,
+            # The span is outermost, so that every line and every report is inside it.
+            watching(tracing.span, logs.lines, *(report.scope for report in reports)),
+        )
 
     def _operations(self, broker: JobBroker | MemoryBroker) -> list[Middleware]:
         """What only a process of its own needs. Its ``after_*`` hooks come last, so telemetry is flushed then."""
@@ -141,7 +143,7 @@ class Assembly(Generic[R]):
                 operations.append(PolicyWatch(policies))
         return operations
 
-    def _health(self, folder: Path, broker: JobBroker) -> Health:
+    def _health(self, folder: pathlib.Path, broker: JobBroker) -> Health:
         bound = timedelta(seconds=self.platform.refusal_limit_seconds)
         refused = partial(broker.refusals.problems, bound)
         return Health(folder, self.platform.health_stall_seconds, broker.reach, [refused])
@@ -167,7 +169,7 @@ class Assembly(Generic[R]):
                     raise SettingsError(f"{self.name}.{name}: {error}") from None
         return schedules
 
-    def _error_reports(self) -> list[Middleware]:
+    def _error_reports(self) -> "list[Sentry]":
         if self.platform.sentry_dsn is None:
             return []
         from jobkit.middleware.sentry import Sentry

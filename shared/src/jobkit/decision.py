@@ -3,8 +3,8 @@
 A pure function of the failure, the policy and what the message says of its past. Whoever calls it carries it out.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import logging
+from dataclasses import replace
 from datetime import timedelta
 from enum import IntEnum
 from typing import Final
@@ -25,12 +25,13 @@ from jobkit.errors import (
     Snooze,
     TransientError,
     leaves,
-    text_of,
 )
-from jobkit.execution import EXCUSED_OPTION, REFUSED_OPTION, Execution, Verdict
+from jobkit.execution import EXCUSED_OPTION, REFUSED_OPTION, Decision, Execution, Verdict
 from jobkit.patience import WorkerStopping
 from jobkit.retry import RetryPolicy
-from jobkit.waits import Limits, next_wait
+from jobkit.waits import FIRST_WAIT, Limits, next_wait
+
+log = logging.getLogger(__name__)
 
 _REASONS: Final = (
     (Poison, Reason.POISON),
@@ -66,34 +67,37 @@ _SEVERITIES: Final[tuple[tuple[tuple[type[BaseException], ...], _Severity], ...]
 )
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What follows from a run.
+def decide(
+    execution: Execution,
+    error: BaseException | None,
+    policy: RetryPolicy,
+    limits: Limits,
+    excused_for: timedelta | None = None,
+) -> Decision:
+    """Return what follows from a run that ended with ``error``. In a group, the most severe failure decides.
 
-    Attributes:
-        verdict: How it ended.
-        delay: When it runs again.
-        reason: Why it is dead.
-        shown: The failure that decided, of all those in a group.
-        options: What the copy that runs again says of its past.
+    Args:
+        execution: The delivery that was run.
+        error: None if the job has returned.
+        policy: The actor's.
+        limits: Of waits that use up no attempt.
+        excused_for: The failure is not the job's own, as its breaker knows: it runs again after this.
     """
-
-    verdict: Verdict
-    delay: timedelta = timedelta()
-    reason: Reason | None = None
-    shown: BaseException | None = None
-    options: Mapping[str, object] = field(default_factory=dict)
-
-    @property
-    def waits_for(self) -> str:
-        """Why it waits, for people; empty where it does not, or waits for its next attempt."""
-        return text_of(self.shown) if self.verdict is Verdict.SNOOZED and self.shown is not None else ""
-
-
-def decide(execution: Execution, error: BaseException | None, policy: RetryPolicy, limits: Limits) -> Decision:
-    """Return what follows from a run that ended with ``error``. In a group, the most severe failure decides."""
     if error is None:
         return Decision(Verdict.COMPLETED)
+    try:
+        decision = _decide(execution, error, policy, limits, excused_for)
+    except BaseException:  # the failure is somebody's class, and its attributes may raise anything
+        log.exception("what follows from a failure could not be decided, so it counts as an attempt")
+        decision = Decision(Verdict.RETRIED, FIRST_WAIT, shown=error)
+        if execution.attempt >= policy.attempts:
+            decision = Decision(Verdict.DIED, reason=Reason.EXHAUSTED, shown=error)
+    return replace(decision, error=error)
+
+
+def _decide(
+    execution: Execution, error: BaseException, policy: RetryPolicy, limits: Limits, excused_for: timedelta | None
+) -> Decision:
     one = min(leaves(error), key=lambda leaf: _severity(leaf, policy))
     shown = cause_of(one)
     match _severity(one, policy):
@@ -111,8 +115,8 @@ def decide(execution: Execution, error: BaseException | None, policy: RetryPolic
                 return excuse
         case _Severity.SNOOZE:
             return Decision(Verdict.SNOOZED, max(_asked(leaf) for leaf in leaves(error)), shown=shown)
-    if execution.excused_for is not None and policy.attempts > 1:
-        return Decision(Verdict.SNOOZED, execution.excused_for, shown=shown)
+    if excused_for is not None and policy.attempts > 1:
+        return Decision(Verdict.SNOOZED, excused_for, shown=shown)
     if execution.attempt >= policy.attempts:
         return Decision(Verdict.DIED, reason=Reason.EXHAUSTED, shown=shown)
     delay = max(_wait(leaf, execution.attempt, policy, limits) for leaf in leaves(error))

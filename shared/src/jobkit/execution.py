@@ -1,7 +1,7 @@
 """What is known about one delivery while it is being processed.
 
-The hooks of the middleware meet here: the lease that was given, what the actor returned, what was decided, and whether
-everything that follows from it is durable. Only then is the delivery acked.
+The steps of its path meet here: the lease that was given, what the actor returned, and what became of the delivery. It
+is acked only once all that follows is durable.
 """
 
 import itertools
@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
 from jobkit.deadletters import Reason
+from jobkit.errors import text_of
 from jobkit.store.base import JobKey, Lease
 from jobkit.time import milliseconds
 
@@ -46,6 +47,9 @@ ROUND_OPTION = "round"
 #: The options that a copy has and the message that was sent has not.
 _HISTORY = frozenset({ATTEMPTS_OPTION, DEFERRED_OPTION, EXCUSED_OPTION, REFUSED_OPTION})
 
+#: More than this in a message is nonsense.
+_MOST_ATTEMPTS = 10_000
+
 #: Owners differ between machines by the first part, between forks by the second, within a process by the third.
 _PROCESS = secrets.token_hex(6)
 _numbers = itertools.count()
@@ -56,11 +60,51 @@ class Verdict(Enum):
 
     COMPLETED = "completed"
     RETRIED = "retried"  #: failed; a copy will run after a wait
-    SNOOZED = "snoozed"  #: asked to run later; no attempt was used up
+    SNOOZED = "snoozed"  #: runs later; no attempt was used up
     DIED = "died"  #: dead-lettered
     DEFERRED = "deferred"  #: did not run: the job is held elsewhere or is not due
     ANSWERED = "answered"  #: did not run: the job had been done before
     HANDED_BACK = "handed_back"  #: back to the queue, as it was
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a delivery.
+
+    Attributes:
+        verdict: How its run ended, or why there was none.
+        delay: When the job runs again.
+        reason: Why it is dead.
+        error: What the run ended with.
+        shown: The failure that decided, of all those in a group.
+        options: What the copy that runs again says of its past.
+        stumbled: Whether it goes back because of a mistake that nobody foresaw. That counts towards the queue's
+            delivery limit.
+    """
+
+    verdict: Verdict
+    delay: timedelta = timedelta()
+    reason: Reason | None = None
+    error: BaseException | None = None
+    shown: BaseException | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+    stumbled: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        """Whether all that follows is durable, so that the delivery may be acked."""
+        return self.verdict is not Verdict.HANDED_BACK
+
+    @property
+    def waits_for(self) -> str:
+        """Why the job waits, for people; empty where it does not, or waits for its next attempt."""
+        return text_of(self.shown) if self.verdict is Verdict.SNOOZED and self.shown is not None else ""
+
+    @property
+    def failure(self) -> str:
+        """What the run failed with, for people."""
+        shown = self.shown or self.error
+        return f"{type(shown).__name__}: {text_of(shown)}"[:500] if shown else ""
 
 
 @dataclass(slots=True)
@@ -68,51 +112,34 @@ class Execution:
     """One delivery of one job.
 
     Attributes:
-        message: As it was delivered.
+        message: As it was delivered; the defaults of a periodic job are added.
         job: Whose record it is.
         owner: The name under which it asks for the lease.
-        lease: The lease, once it is given.
         thread: The thread that processes it.
-        result: What the actor returned, encoded for the record.
-        verdict: What was decided; None until then.
-        delay: After how long the copy runs that follows from the verdict.
-        error: What the run ended with.
-        shown: The failure that decided, of all those in an exception group.
-        reason: Why it died.
-        waits_for: Why it waits without an attempt used up, for people.
-        settled: True once all that follows is durable, so that the delivery may be acked.
-        published: When the copy was published, by the monotonic clock.
-        sends: How many jobs it has sent so far; numbers their derived ids.
         revived: Whether it has come back from a dead-letter queue.
-        alone: Whether it runs on its last chance, with no other such job beside it.
-        stumbled: Whether it is returned because of a mistake that nobody foresaw. That counts towards the queue's
-            delivery limit.
         is_stale: Tells whether the connection that delivered it is gone. The broker then delivers it again.
-        excused_for: Its failure is not its own: it runs again after this, without an attempt used up.
+        lease: The lease, once it is given.
+        alone: Whether it runs on its last chance, with no other such job beside it.
+        probes: Whether it finds out if its breaker may close.
+        sends: How many jobs it has sent so far; numbers their derived ids.
         at_checkpoint: Whether its work so far is kept: it is the first attempt since then.
+        result: What the actor returned, encoded for the record.
+        ended: What became of it; None until then.
     """
 
     message: Message[Any]
     job: JobKey
     owner: str = field(default_factory=lambda: f"{_PROCESS}-{os.getpid()}-{next(_numbers)}")
-    lease: Lease | None = None
     thread: int = field(default_factory=threading.get_ident)
-    published: float = field(default_factory=time.monotonic)
-    sends: int = 0
-    result: bytes = b""
-    verdict: Verdict | None = None
-    delay: timedelta = timedelta()
-    error: BaseException | None = None
-    shown: BaseException | None = None
-    reason: Reason | None = None
-    waits_for: str = ""
-    settled: bool = False
     revived: bool = False
-    alone: bool = False
-    stumbled: bool = False
     is_stale: Callable[[], bool] = lambda: False
-    excused_for: timedelta | None = None
+    lease: Lease | None = None
+    alone: bool = False
+    probes: bool = False
+    sends: int = 0
     at_checkpoint: bool = False
+    result: bytes = b""
+    ended: Decision | None = None
 
     @property
     def attempt(self) -> int:
@@ -136,21 +163,18 @@ class Execution:
         return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=self.message.message_timestamp)
 
     @property
+    def attempts_before(self) -> int:
+        """Attempts that the message itself knows of, should the record have been lost."""
+        said = self.message.options.get(ATTEMPTS_OPTION, 0)
+        return said if isinstance(said, int) and 0 <= said < _MOST_ATTEMPTS else 0
+
+    @property
     def due(self) -> tuple[int, timedelta]:
         """When a delayed job may begin first, by its sender's clock, and its delay; 0 and 0 if it was not delayed."""
         due_at, delay = (self.message.options.get(name) for name in (DUE_OPTION, DELAY_OPTION))
         if not isinstance(due_at, int) or not isinstance(delay, int):
             return 0, timedelta()
         return due_at, timedelta(milliseconds=delay)
-
-    def due_in(self) -> timedelta:
-        """What is left of the delay: the copy was published a while ago if the store had to be waited for."""
-        return max(timedelta(), self.delay - timedelta(seconds=time.monotonic() - self.published))
-
-    def settle(self, verdict: Verdict) -> None:
-        """Say that everything that follows from ``verdict`` is durable."""
-        self.verdict = verdict
-        self.settled = True
 
 
 _current: ContextVar[Execution | None] = ContextVar("jobkit_execution", default=None)
@@ -185,21 +209,26 @@ def was_delayed(message: Message[Any]) -> bool:
 
 
 def begin(message: MessageProxy) -> Execution:
-    """Take charge of a delivery: from here on it is acked only once its execution is settled."""
+    """Take charge of a delivery: from here on it is acked only if what becomes of it says so."""
     plain: Message[Any] = Message(**{name: getattr(message, name) for name in _FIELDS})
     execution = Execution(plain, JobKey.of(message.queue_name, message.actor_name, message.message_id))
     said = message.__dict__  # by our own broker; the proxy would look for anything else in the message
     execution.revived = said.get("revived", False)
     execution.is_stale = said.get("is_stale", execution.is_stale)
-    said["execution"] = execution
+    settle(message, Decision(Verdict.HANDED_BACK, stumbled=True))  # until its path has come to an end
     _current.set(execution)
     return execution
 
 
-def execution_of(message: MessageProxy) -> Execution | None:
-    """The execution of a delivery; None if no middleware of ours has taken charge of it."""
-    execution = message.__dict__.get("execution")
-    return execution if isinstance(execution, Execution) else None
+def settle(message: MessageProxy, decision: Decision) -> None:
+    """Say what becomes of a delivery."""
+    message.__dict__["decision"] = decision
+
+
+def settled(message: MessageProxy) -> Decision:
+    """Return what becomes of a delivery. One that nobody has taken charge of is Dramatiq's own affair."""
+    decision = message.__dict__.get("decision")
+    return decision if isinstance(decision, Decision) else Decision(Verdict.ANSWERED)
 
 
 def current() -> Execution | None:

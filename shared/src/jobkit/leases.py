@@ -19,6 +19,9 @@ HEAD_START = 3 * RETRY_RENEWAL
 #: Seconds. A job that is interrupted, and comes back to the interpreter, has handed itself back by then.
 INTERRUPT_TIME = 0.5
 
+#: How long a process takes to end after its worker has, with telemetry to flush.
+EXIT_TIME = timedelta(seconds=5)
+
 log = logging.getLogger(__name__)
 
 
@@ -87,6 +90,20 @@ class LeaseKeeper:
             time.sleep(0.01)
         with self._lock:
             return [lease for lease in self._kept if lease not in self._lapsing]
+
+    def abandon(self) -> None:
+        """Hand back the jobs that still run, shortly before their process ends.
+
+        They are those that no interrupt reaches, as their code does not come back to the interpreter. Without this,
+        they would count as crashed.
+        """
+        for lease in self.stop():
+            self.forget(lease)
+            try:
+                self._store.release(lease, delay=EXIT_TIME, counted=False)
+            except StoreUnavailable as outage:
+                log.warning("the lease of a job that is handed back ends by itself: %s", outage)
+                return  # the others would have to wait as long
 
     def _run(self) -> None:
         steady, answered = self._ttl.total_seconds() / 3, True

@@ -4,10 +4,9 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from dramatiq.middleware import MiddlewareError
-
+from jobkit.effects import Call, Effect, Pause, Seam, Steps, take
 from jobkit.errors import OUTAGES, AccessRefused, JobkitError, StoreRefused
 from jobkit.refusals import Refusals
 
@@ -19,11 +18,8 @@ _WRITING = "writing to RabbitMQ"
 log = logging.getLogger(__name__)
 
 
-class WorkerStopping(JobkitError, MiddlewareError):
-    """The worker is told to stop while it waits, so the job goes back to the queue as it is.
-
-    A kind of error that Dramatiq lets out of a hook.
-    """
+class WorkerStopping(JobkitError):
+    """The worker is told to stop while it waits, so the job goes back to the queue as it is."""
 
 
 class Patience:
@@ -53,33 +49,55 @@ class Patience:
         self._announced = ""
         self._refusals = refusals
 
-    def wait_out(self, operation: Callable[[], T]) -> T:
-        """What ``operation`` returns, once no outage stands in its way: what a job needs before it begins.
+    def before(self, make: Callable[[], Effect]) -> Steps[Any]:
+        """The answer to an effect, once no outage stands in its way: what a job needs before it begins.
+
+        Args:
+            make: The effect, made for each try. Any: its answer.
 
         Raises:
             WorkerStopping: the worker stops before that.
         """
-        return self._wait_out(operation, self._stopping)
+        return self._wait_out(make, self._stopping)
 
-    def see_through(self, operation: Callable[[], T], *, unless: Callable[[], bool] = lambda: False) -> T:
+    def after(self, make: Callable[[], Effect]) -> Steps[Any]:
         """The same for what a job has done: given up, the job would run again.
 
         Raises:
-            WorkerStopping: the worker stops, and the time that running jobs have is over; or ``unless`` says so.
+            WorkerStopping: the worker stops, and the time that running jobs have is over.
         """
-        return self._wait_out(operation, self._over, unless)
+        return self._wait_out(make, self._over)
+
+    def see_through(self, operation: Callable[[], T], *, unless: Callable[[], bool] = lambda: False) -> T:
+        """Return what ``operation`` returns, as ``after`` does, here and now.
+
+        Raises:
+            WorkerStopping: as there; or ``unless`` says so.
+        """
+        make = lambda: Call(Seam.BROKER, "send", operation)  # noqa: E731  a name for one line
+        return take(self._wait_out(make, self._over, unless), perform)
+
+    def refuse_when_stopping(self) -> None:
+        """Raise ``WorkerStopping`` if the worker stops: what has not begun should not begin now."""
+        if self._stopping.is_set():
+            raise WorkerStopping("the worker stops")
+
+    def rest(self, seconds: float = 1.0) -> Pause:
+        """The effect of waiting so long, or until the worker stops."""
+        return Pause(seconds, self._stopping)
 
     def _wait_out(
-        self, operation: Callable[[], T], given_up: threading.Event, unless: Callable[[], bool] = lambda: False
-    ) -> T:
+        self, make: Callable[[], Effect], given_up: threading.Event, unless: Callable[[], bool] = lambda: False
+    ) -> Steps[T]:
         pause, refused = self._first, False
         while True:
             try:
-                result = operation()
+                result: T = yield make()
             except OUTAGES as outage:
                 refused = refused or isinstance(outage, AccessRefused)
                 self._announce(outage)
-                if given_up.wait(pause * random.uniform(0.5, 1.0)) or unless():  # noqa: S311  jitter, not a secret
+                jitter = random.uniform(0.5, 1.0)  # noqa: S311  no secret
+                if (yield Pause(pause * jitter, given_up)) or unless():
                     raise WorkerStopping(str(outage)) from outage
                 pause = min(pause * 2, self._longest)
             else:
@@ -89,15 +107,6 @@ class Patience:
                     self._announced = ""
                     log.info("answers again; jobs go on")
                 return result
-
-    def refuse_when_stopping(self) -> None:
-        """Raise ``WorkerStopping`` if the worker stops: what has not begun should not begin now."""
-        if self._stopping.is_set():
-            raise WorkerStopping("the worker stops")
-
-    def pause(self, seconds: float = 1.0) -> None:
-        """Wait so long, or until the worker stops."""
-        self._stopping.wait(seconds)
 
     def _announce(self, outage: JobkitError) -> None:
         # Every thread that holds a job comes by here: one line for each kind of outage is enough.
@@ -109,3 +118,13 @@ class Patience:
             self._announced = kind
             level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
             log.log(level, "%s; jobs wait for it", outage)
+
+
+def perform(effect: Effect) -> object:
+    """Carry out a call or a pause in this thread."""
+    match effect:
+        case Call(do=do):
+            return do()
+        case Pause(seconds, unless):
+            return unless.wait(seconds)
+    raise AssertionError(f"{effect} is not for a thread that waits")

@@ -21,6 +21,8 @@ from jobkit.errors import ResultNotKept, text_of
 from jobkit.execution import Execution, current
 from jobkit.interrupts import Interrupts
 from jobkit.middleware.lifespan import Lifespan
+from jobkit.middleware.subprocesses import in_one_process
+from jobkit.middleware.time_limit import limited
 from jobkit.payload import parse
 from jobkit.retry import RetryPolicy
 from jobkit.schedule.cron import Cron
@@ -81,7 +83,7 @@ class Runner(Generic[R]):
             refuse_undone(declared.contract.actor, result)
             execution.result = encode_result(result, drop_large=declared.large_result == "drop")
 
-        return run
+        return in_one_process(limited(run, self._interrupts, declared.time_limit), declared.contract.actor)
 
     def _context(self, execution: Execution) -> Context[R]:
         lease, resources = execution.lease, self._lifespan.resources

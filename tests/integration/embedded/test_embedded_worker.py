@@ -14,15 +14,16 @@ from dramatiq import Broker, Message
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import CurrentMessage, Middleware, MiddlewareError, SkipMessage
 
-from jobkit import claims, waits
+from jobkit import waits
 from jobkit.broker.memory import DeadLetter, MemoryBroker, MemoryExchange
 from jobkit.context import Context
 from jobkit.contracts import Job
 from jobkit.errors import BrokerUnavailable, PermanentError, SendRefused, Snooze, StoreUnavailable, TransientError
-from jobkit.middleware.idempotency import Idempotency
+from jobkit.middleware import idempotency
 from jobkit.producer import Producer
 from jobkit.receipt import Receipt
 from jobkit.retry import custom, fixed, never
+from jobkit.run.carrier import Carrier
 from jobkit.service import Service
 from jobkit.settings import PlatformSettings, ServiceSettings
 from jobkit.store.base import Finished, Held, JobKey, JobRecord, JobState, Lease, Suspect
@@ -172,7 +173,7 @@ def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 def brief_deferrals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a copy that finds its job held ask again soon."""
-    monkeypatch.setattr(claims, "LONGEST_DEFERRAL", timedelta(seconds=0.02))
+    monkeypatch.setattr(idempotency, "LONGEST_DEFERRAL", timedelta(seconds=0.02))
 
 
 @pytest.fixture
@@ -337,7 +338,7 @@ def test_a_job_comes_back_when_a_hook_failed_before_its_end_was_recorded(stage: 
     stage.desk.do = work_and_lose_the_lease
     stage.wait(stage.producer.send(Work()), JobState.DONE)
     assert len(stage.desk.runs) == 2
-    keepers = [one._keeper for one in stage.brokers[0].middleware if isinstance(one, Idempotency)]
+    keepers = [one._path.keeper for one in stage.brokers[0].middleware if isinstance(one, Carrier)]
     until(lambda: not keepers[0]._kept)  # nobody renews the lease of a run that has ended
 
 
@@ -571,7 +572,7 @@ class Stumbles(Middleware):
 
 
 def test_a_job_that_other_middleware_fails_to_let_in_is_not_lost(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage.brokers[0].add_middleware(Stumbles(), before=Idempotency)
+    stage.brokers[0].add_middleware(Stumbles(), before=Carrier)
     stage.wait(stage.producer.send(Work()), JobState.DONE)
     assert stage.desk.runs == [("job", 1)]
 

@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
@@ -36,6 +36,8 @@ from jobkit.errors import PermanentError, TimeLimitExceeded, TransientError, Und
 from jobkit.middleware.sentry import Sentry
 from jobkit.producer import Producer
 from jobkit.retry import fixed
+from jobkit.run.carrier import Carrier
+from jobkit.run.watch import watching
 from jobkit.service import Service
 from jobkit.settings import PlatformSettings, ServiceSettings
 from jobkit.store.memory import MemoryStore
@@ -169,7 +171,9 @@ def stage(
     brokers = [service.embed(observed.exchange, store, platform, ServiceSettings()) for service in (origin, target)]
     sentry = Sentry("https://key@sentry.example.org/1", "test", transport=Collected)
     for broker in brokers:
-        broker.middleware.insert(2, sentry)  # where the assembly puts it: after tracing and logs
+        (carrier,) = [one for one in broker.middleware if isinstance(one, Carrier)]
+        # Where the assembly puts it: inside the span.
+        carrier._path = replace(carrier._path, watch=watching(carrier._path.watch, sentry.scope))
     sentry.after_process_boot(brokers[0])
     workers = [dramatiq.Worker(broker, worker_threads=1, worker_timeout=10) for broker in brokers]
     for worker in workers:

@@ -10,7 +10,7 @@ from dramatiq.errors import RateLimitExceeded
 from dramatiq.middleware import Shutdown
 
 from jobkit.deadletters import Reason
-from jobkit.decision import Decision, decide
+from jobkit.decision import decide
 from jobkit.errors import (
     BadPayload,
     BrokerUnavailable,
@@ -23,7 +23,7 @@ from jobkit.errors import (
     TimeLimitExceeded,
     TransientError,
 )
-from jobkit.execution import Execution, Verdict
+from jobkit.execution import Decision, Execution, Verdict
 from jobkit.retry import RetryPolicy, fixed, never
 from jobkit.store.base import JobKey, Lease
 from jobkit.waits import Limits

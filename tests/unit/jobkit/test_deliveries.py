@@ -14,13 +14,21 @@ from dramatiq.middleware import SkipMessage
 
 from jobkit.broker.consumer import RabbitmqConsumer
 from jobkit.broker.session import RabbitmqDelivery, Session, Settlement
+from jobkit.effects import Pause
 from jobkit.errors import BrokerUnavailable, StoreUnavailable
-from jobkit.execution import execution_of
+from jobkit.execution import current
 from jobkit.interrupts import Interrupts
 from jobkit.leases import LeaseKeeper
 from jobkit.middleware.idempotency import Idempotency
+from jobkit.middleware.retries import Retries
 from jobkit.patience import Patience
+from jobkit.run.carrier import Carrier
+from jobkit.run.path import Path
+from jobkit.run.seams import Seams
 from jobkit.store.base import Finished, Held, JobState, Lease, Suspect
+from jobkit.waits import Limits
+
+TTL = timedelta(seconds=15)
 
 Answer = Lease | Held | Suspect | Finished | Exception
 
@@ -32,14 +40,25 @@ def no_renewals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Worker:
-    """The middleware over a store that answers as the test says."""
+    """The path over a store that answers as the test says."""
 
     def __init__(self, *answers: Answer) -> None:
         self.store, self.broker = Mock(), Mock()
+        self.broker.get_actor.return_value = SimpleNamespace(options={})
         self.store.acquire.side_effect = [*answers]
         self.stopping = threading.Event()
         patience = Patience(self.stopping, threading.Event(), first=0.01)
-        self.middleware = Idempotency(self.store, patience, Interrupts(), max_crashes=3)
+        patience.rest = lambda seconds=0.0: Pause(0.0, self.stopping)  # type: ignore[method-assign]  # no wait in a test
+        keeper = LeaseKeeper(self.store, Interrupts(), TTL)
+        path = Path(
+            Idempotency(self.store, self.broker, patience, keeper.store_was_away, max_crashes=3),
+            Mock(),
+            Retries(self.broker, patience),
+            keeper,
+            patience,
+            Limits(),
+        )
+        self.middleware = Carrier(path, Seams(self.store, TTL))
 
     def deliver(self, message: MessageProxy) -> None:
         """Take a delivery to its end, as Dramatiq does."""
@@ -72,10 +91,9 @@ def lease(crashes: int = 0) -> Lease:
 def test_the_turn_of_a_job_on_its_last_chance_is_given_back_when_it_gets_no_lease(refusal: Answer) -> None:
     worker = Worker(Suspect(2), refusal, Suspect(2), lease())
     first, second = MessageProxy(message("first")), MessageProxy(message("second"))
-    worker.middleware._patience.pause = lambda seconds=1.0: None  # type: ignore[method-assign]  # no wait in a test
     worker.deliver(first)
     worker.middleware.before_process_message(worker.broker, second)
-    execution = execution_of(second)
+    execution = current()
     assert execution is not None
     assert execution.lease is not None, "the next one on its last chance has its turn"
 
@@ -115,7 +133,7 @@ def test_a_delivery_whose_connection_is_lost_while_it_gets_its_lease_runs_and_co
 
     worker.store.acquire.side_effect = answer
     worker.middleware.before_process_message(worker.broker, stale)
-    execution = execution_of(stale)
+    execution = current()
     assert execution is not None
     assert execution.lease is not None
 
@@ -132,7 +150,7 @@ def test_a_lease_whose_answer_was_lost_is_given_back_when_the_worker_stops() -> 
 
     worker.store.acquire.side_effect = answer
     worker.deliver(MessageProxy(message()))
-    worker.store.release.assert_called_once_with(given, delay=timedelta(), counted=False)
+    worker.store.release.assert_called_once_with(given, delay=timedelta(), counted=False, failure="", waits_for="")
 
 
 def test_a_worker_that_stops_while_the_store_is_away_waits_for_nothing() -> None:
@@ -150,12 +168,11 @@ def test_a_job_whose_lease_cannot_be_renewed_does_not_run_and_gives_it_back(monk
     monkeypatch.setattr(LeaseKeeper, "keep", fail)
     given = lease()
     worker = Worker(given)
-    worker.middleware._patience.pause = lambda seconds=1.0: None  # type: ignore[method-assign]  # no wait in a test
     one = MessageProxy(message())
     with pytest.raises(SkipMessage):
         worker.middleware.before_process_message(worker.broker, one)
     worker.middleware.after_skip_message(worker.broker, one)
-    worker.store.release.assert_called_once_with(given, delay=timedelta(), counted=False, failure="")
+    worker.store.release.assert_called_once_with(given, delay=timedelta(), counted=False, failure="", waits_for="")
     worker.store.complete.assert_not_called()
 
 
@@ -240,7 +257,6 @@ def test_only_what_went_wrong_counts_towards_the_delivery_limit(stumbled: bool, 
     channel = Channel()
     session = session_over(channel, [7])
     worker = Worker(StoreUnavailable("away"), RuntimeError("a mistake")) if stumbled else Worker()
-    worker.middleware._patience.pause = lambda seconds=1.0: None  # type: ignore[method-assign]  # no wait in a test
     if not stumbled:
         worker.stopping.set()
     back = RabbitmqDelivery(message(), session, 7, revived=False)

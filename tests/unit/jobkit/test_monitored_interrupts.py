@@ -7,6 +7,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -130,6 +131,46 @@ def test_nothing_is_monitored_before_and_after_an_interrupt(interrupts: Interrup
 
 def test_an_interrupt_lands_within_milliseconds_in_a_loop_of_the_job(interrupts: Interrupts) -> None:
     assert "spin_for_ever" in Job(interrupts, spin_for_ever).interrupt().end().places
+
+
+LOOPS = {
+    "while": "while True:\n            time.sleep(0.001)",
+    "while on one line": "while True: time.sleep(0.001)",
+    "while, without a call": "while number:\n            number += 1",
+    "for": "for _ in iter(int, 1):\n            time.sleep(0.001)",
+    "for on one line": "for _ in iter(int, 1): time.sleep(0.001)",
+    "comprehension": "_ = [time.sleep(0.001) for _ in iter(int, 1)]",
+    "match in a loop": "while True:\n            match number:\n                case 1: time.sleep(0.001)",
+    "continue": "while True:\n            time.sleep(0.001)\n            if number: continue",
+}
+
+GUARDS = {
+    "finally": "try:\n        begun.set()\n        {loop}\n    finally:\n        left.append('left')",
+    "with": "with guard(left):\n        begun.set()\n        {loop}",
+    "except": "try:\n        begun.set()\n        {loop}\n    except Shutdown:\n        left.append('left'); raise",
+}
+
+
+@contextmanager
+def guard(left: list[str]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        left.append("left")
+
+
+@pytest.mark.parametrize("around", GUARDS)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_guards_a_loop_in_its_own_function_is_left(interrupts: Interrupts, loop: str, around: str) -> None:
+    begun = threading.Event()
+    names: dict[str, Any] = {"time": time, "guard": guard, "begun": begun, "Shutdown": Shutdown, "__file__": __file__}
+    text = GUARDS[around].format(loop=LOOPS[loop])
+    exec(f"def job(left):\n    number = 1\n    {text}\n", names)
+    left: list[str] = []
+    job = Job(interrupts, lambda: names["job"](left))
+    assert begun.wait(5)
+    assert isinstance(job.interrupt().end().outcome, Shutdown)
+    assert left == ["left"]
 
 
 def test_threads_are_interrupted_together_and_the_others_go_on(interrupts: Interrupts) -> None:

@@ -2,12 +2,14 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
+from jobkit.effects import Call, Seam, take
 from jobkit.errors import AccessRefused, BrokerUnavailable, MessageTooLarge, SendRefused, StoreUnavailable
-from jobkit.patience import Patience, WorkerStopping
+from jobkit.patience import Patience, WorkerStopping, perform
 from jobkit.refusals import Refusals
 
 
@@ -25,6 +27,14 @@ class Flaky:
         return "answer"
 
 
+def before(patience: Patience, operation: Callable[[], object]) -> object:
+    return take(patience.before(lambda: Call(Seam.STORE, "ask", operation)), perform)
+
+
+def after(patience: Patience, operation: Callable[[], object]) -> object:
+    return take(patience.after(lambda: Call(Seam.STORE, "ask", operation)), perform)
+
+
 def patience(stopping: threading.Event | None = None) -> Patience:
     return Patience(stopping or threading.Event(), threading.Event(), first=0.001, longest=0.002)
 
@@ -32,7 +42,7 @@ def patience(stopping: threading.Event | None = None) -> Patience:
 @pytest.mark.parametrize("kind", [StoreUnavailable, BrokerUnavailable, SendRefused])
 def test_an_outage_is_waited_out(kind: type[Exception]) -> None:
     operation = Flaky(*(kind("away") for _ in range(5)))
-    assert patience().wait_out(operation) == "answer"
+    assert before(patience(), operation) == "answer"
     assert operation.calls == 6
 
 
@@ -40,7 +50,7 @@ def test_an_outage_is_waited_out(kind: type[Exception]) -> None:
 def test_what_would_fail_again_is_raised_at_once(error: Exception) -> None:
     operation = Flaky(error, error)
     with pytest.raises(type(error)):
-        patience().wait_out(operation)
+        before(patience(), operation)
     assert operation.calls == 1
 
 
@@ -49,29 +59,29 @@ def test_a_worker_that_stops_ends_the_waiting_with_the_reason() -> None:
     stopping.set()
     operation = Flaky(*(StoreUnavailable("redis does not answer") for _ in range(5)))
     with pytest.raises(WorkerStopping, match="redis does not answer"):
-        Patience(stopping, threading.Event(), first=60, longest=60).wait_out(operation)
+        before(Patience(stopping, threading.Event(), first=60, longest=60), operation)
     assert operation.calls == 1
 
 
 def test_a_worker_that_stops_still_does_what_works() -> None:
     stopping = threading.Event()
     stopping.set()
-    assert patience(stopping).wait_out(Flaky()) == "answer"
+    assert before(patience(stopping), Flaky()) == "answer"
 
 
 def test_an_outage_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "jobkit.patience")
     waiting = patience()
     for _ in range(2):
-        waiting.wait_out(Flaky(*(StoreUnavailable("redis does not answer") for _ in range(4))))
-        waiting.wait_out(Flaky())
+        before(waiting, Flaky(*(StoreUnavailable("redis does not answer") for _ in range(4))))
+        before(waiting, Flaky())
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ["redis does not answer; jobs wait for it", "answers again; jobs go on"] * 2
 
 
 def test_another_kind_of_outage_is_said_as_well(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "jobkit.patience")
-    patience().wait_out(Flaky(StoreUnavailable("no store"), BrokerUnavailable("no broker")))
+    before(patience(), Flaky(StoreUnavailable("no store"), BrokerUnavailable("no broker")))
     assert [record.getMessage() for record in caplog.records][:2] == [
         "no store; jobs wait for it",
         "no broker; jobs wait for it",
@@ -82,7 +92,7 @@ def test_what_follows_from_a_job_is_seen_through_until_the_jobs_have_had_their_t
     stopping, over = threading.Event(), threading.Event()
     stopping.set()
     waiting = Patience(stopping, over, first=0.001, longest=0.002)
-    assert waiting.see_through(Flaky(*(StoreUnavailable("no store") for _ in range(5)))) == "answer"
+    assert after(waiting, Flaky(*(StoreUnavailable("no store") for _ in range(5)))) == "answer"
     over.set()
     with pytest.raises(WorkerStopping):
         waiting.see_through(Flaky(StoreUnavailable("no store")))

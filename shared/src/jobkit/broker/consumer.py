@@ -33,7 +33,7 @@ from jobkit.errors import (
     UnknownActor,
     text_of,
 )
-from jobkit.execution import DEFERRED_OPTION, REFUSED_OPTION, execution_of, for_later
+from jobkit.execution import DEFERRED_OPTION, REFUSED_OPTION, for_later, settled
 from jobkit.time import milliseconds
 from jobkit.waits import next_wait
 
@@ -104,11 +104,11 @@ class RabbitmqConsumer(Consumer):
         return self._accept(session, *session.arrived.popleft())
 
     def ack(self, message: MessageProxy) -> None:
-        execution = execution_of(message)
-        if execution is None or execution.settled:
+        decision = settled(message)
+        if decision.is_final:
             self._settle(message, Settlement.ACK)
         else:
-            self._settle(message, Settlement.RETURN if execution.stumbled else Settlement.REQUEUE)
+            self._settle(message, Settlement.RETURN if decision.stumbled else Settlement.REQUEUE)
 
     def nack(self, message: MessageProxy) -> None:
         self._settle(message, Settlement.REJECT)

@@ -20,7 +20,7 @@ from jobkit.broker.topology import dead_letter_queue
 from jobkit.contracts.payload import PayloadChanged
 from jobkit.deadletters import Failure
 from jobkit.errors import MessageTooLarge, SendError, Unroutable
-from jobkit.execution import execution_of, note_delay, without_history
+from jobkit.execution import note_delay, settled, without_history
 from jobkit.time import milliseconds
 
 
@@ -143,8 +143,7 @@ class _Settling(Consumer):
         return message
 
     def ack(self, message: MessageProxy) -> None:
-        execution = execution_of(message)
-        if execution is not None and not execution.settled:
+        if not settled(message).is_final:
             self.requeue([message])
         self._consumer.ack(message)
 

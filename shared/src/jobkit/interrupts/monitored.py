@@ -41,6 +41,7 @@ class Monitoring(Protocol):
 class _Due:
     interrupt: type[Interrupt]
     insisted: bool = False
+    jumped_to: tuple[CodeType, int] | None = None  # the offset of an instruction
 
 
 class MonitoredRaiser:
@@ -71,7 +72,7 @@ class MonitoredRaiser:
         self._due: dict[int, _Due] = {}
         self._tool: int | None = None
         self._insisted = False
-        self._by_line: set[CodeType] = set()
+        self._watched: dict[CodeType, int] = {}
         events = monitoring.events
         self._events: int = events.PY_START | events.PY_RESUME | events.JUMP
         self._callbacks: dict[int, Callable[..., object]] = {
@@ -79,6 +80,7 @@ class MonitoredRaiser:
             events.PY_RESUME: self._at_step,
             events.JUMP: self._at_jump,
             events.LINE: self._at_line,
+            events.INSTRUCTION: self._at_instruction,
         }
 
     def raise_in(self, thread: int, interrupt: type[Interrupt]) -> None:
@@ -98,8 +100,7 @@ class MonitoredRaiser:
         # A function that begins after this is met where it begins.
         while frame is not None and frame.f_code is not self._base:
             if self._origins.of(frame) is Origin.JOB:
-                self._by_line.add(frame.f_code)
-                self._monitoring.set_local_events(self._tool, frame.f_code, self._monitoring.events.LINE)
+                self._watch(frame.f_code, self._monitoring.events.LINE)
             frame = frame.f_back
         self._monitoring.restart_events()  # for those places of libraries that were of no interest until now
 
@@ -130,13 +131,13 @@ class MonitoredRaiser:
         return False
 
     def _switch_off(self, tool: int) -> None:
-        for code in self._by_line:
+        for code in self._watched:
             self._monitoring.set_local_events(tool, code, 0)
         self._monitoring.set_events(tool, 0)
         for event in self._callbacks:
             self._monitoring.register_callback(tool, event, None)
         self._monitoring.free_tool_id(tool)
-        self._by_line.clear()
+        self._watched.clear()
         self._tool, self._insisted = None, False
 
     # Called by the interpreter, in every thread of the process. What they raise is raised in the code that they are
@@ -154,11 +155,24 @@ class MonitoredRaiser:
         if due is None:
             return self._of_no_interest(code)
         # A loop whose body ends in a `finally` block leaves that with the jump.
-        return self._at(sys._getframe(1), due, line_at(code, destination))
+        frame, line = sys._getframe(1), line_at(code, destination)
+        if not self._may_land(frame, due, line):
+            return self._of_no_interest(code)
+        # What is raised for a jump, Python 3.12 and 3.13 do not handle in this function: its `finally` and `with`
+        # blocks would not run. So it is raised for the instruction that the jump leads to.
+        due.jumped_to = code, destination
+        self._watch(code, self._monitoring.events.INSTRUCTION)
+        return None
+
+    def _at_instruction(self, code: CodeType, offset: int) -> object:
+        due = self._due.get(get_ident())
+        if due is None or due.jumped_to is None or due.jumped_to[0] is not code or due.jumped_to[1] != offset:
+            return None
+        return self._at(sys._getframe(1), due, line_at(code, offset))
 
     def _at_line(self, _code: CodeType, line: int) -> object:
         due, frame = self._due.get(get_ident()), sys._getframe(1)
-        if due is None or is_between(frame):
+        if due is None or not due.insisted or is_between(frame):
             return None
         return self._at(frame, due, line)
 
@@ -170,9 +184,19 @@ class MonitoredRaiser:
         return None
 
     def _at(self, frame: FrameType, due: _Due, line: int | None) -> object:
-        origin = self._origins.of(frame)
-        allowed = origin is Origin.JOB or (origin is Origin.LIBRARY and due.insisted)
-        if not allowed or is_cleaning_up(frame, line, self._base):
+        if not self._may_land(frame, due, line):
             return self._of_no_interest(frame.f_code)
         del self._due[get_ident()]
         raise due.interrupt
+
+    def _may_land(self, frame: FrameType, due: _Due, line: int | None) -> bool:
+        origin = self._origins.of(frame)
+        allowed = origin is Origin.JOB or (origin is Origin.LIBRARY and due.insisted)
+        return allowed and not is_cleaning_up(frame, line, self._base)
+
+    def _watch(self, code: CodeType, events: int) -> None:
+        """Ask for further events of one function, until no interrupt is due any more."""
+        before = self._watched.get(code, 0)
+        if self._tool is not None and before | events != before:
+            self._watched[code] = before | events
+            self._monitoring.set_local_events(self._tool, code, before | events)

@@ -1,22 +1,21 @@
-"""Jobs whose dependency is down wait for it, and use up no attempts."""
+"""Jobs whose dependency is down wait for it, and use up no attempts: the steps on both sides of a run."""
 
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
-from dramatiq import Actor, Broker
-from dramatiq.broker import MessageProxy
-from dramatiq.middleware import Interrupt, Middleware, MiddlewareError, Shutdown, SkipMessage
+from dramatiq.middleware import Interrupt, Shutdown, SkipMessage
 
 from jobkit import telemetry
 from jobkit.breaker.breaker import CircuitBreaker, Sample
-from jobkit.breaker.switches import Closed, Open, Probe, Switches
+from jobkit.breaker.switches import Closed, Open, Probe, Switches, Tripped
 from jobkit.decision import cause_of
+from jobkit.effects import Call, Seam, Steps
 from jobkit.errors import (
     OUTAGES,
     BadPayload,
@@ -29,8 +28,7 @@ from jobkit.errors import (
     leaves,
     text_of,
 )
-from jobkit.execution import Execution, execution_of
-from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
+from jobkit.execution import Execution
 from jobkit.patience import Patience
 
 log = logging.getLogger(__name__)
@@ -45,7 +43,7 @@ _LONGEST_REASON: Final = 300
 _SILENT: Final = (BadPayload, NewerContract, Poison, Snooze, SkipMessage, Interrupt, *OUTAGES)
 
 
-class CircuitOpen(Snooze, MiddlewareError):
+class CircuitOpen(Snooze):
     """The job runs later, because what it depends on is down."""
 
 
@@ -59,11 +57,8 @@ class _Guard:
     postponed: int = 0  # runs, since it was seen open first
 
 
-class Breakers(Middleware):
+class Breakers:
     """Asks the actor's breaker before a job runs, and tells it how the job has ended.
-
-    Listed below ``Idempotency``, so that a job that waits has its record, and below ``Retries``, whose decision comes
-    after this has said whether the job is excused.
 
     Args:
         switches: The breakers' states.
@@ -71,89 +66,91 @@ class Breakers(Middleware):
         scope: The service, whose breakers these are.
         excused_for: Jobs that were sent longer ago use up attempts like any other: what fails as long as that, whenever
             it probes, may be what is wrong itself.
+        clock: Seconds since the epoch.
     """
 
-    def __init__(self, switches: Switches, patience: Patience, scope: str, *, excused_for: timedelta) -> None:
+    def __init__(
+        self,
+        switches: Switches,
+        patience: Patience,
+        scope: str,
+        *,
+        excused_for: timedelta,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._switches = switches
         self._patience = patience
         self._scope = scope
         self._excused_for = excused_for
+        self._clock = clock
         self._guards: dict[str, _Guard] = {}
-        self._probes: set[str] = set()  # owners
 
-    @property
-    def actor_options(self) -> set[str]:
-        return {"breaker"}
-
-    def before_declare_actor(self, broker: Broker, actor: Actor[Any, Any]) -> None:
-        breaker = actor.options.get("breaker")
-        if breaker is not None:
-            self._guards.setdefault(breaker.name, _Guard(breaker, Sample(breaker)))
-
-    def before_worker_boot(self, broker: Broker, worker: object) -> None:
+    def watch(self, breakers: Iterable[CircuitBreaker]) -> None:
+        """Know these breakers, and report with each export which of them are open."""
+        for breaker in breakers:
+            self._guard_of(breaker)
         if self._guards:
             telemetry.watch_breakers(self._look)
 
-    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        guard, execution = self._guard_of(broker, message)
-        if guard is None or execution is None:
-            return
-        limit: timedelta = broker.get_actor(message.actor_name).options.get("time_limit", DEFAULT_TIME_LIMIT)
-        name, owner = self._name(guard), execution.owner
-        answer = self._patience.wait_out(lambda: self._switches.ask(name, owner, probe_for=limit + _REPORT_TIME))
-        match answer:
-            case Closed():
-                if guard.seen_open:
-                    self._note_closed(guard)
+    def guard(self, execution: Execution, breaker: CircuitBreaker, limit: timedelta) -> Steps[CircuitOpen | None]:
+        """Why the job must not run now; None if it may.
+
+        Args:
+            execution: The delivery.
+            breaker: That of its actor.
+            limit: The actor's time limit.
+
+        Raises:
+            WorkerStopping: the worker stops before the store has answered.
+        """
+        guard, owner = self._guard_of(breaker), execution.owner
+        name, probe_for = self._name(guard), limit + _REPORT_TIME
+        ask = Call(Seam.STORE, "ask breaker", lambda: self._switches.ask(name, owner, probe_for=probe_for))
+        match (yield from self._patience.before(lambda: ask)):
+            case Closed() if guard.seen_open:
+                self._note_closed(guard)
             case Open(wait):
                 self._note_open(guard)
                 guard.postponed += 1
-                raise CircuitOpen(_spread(wait), f"breaker {guard.breaker.name} is open")
+                return CircuitOpen(_spread(wait), f"breaker {breaker.name} is open")
             case Probe():
                 self._note_open(guard)
-                self._probes.add(owner)
-                log.info("breaker %s: this job probes", guard.breaker.name)
+                execution.probes = True
+                log.info("breaker %s: this job probes", breaker.name)
+        return None
 
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: object = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        guard, execution = self._guard_of(broker, message)
-        if guard is None or execution is None:
-            return
-        try:
-            wait = self._learn(guard, execution, exception)
-        except StoreUnavailable as outage:
-            log.warning("breaker %s does not hear of this job: %s", guard.breaker.name, outage)
-        else:
-            sent_at = message.message_timestamp or time.time() * 1000  # a sender need not say when
-            if wait is not None and timedelta(milliseconds=time.time() * 1000 - sent_at) < self._excused_for:
-                execution.excused_for = _spread(wait)
-        finally:
-            self._probes.discard(execution.owner)
-
-    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        execution = execution_of(message)
-        if execution is not None and execution.owner in self._probes:
-            self.after_process_message(broker, message, exception=SkipMessage())
-
-    def _learn(self, guard: _Guard, execution: Execution, error: BaseException | None) -> timedelta | None:
+    def learn(
+        self, execution: Execution, breaker: CircuitBreaker, error: BaseException | None
+    ) -> Steps[timedelta | None]:
         """Tell the breaker of a job's end; for how long the job is excused, None if it is not."""
-        name, owner, probes = self._name(guard), execution.owner, execution.owner in self._probes
+        guard = self._guard_of(breaker)
+        try:
+            wait = yield from self._tell(guard, execution, error)
+        except StoreUnavailable as outage:
+            log.warning("breaker %s does not hear of this job: %s", breaker.name, outage)
+            return None
+        except Exception:  # the job's end must be recorded, whatever becomes of the breaker
+            log.exception("breaker %s does not hear of this job", breaker.name)
+            return None
+        now = self._clock() * 1000
+        sent_at = execution.message.message_timestamp or now  # a sender need not say when
+        return _spread(wait) if wait is not None and timedelta(milliseconds=now - sent_at) < self._excused_for else None
+
+    def _tell(self, guard: _Guard, execution: Execution, error: BaseException | None) -> Steps[timedelta | None]:
+        name, owner, probes = self._name(guard), execution.owner, execution.probes
         if error is not None and _trips(guard.breaker, error):
             burst = guard.sample.add(execution.job.id)
             if probes or burst:
-                return self._trip(guard, owner, error)
-            return self._switches.look(name) if guard.seen_open else None
+                return (yield from self._trip(guard, execution, error))
+            if not guard.seen_open:
+                return None
+            wait: timedelta | None = yield Call(Seam.STORE, "look at breaker", lambda: self._switches.look(name))
+            return wait
         if error is None:
             guard.sample.add()
         if probes and _is_silent(error):
-            self._switches.give_up_probe(name, owner)
-        elif probes and self._switches.close(name, owner):
+            yield Call(Seam.STORE, "give up probe", lambda: self._switches.give_up_probe(name, owner))
+        elif probes and (yield Call(Seam.STORE, "close breaker", lambda: self._switches.close(name, owner))):
             telemetry.breaker_changed(name, "closed")
             self._note_closed(guard)
         return None
@@ -171,23 +168,25 @@ class Breakers(Middleware):
         guard.seen_open, guard.postponed = False, 0
         guard.sample.forget()  # what was counted before the outage is over must not open it again
 
-    def _trip(self, guard: _Guard, owner: str, error: BaseException) -> timedelta:
-        name, breaker = self._name(guard), guard.breaker
+    def _trip(self, guard: _Guard, execution: Execution, error: BaseException) -> Steps[timedelta]:
+        name, breaker, owner = self._name(guard), guard.breaker, execution.owner
         reason = f"{type(error).__name__}: {text_of(error)}"[:_LONGEST_REASON]
-        tripped = self._switches.trip(name, owner, pause=breaker.pause, longest=breaker.longest, reason=reason)
+        tripped: Tripped = yield Call(
+            Seam.STORE,
+            "trip breaker",
+            lambda: self._switches.trip(name, owner, pause=breaker.pause, longest=breaker.longest, reason=reason),
+        )
         guard.seen_open = True
         if tripped.anew:
             telemetry.breaker_changed(name, "open")
-            why = "its probe has failed" if owner in self._probes else f"{breaker.failures} jobs have failed"
+            why = "its probe has failed" if execution.probes else f"{breaker.failures} jobs have failed"
             seconds, kind = tripped.wait.total_seconds(), type(error).__name__
             log.error("breaker %s is open for %.0f s: %s, the last by %s", breaker.name, seconds, why, kind)
         return tripped.wait
 
-    def _guard_of(self, broker: Broker, message: MessageProxy) -> tuple[_Guard | None, Execution | None]:
-        if not self._guards or message.actor_name not in broker.actors:
-            return None, None
-        breaker = broker.get_actor(message.actor_name).options.get("breaker")
-        return (self._guards[breaker.name], execution_of(message)) if breaker else (None, None)
+    def _guard_of(self, breaker: CircuitBreaker) -> _Guard:
+        guard = self._guards.get(breaker.name)
+        return guard or self._guards.setdefault(breaker.name, _Guard(breaker, Sample(breaker)))
 
     def _name(self, guard: _Guard) -> str:
         return f"{self._scope}/{guard.breaker.name}"

@@ -1,202 +1,223 @@
-"""No job runs without a lease, and a job that is done never runs again."""
+"""No job runs without a lease, and a job that is done never runs again: the path's first step, and its last."""
 
 import logging
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final, Protocol
 
-from dramatiq import Broker
-from dramatiq.broker import MessageProxy
-from dramatiq.middleware import Middleware, MiddlewareError, SkipMessage
+from dramatiq import Message
 
-from jobkit.claims import Claims, refuse_if_stale
-from jobkit.errors import Poison, StoreUnavailable, text_of
-from jobkit.execution import Execution, Verdict, begin, execution_of
-from jobkit.interrupts import Interrupts
-from jobkit.leases import LeaseKeeper
+from jobkit.effects import Buried, Call, Claim, Completed, Effect, Record, Released, Seam, Steps
+from jobkit.errors import Poison, StoreUnavailable
+from jobkit.execution import Decision, Execution, Verdict, for_later
+from jobkit.leases import HEAD_START
 from jobkit.patience import Patience, WorkerStopping
-from jobkit.store.base import JobStore, Lease
+from jobkit.store.base import Finished, Held, Lease, Suspect
+from jobkit.time import milliseconds
+
+#: A copy that finds its job held asks again at least this often, in case the holder has finished early.
+LONGEST_DEFERRAL: Final = timedelta(seconds=60)
+
+#: How long a job on its last chance waits for another such job to end.
+LAST_CHANCE_DEFERRAL: Final = timedelta(seconds=2)
+
+#: A job that makes checkpoints may take down more workers than others, but not for ever.
+MOST_CRASHES: Final = 10
 
 log = logging.getLogger(__name__)
 
-#: How long a process takes to end after its worker has, with telemetry to flush.
-EXIT_TIME = timedelta(seconds=5)
 
-#: A job that makes checkpoints may take down more workers than others, but not for ever.
-MOST_CRASHES = 10
+class Publishes(Protocol):
+    """A broker, as the steps see it."""
 
-
-class PoisonFound(Poison, MiddlewareError):
-    """Poison, as a kind of error that Dramatiq lets out of a hook."""
+    def enqueue(self, message: Message[Any], *, delay: int | None = None) -> object:
+        """Return once the message is confirmed, to arrive after ``delay`` milliseconds; raises ``SendError``."""
 
 
-class Idempotency(Middleware):
+class Store(Protocol):
+    """The job store, beside claims and records."""
+
+    def ping(self) -> None:
+        """Return if it answers; raises ``StoreUnavailable``."""
+
+
+class Idempotency:
     """Takes the job's lease before it runs, and records afterwards what became of it.
 
-    Before: done → the delivery is answered from the record; held by another → a copy comes back later; free → it runs,
-    and the lease is renewed meanwhile. The store is down → this thread waits with the job in its hand.
-
-    After: the record is written when everything that follows from the run has been confirmed, and only then is the
-    delivery settled. One that is not settled goes back to the queue, whatever went wrong.
-
     Args:
-        store: Keeps the records.
+        store: Asked whether it is back.
+        broker: Takes the copies of jobs that are held.
         patience: Waits out outages.
-        interrupts: Reaches a running job whose lease was lost.
-        ttl: How long a lease lasts without renewal.
+        store_was_away: Whether leases may have run out of which their owners do not know yet.
         max_crashes: After so many workers that died with it, a job is poison.
+        clock: Seconds that only rise.
     """
 
     def __init__(
         self,
-        store: JobStore,
+        store: Store,
+        broker: Publishes,
         patience: Patience,
-        interrupts: Interrupts,
+        store_was_away: Callable[[], bool],
         *,
-        ttl: timedelta = timedelta(seconds=15),
         max_crashes: int = 3,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._broker = broker
         self._patience = patience
-        self._keeper = LeaseKeeper(store, interrupts, ttl)
-        self._claims = Claims(store, self._keeper, patience, ttl=ttl, max_crashes=max_crashes)
+        self._store_was_away = store_was_away
         self._max_crashes = max_crashes
+        self._clock = clock
+        self._last_chance = threading.Lock()
 
-    def before_worker_boot(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
-        self._keeper.start()
+    # ---- before the run
 
-    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        execution = begin(message)
-        try:
-            refuse_if_stale(execution)
-            lease = execution.lease = self._claims.obtain(broker, execution)
-            self._keeper.keep(lease, execution.thread)
-        except SkipMessage:
-            raise
-        except WorkerStopping as stopping:
-            raise SkipMessage(str(stopping)) from stopping
-        except Exception as error:
-            # Dramatiq logs what a hook raises and runs the job all the same. This one must not run unprotected.
-            log.exception("no lease could be obtained, the job goes back to the queue")
-            execution.stumbled = True
-            self._let_go(execution)
-            self._patience.pause()  # it comes back at once: without a pause this would spin
-            raise SkipMessage("no lease could be obtained") from error
+    def claim(self, execution: Execution) -> Steps[Lease | Decision]:
+        """Done or dead: answered from the record. Held or not due: a copy comes back. Free: the lease.
+
+        Raises:
+            WorkerStopping: the worker stops before the store has answered.
+        """
+        if execution.is_stale():
+            return _LEFT
+        self._patience.refuse_when_stopping()
+        # With a lease in hand the job runs, whatever has become of the connection: its redelivery finds it held.
+        answer = yield from self._ask(execution)
+        if isinstance(answer, Suspect):
+            answer = yield from self._ask_alone(execution)
+        match answer:
+            case Lease():
+                return answer
+            case Finished():
+                return Decision(Verdict.ANSWERED)
+            case Held(wait):
+                return (yield from self._defer(execution, min(max(wait, timedelta(seconds=1)), LONGEST_DEFERRAL)))
+        # Another suspect has the turn in this process.
+        return (yield from self._defer(execution, LAST_CHANCE_DEFERRAL))
+
+    def poison(self, lease: Lease) -> Poison | None:
+        """Why the job must not run although it is free; None if it may."""
         in_all = lease.crashes + lease.crashes_before
         if lease.crashes >= self._max_crashes or in_all >= MOST_CRASHES:
-            raise PoisonFound(f"{in_all} workers died while they ran this job")
+            return Poison(f"{in_all} workers died while they ran this job")
+        return None
 
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: object = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        execution = execution_of(message)
-        if execution is None:
-            begin(message).stumbled = True  # something before this has raised: the job goes back to the queue
-            self._patience.pause()
-            return
-        if message.failed and execution.verdict is Verdict.COMPLETED:
-            execution.verdict = Verdict.DIED  # other middleware has rejected it, and the broker dead-letters it
-        self._end(execution)
+    def end(self, execution: Execution) -> None:
+        """Give back the turn of a job on its last chance. Every delivery ends here."""
+        if execution.alone:
+            execution.alone = False
+            self._last_chance.release()
 
-    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        execution = execution_of(message)
-        if execution is None:
-            return
-        if execution.lease is not None:
-            # Somebody skipped a job that had its lease: Dramatiq acks it, so it is done, or rejects it, so it is dead.
-            execution.verdict = Verdict.DIED if message.failed else Verdict.COMPLETED
-            self._end(execution)
-        else:
-            self._claims.end(execution)
-
-    def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
-        self.abandon()
-
-    def let_lapse(self, lease: Lease) -> None:
-        """Do not hand back the job of ``lease``: its process is killed for its sake, and it counts a crash."""
-        self._keeper.let_lapse(lease)
-
-    def abandon(self) -> None:
-        """Hand back the jobs that still run, shortly before their process ends.
-
-        They are those that no interrupt reaches, as their code does not come back to the interpreter. Without this,
-        they would count as crashed.
-        """
-        for lease in self._keeper.stop():
-            self._keeper.forget(lease)
-            if not self._free(lease, delay=EXIT_TIME):
-                return  # the others would have to wait as long
-
-    def _end(self, execution: Execution) -> None:
-        """Record what became of the job, and let its lease go."""
-        if execution.lease is not None:
-            self._keeper.run_has_ended(execution.lease)
+    def _ask(self, execution: Execution) -> Steps[Lease | Held | Suspect | Finished]:
+        claim = self._claim(execution)
+        if not self._store_was_away():
+            with suppress(StoreUnavailable):
+                first: Lease | Held | Suspect | Finished = yield claim
+                return first
         try:
-            self._record(execution)
+            # Leases may have run out meanwhile, with their owners at work and nobody to tell it to. Those go first.
+            yield from self._patience.before(lambda: Call(Seam.STORE, "ping", self._store.ping))
+            yield self._patience.rest(HEAD_START)
+            self._patience.refuse_when_stopping()
+            answer: Lease | Held | Suspect | Finished = yield from self._patience.before(lambda: claim)
         except WorkerStopping:
-            execution.verdict = Verdict.HANDED_BACK
-        except BaseException:
-            log.exception("what became of the job could not be recorded, so it goes back to the queue")
-            execution.stumbled = True
-            execution.verdict = Verdict.HANDED_BACK
-            self._patience.pause()  # it comes back at once: without a pause this would spin
-        finally:
-            if execution.lease is not None:
-                self._keeper.forget(execution.lease)
-            self._claims.end(execution)
+            # A lease may have been given, and the answer lost: it would end by time, and count as a crash.
+            with suppress(StoreUnavailable):
+                unheard = yield claim
+                if isinstance(unheard, Lease):
+                    yield Record(unheard, Released())
+            raise
+        return answer
 
-    def _record(self, execution: Execution) -> None:
-        lease, verdict, store = execution.lease, execution.verdict, self._store
-        if lease is None or verdict is None:
-            self._hand_back(execution)
-            return
-        failure = _failure_of(execution)
-        transitions: dict[Verdict, Callable[[], bool]] = {
-            Verdict.COMPLETED: lambda: store.complete(lease, execution.result),
-            Verdict.RETRIED: lambda: store.release(lease, delay=execution.due_in(), counted=True, failure=failure),
-            Verdict.SNOOZED: lambda: store.release(
-                lease, delay=execution.due_in(), counted=False, waits_for=execution.waits_for[:500]
-            ),
-            Verdict.DIED: lambda: store.bury(lease, failure=failure),
-        }
-        if verdict not in transitions:
-            self._hand_back(execution)
-        elif self._patience.see_through(transitions[verdict]):
-            execution.settle(verdict)
-        else:
-            # Back in the queue, this delivery will find out what the other owner has done.
-            log.error("the lease of %s %s went to another worker before its end", lease.job.actor, lease.job.id)
-            self._hand_back(execution)
+    def _ask_alone(self, execution: Execution) -> Steps[Lease | Held | Suspect | Finished]:
+        """The lease of a job on its last chance, which is given to one job at a time in this process.
 
-    def _hand_back(self, execution: Execution) -> None:
-        execution.verdict = Verdict.HANDED_BACK
-        if execution.lease is not None:
-            # A mistake of ours after a run counts as an attempt: else the job would be done again and again.
-            failure = _failure_of(execution) if execution.stumbled else ""
-            self._free(execution.lease, delay=timedelta(), counted=execution.stumbled, failure=failure)
+        A job that kills its worker takes its neighbours with it, and all of them count a crash. If they came back
+        together every time, the innocent would be quarantined with the guilty.
+        """
+        if not self._last_chance.acquire(blocking=False):
+            return Suspect(self._max_crashes - 1)
+        execution.alone = True
+        claim = self._claim(execution)
+        answer: Lease | Held | Suspect | Finished = yield from self._patience.before(lambda: claim)
+        return answer
 
-    def _let_go(self, execution: Execution) -> None:
-        """Free the lease of a job that was not let in."""
-        if execution.lease is not None:
-            self._keeper.forget(execution.lease)
-            self._free(execution.lease, delay=timedelta())
-            execution.lease = None
+    def _claim(self, execution: Execution) -> Claim:
+        due_at, delay = execution.due
+        return Claim(
+            execution.job,
+            execution.owner,
+            sent_at=execution.round,
+            attempts_before=execution.attempts_before,
+            revived=execution.revived,
+            alone_at=self._max_crashes - 1,
+            alone=execution.alone,
+            due_at=due_at,
+            delay=delay,
+        )
 
-    def _free(self, lease: Lease, *, delay: timedelta, counted: bool = False, failure: str = "") -> bool:
-        """Whether the store has answered."""
+    def _defer(self, execution: Execution, delay: timedelta) -> Steps[Decision]:
+        copy = for_later(execution.message)
+
+        def publish() -> Effect:
+            if execution.is_stale():
+                raise _Stale
+            return Call(Seam.BROKER, "publish", lambda: self._broker.enqueue(copy, delay=milliseconds(delay)))
+
         try:
-            self._store.release(lease, delay=delay, counted=counted, failure=failure)
+            yield from self._patience.before(publish)
+        except _Stale:
+            return _LEFT
+        return Decision(Verdict.DEFERRED, delay)
+
+    # ---- after the run
+
+    def record(self, execution: Execution, decision: Decision, lease: Lease) -> Steps[Decision]:
+        """Record what was decided; the delivery goes back if the lease has gone to another worker.
+
+        Raises:
+            WorkerStopping: the worker's time is over before the store has answered.
+        """
+        began = self._clock()
+
+        def due_in() -> timedelta:
+            # The copy was published a while ago if the store had to be waited for.
+            return max(timedelta(), decision.delay - timedelta(seconds=self._clock() - began))
+
+        match decision.verdict:
+            case Verdict.COMPLETED:
+                make = lambda: Record(lease, Completed(execution.result))  # noqa: E731
+            case Verdict.RETRIED:
+                make = lambda: Record(lease, Released(due_in(), counted=True, failure=decision.failure))  # noqa: E731
+            case Verdict.SNOOZED:
+                make = lambda: Record(lease, Released(due_in(), waits_for=decision.waits_for[:500]))  # noqa: E731
+            case Verdict.DIED:
+                make = lambda: Record(lease, Buried(decision.failure))  # noqa: E731
+            case _:
+                yield from self.free(lease)
+                return decision
+        if (yield from self._patience.after(make)):
+            return decision
+        # Back in the queue, this delivery will find out what the other owner has done.
+        log.error("the lease of %s %s went to another worker before its end", lease.job.actor, lease.job.id)
+        return Decision(Verdict.HANDED_BACK, error=decision.error)
+
+    def free(self, lease: Lease, end: Released | None = None) -> Steps[None]:
+        """Free the lease of a job that goes back to the queue. While the store is away, it ends by time."""
+        try:
+            yield Record(lease, end or Released())
         except StoreUnavailable as outage:
             log.warning("the lease of a job that is handed back ends by itself: %s", outage)
-            return False
-        return True
+        except Exception:  # its delivery goes back, whatever it is
+            log.exception("the lease of a job that is handed back ends by itself")
 
 
-def _failure_of(execution: Execution) -> str:
-    shown = execution.shown or execution.error
-    return f"{type(shown).__name__}: {text_of(shown)}"[:500] if shown else ""
+class _Stale(Exception):
+    """The connection of the delivery is gone."""
+
+
+_LEFT: Final = Decision(Verdict.HANDED_BACK)  #: to the broker, which delivers the message again

@@ -4,7 +4,8 @@ import json
 import logging
 import logging.config
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -15,7 +16,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 
 from jobkit import telemetry
 from jobkit.errors import LONGEST_TRACEBACK, NewerContract, PermanentError, text_of, traceback_of
-from jobkit.execution import Verdict, current, end, execution_of
+from jobkit.execution import Execution, Verdict, current
 from jobkit.middleware.breakers import CircuitOpen
 
 #: Without the values of local variables: a payload may hold what nobody should read.
@@ -128,47 +129,39 @@ class LogFormat(Middleware):
         configure_logging(self._style, self._level)
 
 
-class Logs(Middleware):
-    """Puts job id, actor, attempt and queue on every log line of a run, and says in one line how it ended."""
+@contextmanager
+def lines(execution: Execution) -> Iterator[None]:
+    """Put job id, actor, attempt and queue on every log line of a run, and say in one line how it ended."""
+    structlog.contextvars.clear_contextvars()  # what the job before has bound to its lines
+    try:
+        yield
+    finally:
+        _say_how_it_ended(execution)
 
-    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        structlog.contextvars.clear_contextvars()  # what the job before has bound to its lines
 
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: object = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        execution = execution_of(message)
-        if execution is None:
-            return
-        error, delay = execution.error, execution.delay.total_seconds()
-        text = text_of(execution.shown or error) if error else ""
-        match execution.verdict:
-            case Verdict.COMPLETED:
-                log.info("job completed")
-            case Verdict.RETRIED:
-                log.warning("job failed, runs again in %.0f s: %s", delay, text, exc_info=error)
-            case Verdict.SNOOZED if isinstance(error, CircuitOpen | NewerContract):
-                log.debug("job runs again in %.0f s: %s", delay, text)  # said once for all that wait like it
-            case Verdict.SNOOZED:
-                log.info("job asked to run again in %.0f s: %s", delay, text)
-            case Verdict.DIED:
-                # A permanent error was raised on purpose, and its dead letter holds the traceback.
-                shown = None if isinstance(execution.shown, PermanentError) else error
-                log.error("job died (%s): %s", execution.reason, text, exc_info=shown)
-            case _:
-                log.warning("job handed back: %s", text or "its lease or the store is gone")
-        end()
-
-    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        execution = execution_of(message)
-        if execution is not None:
-            log.info("job not run: %s", execution.verdict.value if execution.verdict else "handed back")
-        end()
+def _say_how_it_ended(execution: Execution) -> None:
+    ended = execution.ended
+    if ended is None or execution.lease is None:
+        log.info("job not run: %s", ended.verdict.value if ended else Verdict.HANDED_BACK.value)
+        return
+    error, delay = ended.error, ended.delay.total_seconds()
+    shown = ended.shown or error
+    text = text_of(shown) if shown else ""
+    match ended.verdict:
+        case Verdict.COMPLETED:
+            log.info("job completed")
+        case Verdict.RETRIED:
+            log.warning("job failed, runs again in %.0f s: %s", delay, text, exc_info=error)
+        case Verdict.SNOOZED if isinstance(error, CircuitOpen | NewerContract):
+            log.debug("job runs again in %.0f s: %s", delay, text)  # said once for all that wait like it
+        case Verdict.SNOOZED:
+            log.info("job asked to run again in %.0f s: %s", delay, text)
+        case Verdict.DIED:
+            # A permanent error was raised on purpose, and its dead letter holds the traceback.
+            trace = None if isinstance(shown, PermanentError) else error
+            log.error("job died (%s): %s", ended.reason, text, exc_info=trace)
+        case _:
+            log.warning("job handed back: %s", text or "its lease or the store is gone")
 
 
 def _add_job(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -1,119 +1,83 @@
-"""What follows from a failure: another attempt later, or the dead-letter queue."""
+"""What follows from a failure: another attempt later, or the dead-letter queue. Published before it is recorded."""
 
-import logging
 import time
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from dramatiq import Broker, Message
-from dramatiq.broker import MessageProxy
-from dramatiq.middleware import Middleware
+from dramatiq import Message
 
 from jobkit import telemetry
 from jobkit.deadletters import Failure, Reason
-from jobkit.decision import Decision, decide
+from jobkit.effects import Call, Seam, Steps
 from jobkit.errors import PermanentError, Poison
-from jobkit.execution import ATTEMPTS_OPTION, Execution, Verdict, after_a_run, execution_of
-from jobkit.patience import Patience, WorkerStopping
-from jobkit.retry import RetryPolicy, exponential
+from jobkit.execution import ATTEMPTS_OPTION, Decision, Execution, Verdict, after_a_run
+from jobkit.patience import Patience
+from jobkit.retry import exponential
+from jobkit.store.base import Lease
 from jobkit.time import milliseconds
-from jobkit.waits import FIRST_WAIT, Limits
 
 DEFAULT_POLICY = exponential()
 
-log = logging.getLogger(__name__)
 
-
-@runtime_checkable
 class Buries(Protocol):
     """A broker that keeps dead letters with a record of their failure."""
 
+    def enqueue(self, message: Message[Any], *, delay: int | None = None) -> object:
+        """Return once the message is confirmed, to arrive after ``delay`` milliseconds; raises ``SendError``."""
+
     def bury(self, message: Message[Any], failure: Failure) -> None:
-        """Return once the dead letter is durable."""
+        """Return once the dead letter is durable; raises ``SendError``."""
 
 
-class Retries(Middleware):
-    """Decides what a run's end means and makes sure that it follows, before the record is written and the ack sent.
+class Retries:
+    """Makes sure that what was decided follows, before the record is written and the ack sent.
 
-    A retry is published with its delay and confirmed; a dead letter is published with its record and confirmed. While
-    the broker refuses either, this thread waits with the job in its hand: nothing is acked, no attempt is burnt.
-    Listed after ``Idempotency``, so that its hook after the job runs first.
+    While the broker does not take it, the thread waits with the job in its hand: nothing is acked, no attempt is burnt.
+
+    Args:
+        broker: Takes the copies and the dead letters.
+        patience: Waits out outages.
+        clock: Seconds since the epoch.
     """
 
-    def __init__(self, patience: Patience, policy: RetryPolicy = DEFAULT_POLICY, limits: Limits | None = None) -> None:
+    def __init__(self, broker: Buries, patience: Patience, clock: Callable[[], float] = time.time) -> None:
+        self._broker = broker
         self._patience = patience
-        self._policy = policy
-        self._limits = limits or Limits()
+        self._clock = clock
 
-    @property
-    def actor_options(self) -> set[str]:
-        return {"retry"}
+    def publish(self, execution: Execution, decision: Decision, lease: Lease) -> Steps[Decision]:
+        """Publish what follows; the job dies of what can never be published.
 
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: object = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        execution = execution_of(message)
-        if execution is None or execution.lease is None:
-            return
-        execution.error = exception
-        decision = self._decide(broker, execution, exception)
+        Raises:
+            WorkerStopping: the worker's time is over before the broker has answered.
+        """
         try:
-            try:
-                self._follow(broker, message, execution, decision)
-            except (PermanentError, ValueError) as error:
-                # It would fail in the same way each time: a delay out of range, for one.
-                self._follow(broker, message, execution, Decision(Verdict.DIED, reason=Reason.PERMANENT, shown=error))
-        except WorkerStopping as stopping:
-            log.warning("handed back, because what follows could not be published: %s", stopping)
-        except BaseException:  # this thread and the message outlive whatever it is
-            log.exception("returned to the queue, because what follows could not be published")
-            execution.stumbled = True
-            self._patience.pause()  # it comes back at once: without a pause this would spin
+            yield from self._follow(execution, decision, lease)
+        except (PermanentError, ValueError) as error:  # it would fail in the same way each time: a delay out of range
+            decision = Decision(Verdict.DIED, reason=Reason.PERMANENT, error=decision.error, shown=error)
+            yield from self._follow(execution, decision, lease)
+        return decision
 
-    def _decide(self, broker: Broker, execution: Execution, error: BaseException | None) -> Decision:
-        policy: RetryPolicy = broker.get_actor(execution.job.actor).options.get("retry", self._policy)
-        try:
-            return decide(execution, error, policy, self._limits)
-        except BaseException:  # the failure is somebody's class, and its attributes may raise anything
-            log.exception("what follows from a failure could not be decided, so it counts as an attempt")
-            if execution.attempt >= policy.attempts:
-                return Decision(Verdict.DIED, reason=Reason.EXHAUSTED, shown=error)
-            return Decision(Verdict.RETRIED, FIRST_WAIT, shown=error)
-
-    def _follow(self, broker: Broker, message: MessageProxy, execution: Execution, decision: Decision) -> None:
-        execution.delay, execution.reason, execution.shown = decision.delay, decision.reason, decision.shown
-        execution.waits_for = decision.waits_for
+    def _follow(self, execution: Execution, decision: Decision, lease: Lease) -> Steps[None]:
         if decision.verdict is Verdict.RETRIED or decision.verdict is Verdict.SNOOZED:
             attempts = execution.attempt - (decision.verdict is Verdict.SNOOZED)
             copy = after_a_run(execution.message, **{ATTEMPTS_OPTION: attempts}, **decision.options)
-            delay = max(milliseconds(execution.delay), 1)
-            self._patience.see_through(lambda: broker.enqueue(copy, delay=delay))
-            execution.published = time.monotonic()
-        elif decision.verdict is Verdict.DIED:
-            self._bury(broker, message, execution)
-        execution.verdict = decision.verdict
-
-    def _bury(self, broker: Broker, message: MessageProxy, execution: Execution) -> None:
-        error, reason, lease = execution.shown, execution.reason, execution.lease
-        if error is None or reason is None or lease is None:
-            raise AssertionError("only a failed run with a reason becomes a dead letter")
-        failure = Failure.of(
-            error,
-            reason,
-            actor=execution.job.actor,
-            queue=execution.message.queue_name,
-            died_at=int(time.time() * 1000),
-            attempts=execution.attempt - isinstance(execution.error, Poison),  # a poison job was not run again
-            sent_at=execution.message.message_timestamp,
-            first_failed_at=lease.first_failed_at,
-            trace_id=telemetry.trace_id(),
-            group=execution.error,
-        )
-        if isinstance(broker, Buries):
-            self._patience.see_through(lambda: broker.bury(execution.message, failure))
+            delay = max(milliseconds(decision.delay), 1)
+            publish = Call(Seam.BROKER, "publish", lambda: self._broker.enqueue(copy, delay=delay))
+        elif decision.verdict is Verdict.DIED and decision.shown is not None and decision.reason is not None:
+            failure = Failure.of(
+                decision.shown,
+                decision.reason,
+                actor=execution.job.actor,
+                queue=execution.message.queue_name,
+                died_at=int(self._clock() * 1000),
+                attempts=execution.attempt - isinstance(decision.error, Poison),  # a poison job was not run again
+                sent_at=execution.message.message_timestamp,
+                first_failed_at=lease.first_failed_at,
+                trace_id=telemetry.trace_id(),
+                group=decision.error,
+            )
+            publish = Call(Seam.BROKER, "bury", lambda: self._broker.bury(execution.message, failure))
         else:
-            message.fail()  # such a broker has a dead-letter queue of its own, for the bare message
+            return
+        yield from self._patience.after(lambda: publish)

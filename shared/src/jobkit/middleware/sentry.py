@@ -1,12 +1,12 @@
 """Error reports: one for each job that died, none for an attempt that will be repeated."""
 
 import logging
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import sentry_sdk
 from dramatiq import Broker
-from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 from sentry_sdk.integrations.dramatiq import DramatiqIntegration
 from sentry_sdk.integrations.logging import LoggingIntegration
@@ -15,7 +15,7 @@ from sentry_sdk.transport import Transport
 from jobkit.broker.rabbitmq import DeathHook
 from jobkit.deadletters import Failure
 from jobkit.errors import text_of
-from jobkit.execution import Verdict, execution_of
+from jobkit.execution import Execution, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -57,39 +57,28 @@ class Sentry(Middleware):
         if isinstance(broker, TellsOfDeaths):
             broker.death_hooks.append(self._report_unseen)
 
-    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        # A scope for each job: what one leaves behind, its breadcrumbs, user and tags, is not another's.
-        stack = ExitStack()
-        stack.enter_context(sentry_sdk.isolation_scope()).clear_breadcrumbs()
-        message.__dict__["sentry_scope"] = stack
+    @contextmanager
+    def scope(self, execution: Execution) -> Iterator[None]:
+        """Give a job a scope of its own: what one leaves behind, its breadcrumbs, user and tags, is not another's."""
+        with sentry_sdk.isolation_scope() as scope:
+            scope.clear_breadcrumbs()
+            try:
+                yield
+            finally:
+                self._report(execution)
 
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: object = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        with message.__dict__.pop("sentry_scope", nullcontext()):  # closes it
-            self._report(message)
-
-    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        with message.__dict__.pop("sentry_scope", nullcontext()):
-            pass
-
-    def _report(self, message: MessageProxy) -> None:
-        execution = execution_of(message)
-        if execution is None or execution.verdict is not Verdict.DIED or execution.error is None:
+    def _report(self, execution: Execution) -> None:
+        ended = execution.ended
+        if ended is None or ended.verdict is not Verdict.DIED or ended.error is None:
             return
         with sentry_sdk.new_scope() as scope:
             scope.set_tag("actor", execution.job.actor)
-            scope.set_tag("queue", message.queue_name)
-            scope.set_tag("reason", str(execution.reason))
+            scope.set_tag("queue", execution.message.queue_name)
+            scope.set_tag("reason", str(ended.reason))
             scope.set_context("job", {"id": execution.job.id, "attempt": execution.attempt})
             scope.set_tag("job_id", execution.job.id)
             scope.set_tag("attempt", str(execution.attempt))
-            _capture(execution.error)
+            _capture(ended.error)
 
     def _report_unseen(self, error: BaseException, failure: Failure, actor: str, job_id: str) -> None:
         with sentry_sdk.new_scope() as scope:

@@ -2,38 +2,36 @@
 
 import logging
 import os
+from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import ParamSpec, TypeVar
 
-from dramatiq import Actor, Broker
-from dramatiq.middleware import Middleware
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
-class Subprocesses(Middleware):
-    """Ends a forked child at the end of the job, as ``multiprocessing`` does.
+def in_one_process(job: Callable[P, T], actor: str) -> Callable[P, T]:
+    """Return a job that ends a forked child at its end, as ``multiprocessing`` does.
 
     A child that returned into the worker's code would record, acknowledge and publish over its parent's connections.
     """
 
-    def before_declare_actor(self, broker: Broker, actor: Actor[Any, Any]) -> None:
-        job = actor.fn
-
-        @wraps(job)
-        def in_one_process(*args: object, **kwargs: object) -> object:
-            worker = os.getpid()
-            try:
-                result: object = job(*args, **kwargs)
-            except BaseException as error:
-                if os.getpid() != worker:
-                    _end(actor.actor_name, error)
-                raise
+    @wraps(job)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        worker = os.getpid()
+        try:
+            result = job(*args, **kwargs)
+        except BaseException as error:
             if os.getpid() != worker:
-                _end(actor.actor_name, None)
-            return result
+                _end(actor, error)
+            raise
+        if os.getpid() != worker:
+            _end(actor, None)
+        return result
 
-        actor.fn = in_one_process
+    return run
 
 
 def _end(actor: str, error: BaseException | None) -> None:

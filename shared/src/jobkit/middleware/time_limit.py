@@ -1,40 +1,29 @@
 """Time limits that can interrupt a job but never what comes after it."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
-from typing import Any
-
-from dramatiq import Actor, Broker
-from dramatiq.middleware import Middleware
+from typing import ParamSpec, TypeVar
 
 from jobkit.interrupts import Interrupts
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: For actors that declare none.
 DEFAULT_TIME_LIMIT = timedelta(seconds=30)
 
 
-class TimeLimit(Middleware):
-    """Raises ``TimeLimitExceeded`` in a job that runs for longer than its actor's ``time_limit`` (a ``timedelta``).
+def limited(job: Callable[P, T], interrupts: Interrupts, limit: timedelta) -> Callable[P, T]:
+    """Return a job in which ``TimeLimitExceeded`` is raised once it has run for longer than ``limit``.
 
-    The actor's function is wrapped, instead of arming a timer before it and disarming it after: an interrupt that lands
-    between the two hooks would ack the message or end the thread (Dramatiq issue 445). Code that does not return to the
+    The function is wrapped, instead of arming a timer before it and disarming it after: an interrupt that lands between
+    two hooks would ack the message or end the thread (Dramatiq issue 445). Code that does not return to the
     interpreter, such as a system call, is interrupted after it has returned.
     """
 
-    def __init__(self, interrupts: Interrupts, default: timedelta = DEFAULT_TIME_LIMIT) -> None:
-        self._interrupts = interrupts
-        self._default = default
+    @wraps(job)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return interrupts.run(lambda: job(*args, **kwargs), limit=limit.total_seconds())
 
-    @property
-    def actor_options(self) -> set[str]:
-        return {"time_limit"}
-
-    def before_declare_actor(self, broker: Broker, actor: Actor[Any, Any]) -> None:
-        limit: timedelta = actor.options.get("time_limit", self._default)
-        job = actor.fn
-
-        @wraps(job)
-        def limited(*args: object, **kwargs: object) -> object:
-            return self._interrupts.run(lambda: job(*args, **kwargs), limit=limit.total_seconds())
-
-        actor.fn = limited
+    return run

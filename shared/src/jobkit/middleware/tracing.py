@@ -1,43 +1,27 @@
 """A span and the metrics for each run of a job."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from dramatiq import Broker
-from dramatiq.broker import MessageProxy
-from dramatiq.middleware import Middleware
 from opentelemetry import context, trace
 
 from jobkit import telemetry
-from jobkit.execution import Verdict, execution_of, was_delayed
+from jobkit.execution import Execution, Verdict, was_delayed
 
 
-class Tracing(Middleware):
-    """Opens a consumer span around everything that happens with a delivery, and counts it by its outcome."""
-
-    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        span = telemetry.start_processing(message._message, first=not was_delayed(message._message))
-        token = context.attach(trace.set_span_in_context(span))
-        message.__dict__["span"] = (span, token, time.perf_counter())
-
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: object = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        if "span" not in message.__dict__:
-            return
-        span, token, started = message.__dict__.pop("span")
-        execution = execution_of(message)
-        verdict = execution.verdict if execution else None
-        outcome = verdict or (Verdict.COMPLETED if exception is None else Verdict.HANDED_BACK)
-        attempt = execution.attempt if execution else 0
-        duration = time.perf_counter() - started
-        error = execution.error if execution else exception
-        telemetry.processed(span, message.queue_name, message.actor_name, attempt, duration, outcome.value, error)
+@contextmanager
+def span(execution: Execution) -> Iterator[None]:
+    """Open a consumer span around everything that happens with a delivery, and count it by its outcome."""
+    message = execution.message
+    opened = telemetry.start_processing(message, first=not was_delayed(message))
+    token, started = context.attach(trace.set_span_in_context(opened)), time.perf_counter()
+    try:
+        yield
+    finally:
+        ended = execution.ended
+        outcome = ended.verdict if ended else Verdict.HANDED_BACK
+        duration, error = time.perf_counter() - started, ended.error if ended else None
+        queue, actor = message.queue_name, message.actor_name
+        telemetry.processed(opened, queue, actor, execution.attempt, duration, outcome.value, error)
         context.detach(token)
-
-    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        self.after_process_message(broker, message)

@@ -1,0 +1,167 @@
+"""What a step on a job's path asks of the world, as a value.
+
+A step is a generator: it yields an effect, and is sent the answer, or gets the exception thrown in. So a path reads
+from top to bottom, runs in a worker's thread with the real broker and store, and can be explored, effect by effect,
+with simulated ones.
+"""
+
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
+
+from jobkit.store.base import JobKey, Lease
+
+T = TypeVar("T")
+
+
+class Seam(StrEnum):
+    """Where the path touches the world. The third is the clock: ``Pause``."""
+
+    STORE = "store"
+    BROKER = "broker"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Ask for the job; the fields are those of ``JobStore.acquire``. Answered by a lease, or by why there is none."""
+
+    job: JobKey
+    owner: str
+    sent_at: int
+    attempts_before: int = 0
+    revived: bool = False
+    alone_at: int = 0
+    alone: bool = False
+    due_at: int = 0
+    delay: timedelta = timedelta()
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The job is done."""
+
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The job is free, and due after ``delay``."""
+
+    delay: timedelta = timedelta()
+    counted: bool = False
+    failure: str = ""
+    waits_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """The job is dead."""
+
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Say what became of a job. Answered by whether the lease was still its own."""
+
+    lease: Lease
+    end: Completed | Released | Buried
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Anything else that is asked of a seam; ``what`` names it in traces."""
+
+    seam: Seam
+    what: str
+    do: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait for so many seconds; answered by whether the event came meanwhile, which ends the wait."""
+
+    seconds: float
+    unless: threading.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run the job; answered by how that ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        error: What it raised.
+        skipped: Whether other middleware has skipped it: it is done.
+        rejected: Whether other middleware has rejected it: it is dead, and the broker dead-letters it.
+    """
+
+    error: BaseException | None = None
+    skipped: bool = False
+    rejected: bool = False
+
+
+Effect = Claim | Record | Call | Pause | Run
+
+#: Any: the answer is of the kind that the effect asks for.
+Steps = Generator[Effect, Any, T]
+
+
+class Performs(Protocol):
+    """Carries effects out."""
+
+    def __call__(self, effect: Effect) -> object:
+        """Return the answer, or raise what the step is to be told."""
+
+
+class Walk:
+    """Steps that are under way.
+
+    Args:
+        steps: Not begun.
+        perform: Carries out all effects but ``Run``.
+    """
+
+    def __init__(self, steps: Steps[T], perform: Performs) -> None:
+        self._steps = steps
+        self._perform = perform
+        self.result: object = None
+        self.ended = False
+
+    def go_on(self, answer: object = None) -> bool:
+        """Take the steps to the next ``Run``, which ``answer`` is the answer to; False once they have ended.
+
+        Raises what the steps raise.
+        """
+        error: BaseException | None = None
+        while True:
+            try:
+                effect = self._steps.send(answer) if error is None else self._steps.throw(error)
+            except StopIteration as end:
+                self.result, self.ended = end.value, True
+                return False
+            except BaseException:
+                self.ended = True
+                raise
+            if isinstance(effect, Run):
+                return True
+            try:
+                answer, error = self._perform(effect), None
+            except BaseException as failure:  # the step decides what it means
+                error = failure
+
+
+def take(steps: Steps[T], perform: Performs) -> T:
+    """Take steps, which run no job, to their end, and return their result."""
+    walk = Walk(steps, perform)
+    if walk.go_on():
+        raise AssertionError("these steps run no job")
+    result: T = walk.result  # type: ignore[assignment]  # the steps' own
+    return result
