@@ -105,6 +105,7 @@ def test_a_new_producer_reaches_old_workers_only(
     until(lambda: depth(vhost_url, "probe") == 502, "each job arrives once")
     assert depth(vhost_url, "probe.high") == 50
     assert len(told(caplog)) == 1
+    assert not [r for r in caplog.records if r.name == "pika.channel" and "'probe.jobs'" in r.getMessage()]
     missing = [record for record in caplog.records if "RabbitMQ has no" in record.getMessage()]
     assert len(missing) == (configure == "^$")
 

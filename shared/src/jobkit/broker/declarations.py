@@ -150,8 +150,9 @@ class Outcome:
             )
         if self.missing:
             told["missing"] = (
-                f"RabbitMQ has no {' and no '.join(self.missing)}: a full or deleted queue can hold up the delayed "
-                "jobs of others until the definitions are imported (jobkit definitions)"
+                f"RabbitMQ has no {' and no '.join(self.missing)}: until the definitions are imported (jobkit "
+                "definitions), jobs take the way of earlier versions, where a full or deleted queue can hold up the "
+                "delayed jobs of others"
             )
         return told
 

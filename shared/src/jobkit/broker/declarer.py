@@ -75,6 +75,10 @@ class Declarer:
             self._declared_at.update(dict.fromkeys(wanted, began))
             self._tell(outcome)
 
+    def knows(self, queue: str) -> bool:
+        """Return whether the queue has been declared by this process."""
+        return queue in self._declared_at
+
     def has_due_queue(self, queue: str) -> bool:
         """Return whether delayed messages can reach the due queue of ``queue``, which was ensured."""
         return not self._missing or self._missing.isdisjoint(needed_to_be_due(queue))

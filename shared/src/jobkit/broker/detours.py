@@ -1,6 +1,7 @@
 """Where jobs go while their service's exchange does not take them: the way by the default exchange."""
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Final
@@ -10,6 +11,9 @@ from jobkit.errors import SendError
 
 #: Seconds until a service's exchange is tried again.
 _LASTS: Final = 60.0
+
+#: Pika's words and RabbitMQ's, the second from any version.
+_CLOSED: Final = re.compile(r"Channel\.Close \(40[34]\): .*exchange '\w+\.jobs' in vhost")
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +29,7 @@ class Detours:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        logging.getLogger("pika.channel").addFilter(_is_not_ours)
         self._clock = clock
         self._noted: dict[tuple[str, str], tuple[float, SendError]] = {}
         self._told: set[str] = set()
@@ -57,3 +62,8 @@ class Detours:
                 exchange,
                 service_of(exchange),
             )
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    """Drop pika's warning of a channel that was closed because of a service's exchange: ``tell`` says it once."""
+    return _CLOSED.search(record.getMessage()) is None

@@ -52,6 +52,12 @@ class ConfirmedPublisher:
         start_over = weakref.WeakMethod(self._start_over)
         os.register_at_fork(after_in_child=lambda: (start_over() or _nothing)())
 
+    @property
+    def connected(self) -> bool:
+        """Whether the broker takes messages now."""
+        session = self._session
+        return session is not None and session.taking
+
     def begin(self, message: Outgoing, *, gather: bool = False) -> None:
         """Publish the message as soon as that is possible. The caller waits for it or abandons it.
 

@@ -4,7 +4,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -164,7 +164,11 @@ class Sender:
     def _route(self, queue: str, delay: timedelta) -> tuple[str, str]:
         if not delay:
             return topology.jobs_exchange(queue), queue
-        self._declare(queue, since=self._publisher.lost_at)  # what leaves the ladder is not returned to its sender
+        if not self._declarer.knows(queue):  # what leaves the ladder is not returned to its sender
+            self._declare(queue, since=0.0)
+        elif self._publisher.connected:  # in an outage, the message waits for the connection and for nothing else
+            with suppress(SendError):
+                self._declare(queue, since=self._publisher.lost_at)
         return ladder.route(queue, delay, due=self._declarer.has_due_queue(queue))
 
     def _make_queue(self, queue: str) -> None:
