@@ -116,6 +116,7 @@ def test_without_due_queues_a_full_queue_holds_up_all_others(
     assert depth(url, "free") == 0
 
 
+@pytest.mark.prove("delayed jobs beside a full queue", size=f"{MANY} due jobs for the full queue")
 def test_a_full_queue_holds_up_the_delayed_jobs_of_no_other(producer: Producer, rabbitmq: RabbitMQ, url: str) -> None:
     fill(rabbitmq, url)
     delay(producer, url)
@@ -129,6 +130,7 @@ def test_a_full_queue_holds_up_the_delayed_jobs_of_no_other(producer: Producer, 
     until(all_arrive, "its own arrive as it is emptied", limit=60)
 
 
+@pytest.mark.prove("delayed jobs beside a deleted queue", size=f"{MANY} due jobs for the deleted queue")
 def test_a_deleted_queue_holds_up_the_delayed_jobs_of_no_other_and_gets_its_own_when_it_is_made_again(
     producer: Producer, url: str
 ) -> None:

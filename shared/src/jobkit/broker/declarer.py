@@ -85,9 +85,7 @@ class Declarer:
 
     def _tell(self, outcome: Outcome) -> None:
         for kind, sentence in outcome.sentences().items():
-            if (
-                kind not in self._told
-            ):  # a process has many queues, and what it may not declare is much the same for all
+            if kind not in self._told:  # once: what a user may not declare is much the same for all queues
                 self._told.add(kind)
                 log.warning("%s", sentence)
 
