@@ -70,6 +70,10 @@ matrix: ## make demo and make test on fresh machines of Debian 12, 13 and testin
 chaos: servers ## the long fault suite: jobs accepted, lost, run twice, for each fault
 	$(BIN)/python tests/chaos/long.py
 
+.PHONY: explore
+explore: $(READY) ## walk a job's path through a simulated world, with faults at every point, for SECONDS=60
+	$(BIN)/python tests/explore/explore.py --seconds $(or $(SECONDS),60)
+
 .PHONY: fuzz
 fuzz: servers ## 10,000 hostile messages into every queue: each dead-lettered with its reason, no good job hurt
 	$(BIN)/python tests/chaos/fuzz.py

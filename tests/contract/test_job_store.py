@@ -100,6 +100,17 @@ def test_a_lapsed_lease_is_a_crash_and_gives_a_higher_fence(store: JobStore, job
     assert second.fence > first.fence
 
 
+def test_whoever_gets_the_job_of_a_worker_that_died_is_told_so_once(store: JobStore, job: JobKey) -> None:
+    assert not take(store, job, "a", BRIEF).stalled
+    wait_until(lambda: not isinstance(store.acquire(job, "x", ttl=BRIEF, sent_at=1, alone_at=1), Held))
+    lease = take(store, job, "b")
+    assert lease.stalled
+    assert not take(store, job, "b").stalled
+    store.release(lease, delay=timedelta(0), counted=True, failure="no")
+    again = take(store, job, "c")
+    assert (again.crashes, again.stalled) == (1, False)
+
+
 def test_an_owner_that_lost_its_lease_changes_nothing(store: JobStore, job: JobKey) -> None:
     late = take(store, job, "a", BRIEF)
     wait_until(lambda: isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1), Lease))

@@ -23,6 +23,7 @@ from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.context import Context
 from jobkit.contracts import Job
 from jobkit.errors import PermanentError, Snooze, TransientError
+from jobkit.observers import Observation, Observer
 from jobkit.retry import fixed
 from jobkit.schedule import cron
 from jobkit.service import Service
@@ -88,7 +89,22 @@ def open_resources(settings: ProbeSettings) -> Iterator[Resources]:
         hang()
 
 
-service = Service("probe", lifespan=open_resources)
+class Scribe(Observer):
+    """Writes down what it is told, by the job's id, or by the place of an error. May hang when a job has succeeded."""
+
+    def note(self, told: Observation) -> None:
+        name = told.context.job_id if told.context is not None else told.outcome
+        Ledger(Path(os.environ["PROBE_LEDGER"])).write(f"told {told.event}", name)
+
+    started = failed = retried = died = stalled = error = note
+
+    def succeeded(self, told: Observation) -> None:
+        self.note(told)
+        if os.environ["PROBE_OBSERVER"] == "hangs":
+            hang()
+
+
+service = Service("probe", lifespan=open_resources, observers=[Scribe()] if "PROBE_OBSERVER" in os.environ else [])
 
 
 @service.actor(

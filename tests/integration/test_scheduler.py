@@ -6,7 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,15 +19,18 @@ import pytest
 import redis
 from ledger import Ledger
 from probe_service import Daily, Probe
-from queues import wait_for_queue, wait_until_empty
+from queues import depth, wait_for_queue, wait_until_empty
 from worker_process import WorkerProcess
 
+from jobkit.access import Access
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.sender import Sender
+from jobkit.refusals import LOGIN, WRITING, Refusals
 from jobkit.schedule.cron import cron
 from jobkit.schedule.registry import RedisSchedules
 from jobkit.schedule.schedule import Schedule
-from jobkit.schedule.scheduler import Scheduler
+from jobkit.schedule.scheduler import STORE, Scheduler
+from local_stack.rabbitmq import RabbitMQ
 
 START = datetime(2026, 3, 1, 11, 58, 30, tzinfo=UTC)
 
@@ -206,7 +212,9 @@ def scheduler_process(tmp_path: Path, broker_url: str, store_url: str) -> "subpr
     )
 
 
-@pytest.mark.parametrize("rules", [None, "+@all -time", "+@all -hgetall", "+@all -@scripting"])
+@pytest.mark.parametrize(
+    "rules", [None, "+@all -time", "+@all -hgetall", "+@all -@scripting", "+@all resetkeys %R~*", "+@all -hset"]
+)
 def test_a_scheduler_that_the_store_refuses_ends_at_once_in_one_line(
     tmp_path: Path, vhost_url: str, redis_url: str, rules: str | None
 ) -> None:
@@ -235,3 +243,70 @@ def test_a_scheduler_that_the_broker_refuses_ends_at_once_in_one_line(
     assert done.stderr.count("\n") == 1
     assert "JOBKIT_BROKER_URL" in done.stderr
     assert "s3cret" not in done.stderr
+
+
+@contextmanager
+def broker_user(rabbitmq: RabbitMQ, vhost_url: str) -> Iterator[tuple[str, Callable[[str], None]]]:
+    """The address of a user, and a function that sets what it may write to."""
+    name, vhost = f"user-{uuid.uuid4().hex[:8]}", vhost_url.rsplit("/", 1)[1]
+    rabbitmq.call("PUT", f"/api/users/{name}", {"password": "s3cret", "tags": ""})
+
+    def may_write(pattern: str) -> None:
+        rights = {"configure": ".*", "write": pattern, "read": ".*"}
+        rabbitmq.call("PUT", f"/api/permissions/{vhost}/{name}", rights)
+
+    may_write(".*")
+    yield vhost_url.replace("guest:guest", f"{name}:s3cret"), may_write
+    rabbitmq.call("DELETE", f"/api/users/{name}")
+
+
+def test_a_scheduler_that_may_not_publish_ends_at_once_in_one_line(
+    tmp_path: Path, vhost_url: str, redis_url: str, rabbitmq: RabbitMQ
+) -> None:
+    with broker_user(rabbitmq, vhost_url) as (url, may_write):
+        may_write("^$")
+        done = scheduler_process(tmp_path, url, redis_url)
+    assert done.returncode == 78, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "ACCESS_REFUSED" in done.stderr
+    assert "s3cret" not in done.stderr
+
+
+def test_a_running_scheduler_that_may_not_publish_any_more_is_unhealthy_until_it_may(
+    vhost_url: str,
+    registry: RedisSchedules,
+    rabbitmq: RabbitMQ,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("jobkit.schedule.scheduler._LOOK", 0.05)
+    monkeypatch.setattr("jobkit.schedule.scheduler._RETRY", 0.05)
+    stop, refusals, seen = threading.Event(), Refusals(), []
+    with broker_user(rabbitmq, vhost_url) as (url, may_write):
+        connection = ConnectionSettings([url])
+        access = Access(
+            {STORE: registry.check}, refusals, costly={LOGIN: connection.demand, WRITING: connection.demand_writing}
+        )
+        access.demand()
+        may_write("^probe")
+        long_ago = datetime.now(UTC) - timedelta(hours=1)
+        registry.announce("probe", [Schedule.of("probe", Probe, cron("* * * * *"))], long_ago)
+        sender = Sender(connection, app_id="scheduler", refusals=refusals)
+
+        def alive() -> None:
+            access.look()
+            seen.append(refusals.problems(timedelta()))
+            if len(seen) == 20:
+                may_write(".*")
+            if len(seen) > 20 and not seen[-1]:
+                stop.set()
+            assert len(seen) < 2000, "it did not recover"
+
+        Scheduler(registry, sender, refusals=refusals).run(stop, alive)
+        sender.close()
+    assert depth(vhost_url, "probe") == 1
+    (text,) = {line for problems in seen for line in problems}
+    assert "ACCESS_REFUSED" in text
+    assert all(seen[3:20]), "it stays unhealthy"
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert errors == [f"{text}; jobs wait until that is mended"]

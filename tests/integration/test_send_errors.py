@@ -16,10 +16,13 @@ import pytest
 from probe_service import Probe
 from queues import depth
 
+from jobkit.access import Access
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.declarations import declare
+from jobkit.broker.sender import Sender
 from jobkit.errors import BrokerUnavailable, Unroutable
 from jobkit.producer import Producer
+from jobkit.refusals import LOGIN, Refusals
 from local_stack.ports import free_port
 from local_stack.rabbitmq import RabbitMQ
 
@@ -29,11 +32,11 @@ def vhost_of(url: str) -> str:
 
 
 @contextmanager
-def user(rabbitmq: RabbitMQ, url: str, configure: str) -> Iterator[str]:
-    """The address of the virtual host for a user who may declare only what ``configure`` matches."""
+def user(rabbitmq: RabbitMQ, url: str, configure: str, write: str = ".*") -> Iterator[str]:
+    """The address of the virtual host for a user who may declare and write to only what the patterns match."""
     name = f"user-{uuid4().hex[:8]}"
     rabbitmq.call("PUT", f"/api/users/{name}", {"password": "s3cret", "tags": ""})
-    permissions = {"configure": configure, "write": ".*", "read": ".*"}
+    permissions = {"configure": configure, "write": write, "read": ".*"}
     rabbitmq.call("PUT", f"/api/permissions/{quote(vhost_of(url), safe='')}/{name}", permissions)
     yield url.replace("guest:guest", f"{name}:s3cret")
     rabbitmq.call("DELETE", f"/api/users/{name}")
@@ -66,6 +69,40 @@ def test_a_producer_whose_user_is_let_in_again_goes_on(vhost_url: str, rabbitmq:
             producer.send(Probe())
         rabbitmq.call("PUT", f"/api/users/{name}", {"password": "s3cret", "tags": ""})
         assert producer.send(Probe()).queue == "probe"
+
+
+def test_a_worker_whose_publisher_alone_is_refused_knows_it_until_it_is_let_in(
+    vhost_url: str, rabbitmq: RabbitMQ, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals = Refusals()
+    with user(rabbitmq, vhost_url, ".*") as url:
+        connection = ConnectionSettings([url])
+        producer, name = Producer.over(Sender(connection, app_id="test", refusals=refusals)), urlsplit(url).username
+        access = Access({}, refusals, costly={LOGIN: connection.demand})
+        rabbitmq.call("PUT", f"/api/users/{name}", {"password": "other", "tags": ""})
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable):
+                producer.send(Probe())
+        access.look()
+        assert ["refused the user or password" in text for text in refusals.problems(timedelta())] == [True]
+        rabbitmq.call("PUT", f"/api/users/{name}", {"password": "s3cret", "tags": ""})
+        access.look()  # nobody sends
+        assert refusals.longest() == timedelta()
+        with producer:
+            producer.send(Probe())
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("jobkit")]
+    assert len([line for line in said if "refused the user" in line]) == 1
+
+
+def test_a_binding_that_may_not_be_made_is_warned_of(vhost_url: str, rabbitmq: RabbitMQ) -> None:
+    with ConnectionSettings([vhost_url]).open() as connection:
+        declare(connection, ["probe"])
+    limited = user(rabbitmq, vhost_url, "^$", write="^(amq.default|jobkit.*)$")
+    with limited as url, ConnectionSettings([url]).open() as connection:
+        (_, bindings) = declare(connection, ["probe"]).split("; the user")
+    assert "may not bind queue 'probe.dlq' to exchange 'probe.dlx' and 3 more" in bindings
+    with user(rabbitmq, vhost_url, "^$") as url, ConnectionSettings([url]).open() as connection:
+        assert "may not bind" not in declare(connection, ["probe"]), "it was made once more, and so exists"
 
 
 def test_a_memory_alarm_is_named(vhost_url: str, rabbitmq: RabbitMQ) -> None:

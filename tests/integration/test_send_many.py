@@ -33,10 +33,10 @@ class Jobs:
 
 
 def test_the_deadline_counts_from_the_last_confirm(vhost_url: str) -> None:
-    with Producer(vhost_url, timeout=0.5) as producer:
-        sent = producer.send_many(Jobs(20_000))
-    assert (sent.accepted, sent.taken, sent.refused) == (20_000, 20_000, ())
-    assert depth(vhost_url, "probe") == 20_000
+    with Producer(vhost_url, timeout=1) as producer:
+        sent = producer.send_many(Jobs(40_000))
+    assert (sent.accepted, sent.taken, sent.refused) == (40_000, 40_000, ())
+    assert depth(vhost_url, "probe") == 40_000
 
 
 def test_no_more_than_a_window_of_jobs_is_read_ahead_of_their_confirms(producer: Producer) -> None:
@@ -141,6 +141,19 @@ def test_an_error_of_whoever_makes_the_jobs_is_raised_once_those_before_it_are_c
         producer.send_many(failing())
     assert depth(vhost_url, "probe") == 7
     assert error.value.__notes__ == ["send_many had sent 7 jobs by then, 7 are confirmed"]
+
+
+def test_an_error_of_whoever_makes_the_jobs_keeps_those_that_were_refused_before_it(vhost_url: str) -> None:
+    def failing() -> Iterator[Probe]:
+        yield from (Probe(name="small"), Probe(name="x" * 3_000), Probe(name="small"))
+        raise LookupError("the cursor is closed")
+
+    with Producer(vhost_url, max_bytes=2_000) as producer, pytest.raises(LookupError) as error:
+        producer.send_many(failing())
+    assert "2 are confirmed; the 1 others are in .refused" in error.value.__notes__[0]
+    (refusal,) = error.value.refused  # type: ignore[attr-defined]  # send_many has added it
+    assert (refusal.job.name, type(refusal.error)) == ("x" * 3_000, MessageTooLarge)
+    assert error.value.sent.accepted == 2  # type: ignore[attr-defined]  # the same
 
 
 def test_a_job_is_published_before_the_next_one_is_there(producer: Producer, vhost_url: str) -> None:

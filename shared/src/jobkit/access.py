@@ -19,16 +19,21 @@ class Access:
     """Tries each right, so that one that is missing is known before a job needs it, and one that is back is noticed.
 
     Args:
-        checks: By the name that a line in the log gives to what is asked.
+        checks: What is tried, by the source that ``refusals`` is told.
         refusals: Told of what is refused while the process runs.
+        costly: Checks of the broker, which take a connection. They are tried at the start, and later only while their
+            source is known to refuse us.
     """
 
-    def __init__(self, checks: Mapping[str, Check], refusals: Refusals) -> None:
+    def __init__(
+        self, checks: Mapping[str, Check], refusals: Refusals, *, costly: Mapping[str, Check] | None = None
+    ) -> None:
         self._checks = checks
+        self._costly = costly or {}
         self._refusals = refusals
 
     def demand(self) -> None:
-        """Try everything once; an outage is none of its business, since it passes.
+        """Try everything once. Outages are ignored, because they pass.
 
         Raises:
             SettingsError: Something is refused; the text says what to do.
@@ -38,12 +43,15 @@ class Access:
                 check()
         except _REFUSALS as refusal:
             raise SettingsError(str(refusal)) from refusal
-        except StoreUnavailable as outage:
+        except StoreUnavailable as outage:  # the other checks would wait for the same store
             log.debug("what this process may do is not known yet: %s", outage)
+        for check in self._costly.values():
+            check()
 
     def look(self) -> None:
         """Try everything, and note what is refused and what is not any more."""
-        for source, check in self._checks.items():
+        costly = {source: check for source, check in self._costly.items() if self._refusals.has(source)}
+        for source, check in {**self._checks, **costly}.items():
             try:
                 check()
             except _REFUSALS as refusal:

@@ -14,6 +14,7 @@ from dramatiq import Broker
 from dramatiq.middleware import Middleware
 
 from jobkit.access import Access, Check
+from jobkit.breaker.exercise import exercise_switches
 from jobkit.breaker.switches import Switches
 from jobkit.broker.memory import MemoryBroker
 from jobkit.broker.policies import Policies
@@ -31,15 +32,18 @@ from jobkit.middleware.health import Health
 from jobkit.middleware.idempotency import Idempotency
 from jobkit.middleware.lifespan import Lifespan
 from jobkit.middleware.logs import LogFormat
+from jobkit.middleware.observing import Observing
 from jobkit.middleware.policy_watch import PolicyWatch
 from jobkit.middleware.preflight import Preflight
 from jobkit.middleware.retries import Retries
 from jobkit.middleware.shutdown import Shutdown, stop_limit
+from jobkit.middleware.sign_of_life import note_replacement
 from jobkit.middleware.stuck_jobs import Replacement, StuckJobs
 from jobkit.middleware.telemetry_export import TelemetryExport
+from jobkit.observers import Observer
 from jobkit.patience import Patience
 from jobkit.producer import SendsMessages
-from jobkit.refusals import Refusals
+from jobkit.refusals import LOGIN
 from jobkit.run.carrier import Carrier
 from jobkit.run.path import Path
 from jobkit.run.seams import Seams
@@ -50,7 +54,7 @@ from jobkit.schedule.registry import RedisSchedules
 from jobkit.schedule.schedule import Schedule
 from jobkit.settings import PlatformSettings, ServiceSettings
 from jobkit.store.base import JobStore
-from jobkit.store.exercise import ACTOR, RECORD_TTL, exercise
+from jobkit.store.exercise import RECORD_TTL, exercise
 from jobkit.store.redis import RedisStore
 from jobkit.store.redis_client import RedisClient
 from jobkit.store.redis_server import RedisServer
@@ -74,18 +78,22 @@ class Assembly(Generic[R]):
     store: JobStore
     switches: Switches
     sender: SendsMessages
+    observers: Sequence[Observer] = ()
 
     def install(self, broker: JobBroker | MemoryBroker, *, process_of_its_own: bool) -> None:
         """Give ``broker`` the middleware and declare the actors and their lanes on it."""
         lifespan, over = Lifespan(self.open_resources), threading.Event()
         interrupts = Interrupts(homes_of(actor.function for actor in self.actors.values()))
         refusals = broker.refusals if isinstance(broker, JobBroker) else None
-        patience = Patience(broker.stopping, over, refusals=refusals)
+        observing = Observing(self.observers, {name: actor.observers for name, actor in self.actors.items()})
+        observed = [observing] if observing.is_used else []
+        patience = Patience(broker.stopping, over, refusals=refusals, tell=observing.error)
         ttl = timedelta(seconds=self.platform.lease_seconds)
-        keeper = LeaseKeeper(self.store, interrupts, ttl)
+        keeper = LeaseKeeper(self.store, interrupts, ttl, refusals, tell=observing.error)
         reports = self._error_reports()
-        path = self._path(broker, patience, keeper, reports)
+        path = self._path(broker, patience, keeper, observed, reports)
         middleware: list[Middleware] = [
+            *observed,  # have their time after the last job's record is written
             *reports,
             Shutdown(broker.stopping, over, interrupts, stop_limit(self.settings), keeper.abandon),
             lifespan,  # closed only after the last job's record is written
@@ -93,18 +101,25 @@ class Assembly(Generic[R]):
         ]
         if process_of_its_own:
             after = timedelta(seconds=self.platform.stuck_seconds)
-            replacement = Replacement(after, stop_limit(self.settings), keeper.let_lapse)
+            note = self._note_replacement
+            stuck = StuckJobs(interrupts, Replacement(after, stop_limit(self.settings), keeper.let_lapse, note))
             # First, so that its hook after the shutdown comes last: then it kills the process.
-            middleware = [StuckJobs(interrupts, replacement), *self._operations(broker), *middleware]
+            middleware = [stuck, *self._operations(broker, stuck), *middleware]
         else:
             middleware = [StuckJobs(interrupts), *middleware]
         for one in middleware:
             broker.add_middleware(one)
-        children = Children(self.sender, patience, interrupts)
-        self._declare(broker, Runner(self.store, children, lifespan, interrupts, broker.stopping))
+        children = Children(self.sender, patience, interrupts, self.store)
+        started = observing.started if observing.is_used else None
+        self._declare(broker, Runner(self.store, children, lifespan, interrupts, broker.stopping, started))
 
     def _path(
-        self, broker: JobBroker | MemoryBroker, patience: Patience, keeper: LeaseKeeper, reports: "Sequence[Sentry]"
+        self,
+        broker: JobBroker | MemoryBroker,
+        patience: Patience,
+        keeper: LeaseKeeper,
+        observed: Sequence[Observing],
+        reports: "Sequence[Sentry]",
     ) -> Path:
         """The steps that every job takes."""
         limits = Limits(
@@ -119,45 +134,56 @@ class Assembly(Generic[R]):
             keeper,
             patience,
             limits,
-            # The span is outermost, so that every line and every report is inside it.
-            watching(tracing.span, logs.lines, *(report.scope for report in reports)),
+            # The span is around every line and every report. Observers are told after them: they take the exception.
+            watching(*(one.watch for one in observed), tracing.span, logs.lines, *(report.scope for report in reports)),
         )
 
-    def _operations(self, broker: JobBroker | MemoryBroker) -> list[Middleware]:
+    def _note_replacement(self) -> None:
+        if self.platform.health_folder is not None:
+            note_replacement(self.platform.health_folder, self.platform.max_crashes)
+
+    def _operations(self, broker: JobBroker | MemoryBroker, stuck: StuckJobs) -> list[Middleware]:
         """What only a process of its own needs. Its ``after_*`` hooks come last, so telemetry is flushed then."""
         operations: list[Middleware] = [LogFormat(self.platform.log_format, self.platform.log_level)]
         if self.platform.traces_endpoint or self.platform.metrics_endpoint:
             endpoints = self.platform.traces_endpoint, self.platform.metrics_endpoint
             operations.append(TelemetryExport(*endpoints, f"{self.name}-service"))
         if self.platform.health_folder and isinstance(broker, JobBroker):
-            operations.append(self._health(self.platform.health_folder, broker))
-        registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds)
+            operations.append(self._health(self.platform.health_folder, broker, stuck))
+        registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds, self.platform.namespace)
         # Even if there are none: there may have been some before.
-        operations.append(Announce(self.name, self._schedules(), registry, list(self.actors)))
+        refusals = broker.refusals if isinstance(broker, JobBroker) else None
+        operations.append(Announce(self.name, self._schedules(), registry, list(self.actors), refusals))
         queues = {name: _queues(declared.contract) for name, declared in self.actors.items()}
         operations.append(Preflight(self.platform, self.settings, queues))
         if isinstance(broker, JobBroker):
-            operations.append(self._entry(broker.refusals, registry))
+            operations.append(self._entry(broker, registry))
             if (management := self.platform.management_url) is not None:
                 policies = Policies(management.get_secret_value(), broker.connection_settings)
                 operations.append(PolicyWatch(policies))
         return operations
 
-    def _health(self, folder: pathlib.Path, broker: JobBroker) -> Health:
+    def _health(self, folder: pathlib.Path, broker: JobBroker, stuck: StuckJobs) -> Health:
         bound = timedelta(seconds=self.platform.refusal_limit_seconds)
         refused = partial(broker.refusals.problems, bound)
-        return Health(folder, self.platform.health_stall_seconds, broker.reach, [refused])
+        return Health(folder, self.platform.health_stall_seconds, broker.reach, [refused], [stuck.problems])
 
-    def _entry(self, refusals: Refusals, schedules: RedisSchedules) -> Entry:
+    def _entry(self, broker: JobBroker, schedules: RedisSchedules) -> Entry:
         url, timeout = self.platform.store_url, self.platform.store_timeout_seconds
-        server, store = RedisServer(RedisClient(url, timeout)), RedisStore(url, RECORD_TTL, timeout)
+        server, store = (
+            RedisServer(RedisClient(url, timeout)),
+            RedisStore(url, RECORD_TTL, timeout, self.platform.namespace),
+        )
         checks: dict[str, Check] = {
             "the kind of job store": server.refuse_cluster,
             "the job store": lambda: exercise(store, self.name),
-            "the store of breakers": lambda: _ask(self.switches.look),
-            "the store of schedules": lambda: _ask(schedules.last_tick),
+            "the store of breakers": lambda: exercise_switches(self.switches, self.name),
+            "the store of schedules": schedules.check_announcing,
         }
-        return Entry(Access(checks, refusals), server.advice)
+        connection = broker.connection_settings
+        # Nobody reports the second one: jobs write to several exchanges, and only they know whether that works again.
+        costly = {LOGIN: connection.demand, "the first message": connection.demand_writing}
+        return Entry(Access(checks, broker.refusals, costly=costly), server.advice)
 
     def _schedules(self) -> list[Schedule]:
         schedules = []
@@ -185,6 +211,7 @@ class Assembly(Generic[R]):
                 retry=declared.retry,
                 time_limit=declared.time_limit,
                 breaker=declared.breaker,
+                dead_letter=declared.dead_letter,
             )
             declare(runner.bind(declared))
             for one in _queues(declared.contract):
@@ -194,8 +221,3 @@ class Assembly(Generic[R]):
 def _queues(contract: type[Job]) -> list[str]:
     """The queue of a contract and those of its lanes."""
     return [lane_queue(contract, lane) for lane in contract.lanes]
-
-
-def _ask(look: Callable[[str], object]) -> None:
-    """Ask for what nobody has stored: the answer does not matter, whether there is one does."""
-    look(ACTOR)

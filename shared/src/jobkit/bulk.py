@@ -4,6 +4,7 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from time import monotonic
 from typing import Any, Final, Protocol, Self
@@ -71,7 +72,8 @@ class Bulk:
 
         Raises:
             NotAllSent: At the end, if any was not confirmed.
-            Exception: What reading the jobs has raised, once those that were read are confirmed.
+            Exception: What reading the jobs has raised, once it is known what became of those that were read. It gets
+                the attributes ``sent`` and ``refused`` of ``NotAllSent``.
         """
         for message, error in self._sender.stream(self._messages(), delay=self._delay):
             job = self._on_the_way.popleft()
@@ -81,10 +83,20 @@ class Bulk:
             self._accepted += 1
             yield Receipt(message.message_id, message.actor_name, message.queue_name)
         if self._broken is not None:
-            self._broken.add_note(f"send_many had sent {self._taken:,} jobs by then, {self._accepted:,} are confirmed")
+            self._note_counts(self._broken)
             raise self._broken
         if self._accepted < self._taken:
             raise NotAllSent(self.sent, to_the_end=self._to_the_end)
+
+    def _note_counts(self, broken: Exception) -> None:
+        """Tell whoever made the jobs what became of those that were read: nobody else has the refused ones."""
+        sent = self.sent
+        rest = f"; the {sent.not_accepted:,} others are in .refused" if sent.not_accepted else ""
+        with suppress(Exception):  # its class may let nobody set attributes, and what it says comes first
+            broken.add_note(f"send_many had sent {sent.taken:,} jobs by then, {sent.accepted:,} are confirmed{rest}")
+            for name, value in (("sent", sent), ("refused", sent.refused)):
+                if not hasattr(broken, name):
+                    setattr(broken, name, value)
 
     def _messages(self) -> Iterator[Message[Any]]:
         try:

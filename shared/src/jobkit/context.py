@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
-from jobkit.children import Children
+from jobkit.children import RESERVED, Children
 from jobkit.contracts.job import Job
 from jobkit.contracts.tick import Tick
 from jobkit.errors import LeaseLost, StoreUnavailable
@@ -83,6 +83,7 @@ class Context(Generic[R]):
         must not be done twice, and a later run can tell.
 
         Raises:
+            ValueError: the name is empty, or begins with ``jobkit.``.
             StoreUnavailable: it cannot be stored now; uncaught, the job runs again and uses up no attempt.
             LeaseLost: another worker has the job by now.
         """
@@ -127,22 +128,40 @@ class Context(Generic[R]):
         return self._interrupts.shielded(call, at_most=at_most.total_seconds())
 
     def send(
-        self, job: Job, *, lane: str | None = None, key: str | None = None, delay: timedelta | None = None
+        self,
+        job: Job,
+        *,
+        lane: str | None = None,
+        key: str | None = None,
+        child_key: str | None = None,
+        delay: timedelta | None = None,
     ) -> Receipt:
         """Send a further job; returns once the broker has confirmed it, and waits while the broker is away.
 
-        Its id is derived from this job's: from ``key`` if one is given, else from the number of the call. So a run that
-        repeats this one sends the same jobs, and they do not run twice. Give a key where the order of calls may differ.
+        A run that repeats this one sends the same jobs, and they do not run twice: without a key, a job's id is derived
+        from this job's id and from the number of the call.
+
+        Args:
+            job: What to do.
+            lane: One of the contract's lanes; its default lane if none is given.
+            key: What the job means in your business (``"invoice/17"``), as for ``Producer.send``: jobs and producers
+                that send under one key send one job. Costs a call to the store.
+            child_key: What the job means to this job alone: its id is derived from this job's id and the key. Give it
+                where the order of the calls may differ between runs.
+            delay: Run it no earlier than this from now, to the second.
 
         Raises:
             SendError: it can never be sent, being too large for one; this job fails.
+            ValueError: both keys are given, one is blank, the contract has no such lane, or the delay is too long.
+            LeaseLost: another worker has the job by now.
         """
-        return self._children.send(self._execution, job, lane=lane, key=key, delay=delay or timedelta())
+        after = delay or timedelta()
+        return self._children.send(self._execution, job, lane=lane, key=key, child_key=child_key, delay=after)
 
 
 def _checked(name: str) -> str:
-    if not name:
-        raise ValueError("name must not be empty")
+    if not name or name.startswith(RESERVED):
+        raise ValueError(f"name={name[:50]!r} must be a text that does not begin with {RESERVED!r}")
     return name
 
 

@@ -180,7 +180,15 @@ class Unroutable(SendError):
 
 
 class MessageTooLarge(SendError, PermanentError):
-    """The message is above the size limit: put the data into object storage and send its reference."""
+    """The message is above the size limit: split the job, or put the data into object storage and send its key."""
+
+    @classmethod
+    def of(cls, actor: str, job_id: str, size: int, limit: int) -> "MessageTooLarge":
+        """The error of a job whose message has ``size`` bytes."""
+        return cls(
+            f"{actor} {job_id} is {size:,} bytes long, the limit is {limit:,} (JOBKIT_MAX_MESSAGE_BYTES): split the "
+            "job, or put the data into object storage and send its key"
+        )
 
 
 # Running ---------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
+from jobkit.contracts.job import Job
 from jobkit.deadletters import Reason
 from jobkit.errors import text_of
 from jobkit.store.base import JobKey, Lease
@@ -41,7 +42,7 @@ REFUSED_OPTION = "refused"
 DUE_OPTION = "due_at"
 DELAY_OPTION = "delay"
 
-#: Set on a job that a job has sent: the round of its parent.
+#: Set on a job that a job has sent: the round of its parent, or when its parent first sent it under this key.
 ROUND_OPTION = "round"
 
 #: The options that a copy has and the message that was sent has not.
@@ -125,6 +126,9 @@ class Execution:
         at_checkpoint: Whether its work so far is kept: it is the first attempt since then.
         result: What the actor returned, encoded for the record.
         ended: What became of it; None until then.
+        payload: The job in the message, once it is read.
+        keeps_dead_letter: Whether its actor wants a dead letter of what cannot succeed.
+        stall_told: Whether observers were told that the run before this one has stalled.
     """
 
     message: Message[Any]
@@ -140,6 +144,15 @@ class Execution:
     at_checkpoint: bool = False
     result: bytes = b""
     ended: Decision | None = None
+    payload: Job | None = None
+    keeps_dead_letter: bool = True
+    stall_told: bool = False
+
+    @property
+    def was_dropped(self) -> bool:
+        """Whether it is dead, and there is no dead letter."""
+        died = self.ended is not None and self.ended.verdict is Verdict.DIED and self.ended.shown is not None
+        return died and not self.keeps_dead_letter
 
     @property
     def attempt(self) -> int:
@@ -152,7 +165,8 @@ class Execution:
     def round(self) -> int:
         """When the job was sent, or the first of the jobs that led to it: a job that died runs again in another round.
 
-        A parent that is retried sends its children once more, and those that have died meanwhile stay dead.
+        A parent that is retried sends its children once more, and those that have died meanwhile stay dead. A job that
+        was sent under a key of its own begins a round, once for each job that sends it.
         """
         said = self.message.options.get(ROUND_OPTION)
         return said if isinstance(said, int) else self.message.message_timestamp

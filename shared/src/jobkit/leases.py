@@ -4,11 +4,17 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Final
 
 from jobkit.errors import LeaseLost, StoreRefused, StoreUnavailable
 from jobkit.interrupts import Interrupts
+from jobkit.refusals import Refusals
 from jobkit.store.base import JobStore, Lease
+
+#: What refuses us, as ``Refusals`` names it.
+_SOURCE: Final = "the leases of jobs"
 
 #: Seconds until a renewal that failed is tried again: once the store is back, it should come before anybody's claim.
 RETRY_RENEWAL = 0.5
@@ -32,10 +38,20 @@ class LeaseKeeper:
     store also when no job runs, so that it knows of every outage that is long enough for leases to run out.
     """
 
-    def __init__(self, store: JobStore, interrupts: Interrupts, ttl: timedelta) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        interrupts: Interrupts,
+        ttl: timedelta,
+        refusals: Refusals | None = None,
+        *,
+        tell: Callable[[BaseException], None] = lambda _outage: None,
+    ) -> None:
+        self._tell = tell  # called with each outage, as often as it is met
         self._store = store
         self._interrupts = interrupts
         self._ttl = ttl
+        self._refusals = refusals
         self._kept: dict[Lease, int | None] = {}
         self._lock = threading.Lock()
         self._lapsing: set[Lease] = set()
@@ -120,19 +136,27 @@ class LeaseKeeper:
             answers = self._store.renew(list(kept), self._ttl)
         except StoreUnavailable as outage:
             self._away_until = math.inf
-            if say_so:
-                level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
-                log.log(level, "leases cannot be renewed now: %s", outage)
+            self._tell(outage)
+            self._announce(outage, say_so=say_so)
             return False
         except Exception:  # the leases of all jobs depend on this thread
             log.exception("leases cannot be renewed now")
             return False
+        if self._refusals is not None:
+            self._refusals.clear(_SOURCE)
         if self._away_until == math.inf:
             self._away_until = time.monotonic() + HEAD_START
         for (lease, thread), held in zip(kept.items(), answers, strict=True):
             if not held and thread is not None:
                 self._lose(lease, thread)
         return True
+
+    def _announce(self, outage: StoreUnavailable, *, say_so: bool) -> None:
+        if isinstance(outage, StoreRefused) and self._refusals is not None:
+            self._refusals.report(_SOURCE, outage)
+        elif say_so:
+            level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
+            log.log(level, "leases cannot be renewed now: %s", outage)
 
     def _lose(self, lease: Lease, thread: int) -> None:
         with self._lock:  # so that the job cannot end, and the next one begin, before it is interrupted

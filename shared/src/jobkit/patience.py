@@ -3,17 +3,18 @@
 import logging
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from jobkit.effects import Call, Effect, Pause, Seam, Steps, take
 from jobkit.errors import OUTAGES, AccessRefused, JobkitError, StoreRefused
-from jobkit.refusals import Refusals
+from jobkit.refusals import WRITING, Refusals
 
 T = TypeVar("T")
 
 #: What refuses us, as ``Refusals`` names it.
-_WRITING = "writing to RabbitMQ"
+_SOURCES: Final[dict[type[JobkitError], str]] = {AccessRefused: WRITING, StoreRefused: "the records of jobs"}
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ class Patience:
         over: The jobs have had their time: ends the waiting on behalf of those that have ended.
         first: Seconds before the second try.
         longest: Seconds between later ones.
-        refusals: Told when the broker takes no messages from our user.
+        refusals: Told when the broker or the store refuses our user.
+        tell: Called with each outage, as often as it is met.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Patience:
         first: float = 0.1,
         longest: float = 2.0,
         refusals: Refusals | None = None,
+        tell: Callable[[BaseException], None] = lambda _outage: None,
     ) -> None:
         self._stopping = stopping
         self._over = over
@@ -48,6 +51,9 @@ class Patience:
         self._longest = longest
         self._announced = ""
         self._refusals = refusals
+        self.tell = tell
+        self._refused: Counter[str] = Counter()  # how many wait because of a refusal, by its source
+        self._lock = threading.Lock()
 
     def before(self, make: Callable[[], Effect]) -> Steps[Any]:
         """The answer to an effect, once no outage stands in its way: what a job needs before it begins.
@@ -89,35 +95,54 @@ class Patience:
     def _wait_out(
         self, make: Callable[[], Effect], given_up: threading.Event, unless: Callable[[], bool] = lambda: False
     ) -> Steps[T]:
-        pause, refused = self._first, False
-        while True:
-            try:
-                result: T = yield make()
-            except OUTAGES as outage:
-                refused = refused or isinstance(outage, AccessRefused)
-                self._announce(outage)
-                jitter = random.uniform(0.5, 1.0)  # noqa: S311  no secret
-                if (yield Pause(pause * jitter, given_up)) or unless():
-                    raise WorkerStopping(str(outage)) from outage
-                pause = min(pause * 2, self._longest)
-            else:
-                if refused and self._refusals is not None:
-                    self._refusals.clear(_WRITING)
-                if self._announced:
-                    self._announced = ""
-                    log.info("answers again; jobs go on")
-                return result
+        pause, met = self._first, set[str]()  # the refusals that it waits for
+        try:
+            while True:
+                try:
+                    result: T = yield make()
+                except OUTAGES as outage:
+                    self._announce(outage, met)
+                    jitter = random.uniform(0.5, 1.0)  # noqa: S311  no secret
+                    if (yield Pause(pause * jitter, given_up)) or unless():
+                        raise WorkerStopping(str(outage)) from outage
+                    pause = min(pause * 2, self._longest)
+                else:
+                    if self._announced:
+                        self._announced = ""
+                        log.info("answers again; jobs go on")
+                    return result
+        finally:
+            if met and not given_up.is_set():  # a worker that stops does not know whether it is let in again
+                self._leave(met)
 
-    def _announce(self, outage: JobkitError) -> None:
+    def _announce(self, outage: JobkitError, met: set[str]) -> None:
+        self.tell(outage)
         # Every thread that holds a job comes by here: one line for each kind of outage is enough.
-        kind = type(outage).__name__
-        if isinstance(outage, AccessRefused) and self._refusals is not None:
-            self._refusals.report(_WRITING, outage)  # which logs it, and fails the health check after a while
-            self._announced = kind
+        kind, source = type(outage).__name__, _SOURCES.get(type(outage))
+        if self._refusals is not None and source is not None:
+            self._enter(source, met)
+            self._refusals.report(source, outage)  # which logs it, and fails the health check after a while
+        elif self._refusals is not None and self._refusals.knows(outage):
+            pass  # a refused login, which the connection has reported
         elif self._announced != kind:
             self._announced = kind
-            level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
+            level = logging.WARNING if source is None else logging.ERROR
             log.log(level, "%s; jobs wait for it", outage)
+
+    def _enter(self, source: str, met: set[str]) -> None:
+        if source not in met:
+            met.add(source)
+            with self._lock:
+                self._refused[source] += 1
+
+    def _leave(self, met: set[str]) -> None:
+        """Note that one job less waits for these; the last one to leave ends the refusal."""
+        for source in met:
+            with self._lock:
+                self._refused[source] -= 1
+                last = self._refused[source] == 0
+            if last and self._refusals is not None:
+                self._refusals.clear(source)
 
 
 def perform(effect: Effect) -> object:

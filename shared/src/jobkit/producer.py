@@ -217,6 +217,8 @@ class Producer:
             NotAllSent: At least one was not confirmed. Its ``refused`` has the first 1,000, each with its error and the
                 id to send it again under. After that many, or when the broker no longer answers, no further jobs are
                 read; ``taken`` says how many were.
+            Exception: What the generator of the jobs raised. Its attribute ``sent`` has the counts, and ``refused``
+                the jobs that were not confirmed.
         """
         bulk = Bulk(self._sender, jobs, lambda job: message_for(job, lane=lane), delay or timedelta())
         if receipts:

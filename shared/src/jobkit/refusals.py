@@ -6,8 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from jobkit.errors import text_of
+
+#: Sources that several parts report and try.
+LOGIN: Final = "the login at RabbitMQ"
+WRITING: Final = "writing to RabbitMQ"
+
+#: Texts that are remembered as said. Those of one refusal differ by the few commands and queues that it concerns.
+_MOST_SAID: Final = 100
 
 log = logging.getLogger(__name__)
 
@@ -21,21 +29,23 @@ class _Refusal:
 class Refusals:
     """Keeps what refuses a running process: a password or a permission that was taken away.
 
-    Its jobs wait meanwhile, and the process goes on by itself once it is let in again. The log has one line at error
-    level for each change, and the health check asks ``longest``. Safe to use from any thread.
+    Jobs wait meanwhile, and continue when the right is given back. The log has one line at error level for each text,
+    whoever reports it and how often. The health check asks ``problems``. Safe to use from any thread.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: dict[str, _Refusal] = {}
+        self._said: set[str] = set()
         self._lock = threading.Lock()
 
     def report(self, source: str, error: BaseException | str) -> None:
         """Note that ``source`` refuses us; the text says what to do."""
         text = error if isinstance(error, str) else text_of(error)
         with self._lock:
-            # Several rights may hang on one password: that is one line.
-            said = any(known.text == text for known in self._known.values())
+            # Several rights may hang on one password, and several threads may meet it: that is one line.
+            said = text in self._said or len(self._said) >= _MOST_SAID
+            self._said.add(text)
             known = self._known.get(source)
             self._known[source] = _Refusal(text, known.since if known else self._clock())
         if not said:
@@ -46,8 +56,21 @@ class Refusals:
         with self._lock:
             known = self._known.pop(source, None)
             over = known is not None and not self._known
+            if over:
+                self._said.clear()
         if over:
             log.info("nothing refuses this process any more; jobs go on")
+
+    def knows(self, error: BaseException | str) -> bool:
+        """Return whether somebody has reported a refusal with this text, so that it needs no other line."""
+        text = error if isinstance(error, str) else text_of(error)
+        with self._lock:
+            return any(known.text == text for known in self._known.values())
+
+    def has(self, source: str) -> bool:
+        """Return whether ``source`` refuses us."""
+        with self._lock:
+            return source in self._known
 
     def longest(self) -> timedelta:
         """Return for how long the oldest refusal has lasted; zero if there is none."""

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar
@@ -23,6 +23,7 @@ from jobkit.interrupts import Interrupts
 from jobkit.middleware.lifespan import Lifespan
 from jobkit.middleware.subprocesses import in_one_process
 from jobkit.middleware.time_limit import limited
+from jobkit.observers import Observer
 from jobkit.payload import parse
 from jobkit.retry import RetryPolicy
 from jobkit.schedule.cron import Cron
@@ -49,6 +50,8 @@ class ActorDeclaration(Generic[R]):
     periodic: Cron | None
     breaker: CircuitBreaker | None = None
     large_result: LargeResult = "fail"
+    observers: Sequence[Observer] = ()
+    dead_letter: bool = True
 
 
 class Runner(Generic[R]):
@@ -61,12 +64,14 @@ class Runner(Generic[R]):
         lifespan: Lifespan[R],
         interrupts: Interrupts,
         stopping: threading.Event,
+        started: Callable[[Execution], None] | None = None,
     ) -> None:
         self._store = store
         self._children = children
         self._lifespan = lifespan
         self._interrupts = interrupts
         self._stopping = stopping
+        self._started = started
         self._defaults = Defaults(store, interrupts)
 
     def bind(self, declared: ActorDeclaration[R]) -> Callable[..., None]:
@@ -78,7 +83,9 @@ class Runner(Generic[R]):
                 raise RuntimeError("an actor runs in a worker only; call its function in tests")
             context = self._context(execution)
             with during(context.tick):
-                job = self._defaults.settle(parse(declared.contract, execution), execution)
+                job = execution.payload = self._defaults.settle(parse(declared.contract, execution), execution)
+                if (started := self._started) is not None:
+                    self._interrupts.shielded(lambda: started(execution))
                 result = declared.function(job, context)
             refuse_undone(declared.contract.actor, result)
             execution.result = encode_result(result, drop_large=declared.large_result == "drop")

@@ -1,6 +1,6 @@
 """A service: its name, its actors and what its workers open."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Generic, TypeVar
@@ -20,7 +20,10 @@ from jobkit.contracts.job import TAKEN_SERVICES, Job, lane_queue, service_of
 from jobkit.defaults import refuse_what_cannot_be_periodic
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
+from jobkit.observers import Observer
+from jobkit.observers.observer import checked_observer
 from jobkit.producer import SendsMessages
+from jobkit.refusals import Refusals
 from jobkit.retry import RetryPolicy
 from jobkit.runner import ActorDeclaration, LargeResult
 from jobkit.schedule.cron import Cron
@@ -46,6 +49,7 @@ class Service(Generic[S, R]):
         lifespan: Opens the service's resources from its settings, once in each worker process.
         retry: The retry policy of actors that have none of their own.
         time_limit: The time limit of actors that have none of their own.
+        observers: Are told what becomes of all jobs, and of errors of broker and store.
     """
 
     def __init__(
@@ -55,10 +59,12 @@ class Service(Generic[S, R]):
         lifespan: Callable[[S], AbstractContextManager[R]],
         retry: RetryPolicy = DEFAULT_POLICY,
         time_limit: timedelta = DEFAULT_TIME_LIMIT,
+        observers: Sequence[Observer] = (),
     ) -> None:
         if name in TAKEN_SERVICES:
             raise TypeError(f"a service cannot be named {name!r}: queues of that name are jobkit's own")
         self.name = name
+        self.observers = [checked_observer(observer) for observer in observers]
         self._retry, self._time_limit = retry, time_limit
         self.actors: dict[str, ActorDeclaration[R]] = {}
         self._lifespan = lifespan
@@ -72,6 +78,8 @@ class Service(Generic[S, R]):
         periodic: Cron | None = None,
         breaker: CircuitBreaker | None = None,
         large_result: LargeResult = "fail",
+        observers: Sequence[Observer] = (),
+        dead_letter: bool = True,
     ) -> Callable[[Callable[[J, Context[R]], T]], Callable[[J, Context[R]], T]]:
         """Declare the function that runs jobs of ``contract``. The function itself stays as it is.
 
@@ -83,6 +91,8 @@ class Service(Generic[S, R]):
             breaker: What the jobs depend on, and when they wait for it.
             large_result: What becomes of a result above 256 KiB. ``"fail"``: the job is a dead letter, though its work
                 is done. ``"drop"``: the job is done, and its record has no result.
+            observers: Are told what becomes of these jobs, after those of the service.
+            dead_letter: Whether what cannot succeed becomes a dead letter. False: it is counted, logged and dropped.
         """
         if not contract.queue:
             raise TypeError(f"{contract.__name__} names no queue: class {contract.__name__}(Job, queue={self.name!r})")
@@ -96,12 +106,14 @@ class Service(Generic[S, R]):
         if periodic is not None:
             refuse_what_cannot_be_periodic(contract)  # here, and not at three in the morning
 
+        own_observers = [checked_observer(observer) for observer in observers]
+
         def declare(function: Callable[[J, Context[R]], T]) -> Callable[[J, Context[R]], T]:
             refuse_what_does_not_run(contract.actor, function)
             policy = self._retry if retry is None else retry
             limit = self._time_limit if time_limit is None else time_limit
             self.actors[contract.actor] = ActorDeclaration(
-                contract, function, policy, limit, periodic, breaker, large_result
+                contract, function, policy, limit, periodic, breaker, large_result, own_observers, dead_letter
             )
             return function
 
@@ -122,18 +134,22 @@ class Service(Generic[S, R]):
             name=f"{self.name}-worker",
         )
         declarer = Declarer(platform.declare)
+        refusals = Refusals()
         sender = Sender(
             connection,
             app_id=f"{self.name}-service",
             timeout=platform.send_timeout_seconds,
             max_bytes=platform.max_message_bytes,
             declarer=declarer,
+            refusals=refusals,
         )
         ttl = timedelta(seconds=platform.record_ttl_seconds)
-        store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds)
+        store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds, platform.namespace)
         rollout = timedelta(seconds=platform.rollout_seconds)
-        broker = JobBroker(connection, sender, prefetch=settings.prefetch, rollout=rollout, declarer=declarer)
-        switches = RedisSwitches(platform.store_url, platform.store_timeout_seconds)
+        broker = JobBroker(
+            connection, sender, prefetch=settings.prefetch, rollout=rollout, refusals=refusals, declarer=declarer
+        )
+        switches = RedisSwitches(platform.store_url, platform.store_timeout_seconds, platform.namespace)
         self._assembly(platform, settings, store, switches, sender).install(broker, process_of_its_own=True)
         return broker
 
@@ -155,4 +171,5 @@ class Service(Generic[S, R]):
             store=store,
             switches=switches,
             sender=sender,
+            observers=self.observers,
         )

@@ -43,6 +43,10 @@ _BAD_LOGINS: Final = frozenset(
     }
 )
 
+_FULL: Final = frozenset(
+    {"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
+)
+
 _NO_STORAGE: Final = frozenset({"NoSuchBucket", "ContainerNotFound"})
 
 _BY_ERRNO: Final = {
@@ -69,6 +73,8 @@ def trouble_of(error: BaseException, store: ObjectStore | None = None) -> Troubl
     code = found[1] if (found := _CODE.search(text)) else ""
     if code in _NO_STORAGE:
         return Trouble.NO_STORAGE
+    if code in _FULL or "507 Insufficient Storage" in text:
+        return Trouble.FULL
     if code in _BAD_LOGINS or isinstance(error, UnauthenticatedError):
         return Trouble.OUTAGE
     if isinstance(error, FileNotFoundError | NotFoundError):

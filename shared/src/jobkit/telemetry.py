@@ -45,6 +45,10 @@ _breaker_changes = _meter.create_counter("jobkit.breaker.changes", "{change}", "
 _ignored_fields = _meter.create_counter(
     "jobkit.payload.ignored_fields", "{field}", "Fields of payloads that the worker's contract does not have."
 )
+_dropped_jobs = _meter.create_counter("jobkit.jobs.dropped", "{job}", "Jobs that died without a dead letter.")
+_dropped_events = _meter.create_counter(
+    "jobkit.observers.dropped", "{event}", "Events that observers were not told of, as too many waited."
+)
 _stuck = _meter.create_counter("jobkit.jobs.stuck", "{job}", "Jobs that had not ended 5 s after their interrupt.")
 _process_time = _meter.create_histogram("messaging.process.duration", "s", "Time that a job ran.")
 
@@ -218,6 +222,16 @@ def job_stuck(queue: str, actor: str, interrupt: str) -> None:
     """Count a job that has not ended 5 s after its interrupt; ``interrupt`` is the class that was raised."""
     details = {"messaging.destination.name": queue, "jobkit.actor": actor, "error.type": interrupt}
     _stuck.add(1, details)
+
+
+def job_dropped(queue: str, actor: str, reason: str) -> None:
+    """Count a job that died and whose actor wants no dead letter."""
+    _dropped_jobs.add(1, {"messaging.destination.name": queue, "jobkit.actor": actor, "jobkit.reason": reason})
+
+
+def observation_dropped(event: str) -> None:
+    """Count an event that observers are not told of."""
+    _dropped_events.add(1, {"jobkit.event": event})
 
 
 def breaker_changed(name: str, to: str) -> None:

@@ -127,8 +127,9 @@ def test_a_job_that_cannot_be_remembered_waits_without_an_attempt_used_up(
     assert stage.attempts == [1, 1]
 
 
-def test_what_is_remembered_has_a_name(stage: Stage) -> None:
-    stage.do = lambda context: context.remember("", "the defaults of a tick have no name")
+@pytest.mark.parametrize("name", ["", "jobkit.sent/1/a"])
+def test_a_job_cannot_remember_under_the_names_that_jobkit_uses(stage: Stage, name: str) -> None:
+    stage.do = lambda context: context.remember(name, "a word")
     assert "ValueError" in stage.end().failure
 
 

@@ -458,7 +458,7 @@ def test_a_run_that_is_repeated_sends_the_same_children(stage: Stage) -> None:
 
     def do(_job: Work, context: Context[Desk]) -> None:
         sent.append(context.send(Step(name="one")))
-        sent.append(context.send(Step(name="two"), key="two"))
+        sent.append(context.send(Step(name="two"), child_key="two"))
         if failures:
             raise failures.pop()
 
@@ -489,7 +489,7 @@ def test_a_child_that_has_died_does_not_run_again_when_its_parent_does(stage: St
 
 
 def test_children_of_different_jobs_are_different_jobs(stage: Stage) -> None:
-    stage.desk.do = lambda job, context: context.send(Step(name=job.name), key="same key").job_id
+    stage.desk.do = lambda job, context: context.send(Step(name=job.name), child_key="same key").job_id
     for name in ("a", "b"):
         stage.wait(stage.producer.send(Work(name=name)), JobState.DONE)
     stage.idle()

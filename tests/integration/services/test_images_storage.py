@@ -1,17 +1,22 @@
 """The storage on a directory and on an S3 that the tests themselves serve."""
 
+import contextlib
 import os
 import resource
+import socket
 import threading
 from collections.abc import Iterator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from images_service.actors import service
 from images_service.adapters import open_resources
+from images_service.adapters.formats import MEDIA_TYPES
 from images_service.adapters.storage import ObjectStorage, open_store
-from images_service.errors import BadKey, MissingSource, SourceTooLarge, StorageUnavailable
+from images_service.errors import BadKey, MissingSource, SourceTooLarge, StorageRefused, StorageUnavailable
 from images_service.settings import ImagesSettings
 from jobkit.errors import SettingsError, TransientError
 
@@ -28,13 +33,14 @@ class Bucket(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         data = self.server.objects.get(self.path)
         if self.server.status != 200:
-            self.answer(self.server.status, b"<Error><Code>AccessDenied</Code></Error>")
+            self.answer(self.server.status, f"<Error><Code>{self.server.code}</Code></Error>".encode())
         elif data is None:
             self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
             self.answer(200, data)
 
     def do_PUT(self) -> None:
+        self.server.headers = self.headers
         self.server.objects[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
         self.answer(200, b"")
 
@@ -54,7 +60,8 @@ class S3(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Bucket)
         self.objects: dict[str, bytes] = {}
-        self.status = 200
+        self.status, self.code = 200, "AccessDenied"
+        self.headers = Message()  #: Of the last object that was written.
 
 
 @pytest.fixture
@@ -103,13 +110,58 @@ def test_an_object_above_the_limit_is_refused_in_s3_too(s3: S3) -> None:
         open_storage("s3://pictures", max_bytes=10).read("cat.jpg")
 
 
-@pytest.mark.parametrize("status", [403, 500])
-def test_a_storage_that_refuses_is_tried_again_later(s3: S3, status: int) -> None:
-    s3.status = status
-    with pytest.raises(StorageUnavailable) as caught:
+@pytest.mark.parametrize(
+    ("status", "code", "failure"),
+    [
+        (500, "InternalError", StorageUnavailable),
+        (403, "SignatureDoesNotMatch", StorageUnavailable),
+        (404, "NoSuchBucket", StorageUnavailable),
+        (403, "AccessDenied", StorageRefused),  # also of a key that is not there, to whom may not list the bucket
+        (400, "KeyTooLongError", BadKey),
+    ],
+)
+def test_a_verdict_on_one_key_is_told_from_an_outage(s3: S3, status: int, code: str, failure: type[Exception]) -> None:
+    s3.status, s3.code = status, code
+    with pytest.raises(failure) as caught:
         open_storage("s3://pictures").read("cat.jpg")
-    assert isinstance(caught.value, TransientError)
+    assert type(caught.value) is failure
+    assert isinstance(caught.value, TransientError) == (failure is not BadKey)
     assert "\n" not in str(caught.value)
+
+
+def test_only_an_outage_opens_the_breaker() -> None:
+    breaker = service.actors["process_image"].breaker
+    assert breaker is not None
+    assert breaker.trips(StorageUnavailable("down"))
+    assert not any(breaker.trips(error("one key")) for error in (StorageRefused, BadKey, MissingSource))
+
+
+@pytest.mark.parametrize("key", ["n" * 300 + ".jpg", "plain/below.jpg", "pipe", "socket"])
+def test_a_key_that_no_file_can_have_is_permanent_and_hangs_nothing(tmp_path: Path, key: str) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+    with contextlib.chdir(tmp_path), socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        with pytest.raises(BadKey):
+            open_storage(tmp_path).read(key)
+
+
+def test_a_folder_that_is_gone_is_an_outage_and_not_a_missing_source(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path / "mount")
+    (tmp_path / "mount").rmdir()
+    with pytest.raises(StorageUnavailable):
+        storage.read("cat.jpg")
+
+
+def test_an_output_says_what_it_is_and_how_long_it_may_be_kept(s3: S3) -> None:
+    storage = ObjectStorage(
+        open_store("s3://pictures"), max_bytes=100, output_prefix="out", cache_control="max-age=60, immutable"
+    )
+    for suffix, kind in MEDIA_TYPES.items():
+        storage.add(b"pixels", suffix)
+        assert (s3.headers["Content-Type"], s3.headers["Cache-Control"]) == (kind, "max-age=60, immutable")
+    open_storage("s3://pictures").add(b"pixels", ".png")
+    assert (s3.headers["Content-Type"], s3.headers["Cache-Control"]) == ("image/png", None)
 
 
 def test_a_storage_that_does_not_answer_is_tried_again_later(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

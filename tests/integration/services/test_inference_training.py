@@ -22,7 +22,7 @@ from inference_service.adapters.onnx_model import ModelCache
 from inference_service.adapters.registry import Registry
 from inference_service.adapters.scikit import ScikitClassifier, ScikitLearn
 from inference_service.adapters.storage import ObjectStorage, open_storage
-from inference_service.errors import ExportMismatch, StorageUnavailable, TrainingDiverged
+from inference_service.errors import DatasetChanged, ExportMismatch, StorageUnavailable, TrainingDiverged
 from inference_service.handlers import Progress, TrainedModel, predict_batch, train_model
 from jobkit.contracts.inference import PredictBatch, TrainModel
 from jobkit.errors import Snooze
@@ -193,11 +193,34 @@ def test_a_job_edited_after_it_died_does_not_go_on_from_what_other_parameters_ma
     assert train(**change, epochs=2).resumed_from == 0
 
 
-def test_a_data_set_replaced_after_a_kill_is_trained_from_the_start(train: Train, storage: ObjectStorage) -> None:
+def test_a_data_set_replaced_after_a_kill_ends_the_training_and_a_retry_begins_again(
+    train: Train, storage: ObjectStorage
+) -> None:
     with pytest.raises(Killed):
         train(progress=killed_after(1), epochs=2)
     storage.put("digits.npz", npz(DIGITS.target[:500]))
+    with pytest.raises(DatasetChanged, match=r"has changed since the training began, after epoch 1\. Retry"):
+        train(epochs=2)
+    assert storage.keys("checkpoints") == []
     assert train(epochs=2).resumed_from == 0
+
+
+def test_a_training_on_changed_data_begins_again_once_if_the_job_says_so(train: Train, storage: ObjectStorage) -> None:
+    restarting = partial(train, epochs=3, on_changed_data="restart")
+    with pytest.raises(Killed):
+        restarting(progress=killed_after(2))
+    old = storage.keys("checkpoints")
+    storage.put("digits.npz", npz(DIGITS.target[:500]))
+    with pytest.raises(Killed):
+        restarting(progress=killed_after(1))
+    new = storage.keys("checkpoints")
+    assert len(new) == 1, "those of the old data are deleted"
+    assert not set(new) & set(old)
+    with pytest.raises(Killed):
+        restarting(progress=killed_after(2))  # goes on, and does not begin again each time
+    storage.put("digits.npz", npz(DIGITS.target))
+    with pytest.raises(DatasetChanged, match="has changed once more since the training began, after epoch 2"):
+        restarting()
 
 
 def test_a_checkpoint_that_holds_a_foreign_type_is_never_built() -> None:
@@ -223,7 +246,8 @@ def test_a_training_that_runs_again_does_not_take_the_place_of_a_newer_model(
     again = train(now=MORNING + timedelta(hours=2), epochs=1)
     assert again.digest == first.digest != newer.digest
     assert Registry(storage).latest("digits").digest == newer.digest
-    train("job-3", now=MORNING + timedelta(hours=3), epochs=1)  # a new job with the same result is a wish for it
+    # A new job with the same result, and with the wish for it.
+    train("job-3", now=MORNING + timedelta(hours=3), epochs=1, publish="latest")
     assert Registry(storage).latest("digits").digest == first.digest
 
 
@@ -268,7 +292,7 @@ def test_weights_that_leave_the_range_of_numbers_end_the_training_with_advice() 
     classifier = ScikitLearn().start(job, examples, np.array([0, 1]))
     classifier.train(examples)
     assert isinstance(classifier, ScikitClassifier)
-    classifier._pipeline["classify"].coefs_[0][:] = np.inf
+    classifier._network.coefs_[0][:] = np.inf
     with pytest.raises(TrainingDiverged, match="lower the learning rate"):
         classifier.train(examples)
 

@@ -1,8 +1,11 @@
-"""Sending from within a job while the broker is away: until it is back, or the job may not wait any longer."""
+"""Jobs that jobs send: which job that is, and how long the sender waits for a broker that is away."""
 
 import threading
+import uuid
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +14,14 @@ from dramatiq.middleware import Shutdown
 
 from jobkit.children import Children, child_id
 from jobkit.contracts import Job
-from jobkit.errors import BrokerUnavailable, MessageTooLarge, TimeLimitExceeded
-from jobkit.execution import Execution
+from jobkit.errors import BrokerUnavailable, LeaseLost, MessageTooLarge, TimeLimitExceeded
+from jobkit.execution import ROUND_OPTION, Execution
 from jobkit.interrupts import Interrupts
 from jobkit.patience import Patience, WorkerStopping
-from jobkit.store.base import JobKey
+from jobkit.producer import SendsMessages, message_for
+from jobkit.receipt import Receipt
+from jobkit.store.base import JobKey, JobStore, Lease
+from jobkit.store.memory import MemoryStore
 
 
 class Step(Job, queue="next"):
@@ -48,19 +54,126 @@ def interrupts() -> Interrupts:
     return Interrupts()
 
 
-def send(sender: Away, over: threading.Event, interrupts: Interrupts, key: str | None = None) -> None:
+class Kept:
+    """A broker that takes everything."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message[Any]] = []
+
+    def send(self, messages: Sequence[Message[Any]], *, delay: timedelta = timedelta()) -> None:
+        self.messages += messages
+
+    def close(self) -> None: ...
+
+
+PARENT = JobKey("work", "work", "parent")
+
+
+def run_of(store: JobStore, job: JobKey, sent_at: int) -> Execution:
+    """A run of the job that was sent then."""
+    lease = store.acquire(job, uuid.uuid4().hex, ttl=timedelta(minutes=1), sent_at=sent_at)
+    assert isinstance(lease, Lease)
+    message: Message[Any] = Message("work", job.actor, (), {}, {}, message_timestamp=sent_at)
+    return Execution(message, job, lease=lease)
+
+
+def send(
+    sender: SendsMessages,
+    over: threading.Event,
+    interrupts: Interrupts,
+    key: str | None = None,
+    child_key: str | None = None,
+    parent: Execution | None = None,
+    store: JobStore | None = None,
+) -> Receipt:
     patience = Patience(threading.Event(), over, first=0.005, longest=0.01)
-    message: Message[Any] = Message("work", "work", (), {}, {})
-    parent = Execution(message, JobKey("work", "work", "parent"))
-    Children(sender, patience, interrupts).send(parent, Step(), lane="normal", key=key, delay=timedelta())
+    store = store or MemoryStore()
+    children = Children(sender, patience, interrupts, store)
+    parent = parent or run_of(store, PARENT, 1)
+    return children.send(parent, Step(), lane="normal", key=key, child_key=child_key, delay=timedelta())
 
 
+@pytest.mark.parametrize("argument", ["key", "child_key"])
 @pytest.mark.parametrize("key", ["", " ", "caf\udce9"])
-def test_a_key_that_cannot_tell_jobs_apart_is_refused(key: str, over: threading.Event, interrupts: Interrupts) -> None:
+def test_a_key_that_cannot_tell_jobs_apart_is_refused(
+    key: str, argument: str, over: threading.Event, interrupts: Interrupts
+) -> None:
     sender = Away(AssertionError("nothing is sent"))
-    with pytest.raises(ValueError, match="key="):
-        send(sender, over, interrupts, key)
+    with pytest.raises(ValueError, match=f"^{argument}="):
+        send(sender, over, interrupts, *((key, None) if argument == "key" else (None, key)))
     assert not sender.tries
+
+
+def test_a_job_has_one_key(over: threading.Event, interrupts: Interrupts) -> None:
+    sender = Away(AssertionError("nothing is sent"))
+    with pytest.raises(ValueError, match="not both"):
+        send(sender, over, interrupts, key="invoice/17", child_key="invoice")
+    assert not sender.tries
+
+
+def test_a_key_is_the_same_job_for_jobs_and_producers(over: threading.Event, interrupts: Interrupts) -> None:
+    sender, store = Kept(), MemoryStore()
+    parents = [run_of(store, JobKey("work", "work", name), 1) for name in ("a", "b")]
+    by_jobs = {send(sender, over, interrupts, "invoice/17", parent=one, store=store).job_id for one in parents}
+    assert by_jobs == {message_for(Step(), key="invoice/17").message_id}
+
+
+def test_the_number_of_a_child_counts_all_sends_before_it(over: threading.Event, interrupts: Interrupts) -> None:
+    sender, store = Kept(), MemoryStore()
+    parent = run_of(store, PARENT, 1)
+    for key, child_key in (("invoice/17", None), (None, "report")):
+        send(sender, over, interrupts, key, child_key, parent, store)
+    assert send(sender, over, interrupts, parent=parent, store=store).job_id == child_id(PARENT, Step(), 3)
+
+
+def rounds(sender: Kept) -> list[object]:
+    return [message.options[ROUND_OPTION] for message in sender.messages]
+
+
+def test_children_without_a_key_take_the_round_of_their_parent(over: threading.Event, interrupts: Interrupts) -> None:
+    sender = Kept()
+    send(sender, over, interrupts)
+    send(sender, over, interrupts, child_key="report")
+    assert rounds(sender) == [1, 1]
+
+
+def test_a_send_by_key_begins_one_round_in_all_runs_of_its_parent(
+    over: threading.Event, interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, store, hours = Kept(), MemoryStore(), count(100, 3600)
+    monkeypatch.setattr("jobkit.producer.time", SimpleNamespace(time=lambda: next(hours)))
+    for _ in range(2):  # the second repeats the first
+        parent = run_of(store, PARENT, 1)
+        send(sender, over, interrupts, "invoice/17", parent=parent, store=store)
+        assert parent.lease is not None
+        assert store.release(parent.lease, delay=timedelta(), counted=True, failure="after its send")
+    send(sender, over, interrupts, "invoice/18", parent=run_of(store, PARENT, 1), store=store)
+    send(sender, over, interrupts, "invoice/17", parent=run_of(store, JobKey("work", "work", "b"), 1), store=store)
+    assert rounds(sender) == [100_000, 100_000, 7_300_000, 10_900_000]
+
+
+def test_a_parent_that_is_sent_again_after_its_death_sends_in_a_round_of_its_own(
+    over: threading.Event, interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, store, hours = Kept(), MemoryStore(), count(100, 3600)
+    monkeypatch.setattr("jobkit.producer.time", SimpleNamespace(time=lambda: next(hours)))
+    for sent_at in (1, 2):
+        parent = run_of(store, PARENT, sent_at)
+        send(sender, over, interrupts, "invoice/17", parent=parent, store=store)
+        assert parent.lease is not None
+        assert store.bury(parent.lease, failure="after its send")
+    assert rounds(sender) == [100_000, 3_700_000]
+
+
+def test_a_parent_that_lost_its_lease_sends_nothing(over: threading.Event, interrupts: Interrupts) -> None:
+    sender, store = Kept(), MemoryStore()
+    parent = run_of(store, PARENT, 1)
+    assert parent.lease is not None
+    store.release(parent.lease, delay=timedelta(), counted=False)
+    run_of(store, PARENT, 1)
+    with pytest.raises(LeaseLost):
+        send(sender, over, interrupts, "invoice/17", parent=parent, store=store)
+    assert not sender.messages
 
 
 def test_the_time_limit_of_the_job_ends_the_wait(over: threading.Event, interrupts: Interrupts) -> None:

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from jobkit.cli import app
 from jobkit.cli.dead_letters import Letter
 from jobkit.cli.job import block, document, unknown
-from jobkit.cli.nearest import nearest
 from jobkit.cli.output import print_blocks, print_json
 from jobkit.cli.scheduler import stop_on_signals
 from jobkit.deadletters import Failure, Reason
+from jobkit.nearest import nearest
 from jobkit.settings import PlatformSettings
 from jobkit.store.base import JobKey, JobRecord, JobState
 
@@ -104,7 +104,7 @@ def test_a_scheduler_starts_without_the_signs_of_life_of_those_that_crashed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Ends:
-        def __init__(self, *_: object) -> None: ...
+        def __init__(self, *_: object, **__: object) -> None: ...
 
         def run(self, *_: object, **__: object) -> None:
             assert not (folder / "scheduler-17.json").exists()

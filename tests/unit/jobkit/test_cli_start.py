@@ -45,6 +45,36 @@ def test_a_signal_to_stop_is_heard_before_the_command_is_loaded(
         assert process.wait(5) == 0
 
 
+@pytest.mark.parametrize("command", [["worker", "email"], ["scheduler"]], ids=["worker", "scheduler"])
+def test_a_signal_that_was_blocked_until_the_interpreter_had_started_is_heard(command: list[str]) -> None:
+    """Process 1 of a container is started like that: the kernel would drop a signal that is not blocked."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        process = subprocess.Popen([*MODULE, *command])  # the mask is inherited, so no moment is without it
+        process.send_signal(signal.SIGTERM)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    try:
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@pytest.mark.parametrize("words", [["wroker", "email"], ["--wroker"], []], ids=["name", "option", "nothing"])
+def test_a_misspelt_command_has_the_status_of_a_misconfiguration(words: list[str]) -> None:
+    environment = {**os.environ, "JOBKIT_MISCONFIGURED_STATUS": "0"}
+    done = subprocess.run([*MODULE, *words], env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0
+    assert ("No such" in done.stderr) if words else ("Usage" in done.stdout + done.stderr)
+
+
+def test_the_wrong_arguments_of_a_brief_command_keep_their_status() -> None:
+    environment = {**os.environ, "JOBKIT_MISCONFIGURED_STATUS": "0"}
+    for words in (["status"], ["dead-letters"], ["breakers", "close"]):
+        assert subprocess.run([*MODULE, *words], env=environment, capture_output=True, check=False).returncode == 2
+
+
 def test_a_command_that_is_brief_ends_as_any_other_program_does(tmp_path: Path) -> None:
     with loading(tmp_path, [*MODULE, "schedules"]) as process:
         process.send_signal(signal.SIGTERM)

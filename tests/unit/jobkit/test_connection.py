@@ -78,3 +78,9 @@ def test_a_peer_that_hangs_up_at_once_is_an_outage_like_any_other(monkeypatch: p
     monkeypatch.setattr(pika, "BlockingConnection", connect)
     with pytest.raises(AMQPConnectionError, match="closed at once"):
         ConnectionSettings([KNOWN]).open()
+
+
+def test_the_time_to_connect_covers_the_whole_of_an_attempt() -> None:
+    connection = ConnectionSettings([KNOWN, f"{KNOWN}?stack_timeout=7"], connect_timeout=3)
+    assert [node.stack_timeout for node in connection.parameters()] == [3, 7]
+    assert connection.longest_attempt == 10

@@ -8,9 +8,17 @@ from datetime import timedelta
 import pytest
 
 from jobkit.effects import Call, Seam, take
-from jobkit.errors import AccessRefused, BrokerUnavailable, MessageTooLarge, SendRefused, StoreUnavailable
+from jobkit.errors import (
+    AccessRefused,
+    BrokerUnavailable,
+    JobkitError,
+    MessageTooLarge,
+    SendRefused,
+    StoreRefused,
+    StoreUnavailable,
+)
 from jobkit.patience import Patience, WorkerStopping, perform
-from jobkit.refusals import Refusals
+from jobkit.refusals import LOGIN, Refusals
 
 
 class Flaky:
@@ -111,4 +119,49 @@ def test_a_broker_that_takes_nothing_from_our_user_is_a_refusal_until_it_does() 
 
     patient.see_through(publish)
     assert seen == [False, True, True]
+    assert refusals.longest() == timedelta()
+
+
+@pytest.mark.parametrize("kind", [AccessRefused, StoreRefused])
+def test_a_refusal_is_one_line_at_error_level_for_all_who_meet_it(
+    kind: type[JobkitError], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    refusals = Refusals()
+    patient = Patience(threading.Event(), threading.Event(), first=0.001, longest=0.002, refusals=refusals)
+    refusals.report("the store of schedules", "no right")
+    before(patient, Flaky(kind("no right"), kind("no right")))
+    refusals.clear("the store of schedules")
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ERROR", "no right; jobs wait until that is mended"),
+        ("INFO", "nothing refuses this process any more; jobs go on"),
+    ]
+
+
+def test_a_login_that_the_connection_has_reported_is_not_said_again(caplog: pytest.LogCaptureFixture) -> None:
+    refusals = Refusals()
+    refusals.report(LOGIN, "no login")
+    patient = Patience(threading.Event(), threading.Event(), first=0.001, refusals=refusals)
+    before(patient, Flaky(BrokerUnavailable("no login")))
+    assert [record.getMessage() for record in caplog.records] == ["no login; jobs wait until that is mended"]
+    assert refusals.has(LOGIN), "its reporter ends it"
+
+
+def test_a_refusal_ends_with_the_last_job_that_waits_for_it() -> None:
+    refusals, waits, given_back = Refusals(), threading.Event(), threading.Event()
+    patient = Patience(threading.Event(), threading.Event(), first=0.001, longest=0.002, refusals=refusals)
+
+    def publish() -> None:
+        if not given_back.is_set():
+            waits.set()
+            raise AccessRefused("403")
+
+    other = threading.Thread(target=patient.see_through, args=(publish,))
+    other.start()
+    assert waits.wait(10)
+    with pytest.raises(WorkerStopping):  # this job gives up meanwhile: its delivery is gone, say
+        patient.see_through(Flaky(*(AccessRefused("403") for _ in range(3))), unless=lambda: True)
+    assert refusals.longest() > timedelta()
+    given_back.set()
+    other.join(10)
     assert refusals.longest() == timedelta()

@@ -4,7 +4,7 @@ import dataclasses
 import enum
 import uuid
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -168,6 +168,63 @@ def test_what_would_arrive_changed_is_refused_and_the_field_is_named(fields: dic
     with pytest.raises(PayloadChanged, match=rf"\b{named}") as refusal:
         message_for(Everything(**fields))
     assert "s3cret" not in str(refusal.value)
+
+
+SECOND_HALF_PAST_TWO = REPEATED.replace(fold=1, tzinfo=None)
+
+
+class Level(enum.IntEnum):
+    HIGH = 1
+
+
+class Word(enum.StrEnum):
+    RED = "red"
+
+
+class Loose(Job, queue="case"):
+    anything: Any = None
+    several: set[Any] = Field(default_factory=set)
+    either: Word | str = ""
+    at: datetime | None = None
+    hour: time | None = None
+    point: Point | None = None
+    text: str = ""
+    number: int = 0
+    word: Word = Word.RED
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"anything": Word.RED}, "anything"),
+        ({"anything": Level.HIGH}, "anything"),
+        ({"anything": {"a": [0, Level.HIGH]}}, r"anything\.a\.1"),
+        ({"anything": {Word.RED: 1}}, r"anything\.red"),
+        ({"several": {0, Level.HIGH}}, "several"),
+        ({"either": Word.RED}, "either"),
+        ({"at": SECOND_HALF_PAST_TWO}, "at"),
+        ({"hour": time(2, 30, fold=1)}, "hour"),
+        ({"point": Point(1.0, SECOND_HALF_PAST_TWO)}, r"point\.at"),
+    ],
+    ids=lambda value: str(next(iter(value.values()))) if isinstance(value, dict) else value,
+)
+def test_what_would_arrive_as_another_value_that_is_equal_to_it_is_refused(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(PayloadChanged, match=rf"Loose\.{named} would arrive changed"):
+        message_for(Loose(**fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"anything": ["red", 1, True, 1.0, None], "either": "red", "several": {1, "red"}},
+        {"text": Word.RED, "number": Level.HIGH, "word": "red"},
+        {"at": SECOND_HALF_PAST_TWO.replace(fold=0), "hour": time(2, 30)},
+        {"at": datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=UTC)},
+    ],
+    ids=["any", "enums", "first half past two", "half past two in a zone"],
+)
+def test_what_the_contract_turns_into_plain_values_travels(fields: dict[str, Any]) -> None:
+    assert arrive(Loose(**fields)) == Loose(**fields)
 
 
 def test_a_number_of_too_many_digits_is_refused_when_its_message_is_written() -> None:

@@ -73,6 +73,44 @@ def test_what_is_refused_at_the_start_is_an_error_of_the_settings(kind: type[Exc
         access.demand()
 
 
+def test_a_text_that_comes_back_under_another_source_is_not_said_again(caplog: pytest.LogCaptureFixture) -> None:
+    refusals = Refusals()
+    for text in ("no HSET", "no HGET", "no HSET", "no HGET"):  # two threads that wait for the same right
+        refusals.report("the records of jobs", text)
+        refusals.report("the leases of jobs", text)
+    assert [line for _, line in lines(caplog)] == [
+        "no HSET; jobs wait until that is mended",
+        "no HGET; jobs wait until that is mended",
+    ]
+    assert refusals.knows(StoreRefused("no HGET"))
+    assert not refusals.knows(StoreRefused("no password"))
+
+
+def test_what_costs_a_connection_is_tried_at_the_start_and_then_only_while_it_is_refused() -> None:
+    asked: list[str] = []
+    refusals = Refusals()
+    access = Access({}, refusals, costly={"the broker": lambda: asked.append("connected")})
+    access.demand()
+    access.look()
+    assert asked == ["connected"]
+    refusals.report("the broker", "no login")
+    access.look()
+    access.look()
+    assert asked == ["connected"] * 2
+    assert not refusals.has("the broker")
+
+
+def test_a_store_that_is_away_at_the_start_does_not_hide_that_the_broker_refuses_us() -> None:
+    def away() -> None:
+        raise StoreUnavailable("no answer")
+
+    def refused() -> None:
+        raise SettingsError("no login")
+
+    with pytest.raises(SettingsError, match="no login"):
+        Access({"the store": away}, Refusals(), costly={"the broker": refused}).demand()
+
+
 def test_an_outage_at_the_start_is_left_to_those_who_wait_it_out() -> None:
     access, refusals = raising(StoreUnavailable("no answer"), StoreUnavailable("no answer"))
     access.demand()

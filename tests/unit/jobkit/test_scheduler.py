@@ -16,7 +16,17 @@ from dramatiq.brokers.stub import StubBroker
 from pydantic import Field
 
 from jobkit.contracts import Job, Tick, due_time
-from jobkit.errors import BrokerUnavailable, SendError, SettingsError, StoreUnavailable, Unroutable
+from jobkit.errors import (
+    AccessRefused,
+    BrokerUnavailable,
+    JobkitError,
+    SendError,
+    SettingsError,
+    StoreRefused,
+    StoreUnavailable,
+    Unroutable,
+)
+from jobkit.refusals import Refusals
 from jobkit.schedule.announce import Announce
 from jobkit.schedule.cron import cron
 from jobkit.schedule.registry import MemorySchedules
@@ -373,6 +383,79 @@ def test_a_schedule_whose_message_is_refused_does_not_hold_up_the_others(outbox:
     assert [message.options["schedule"] for message in outbox.messages] == ["files.clean"]
     assert scheduler.fire_due() == 1
     assert [message.options["schedule"] for message in outbox.messages] == ["files.clean", "archive.clean"]
+
+
+def test_a_tick_that_the_broker_refuses_is_an_error_once_and_the_refusal_ends_with_it(
+    registry: MemorySchedules, outbox: Outbox, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals = Refusals()
+    outbox.refusals = [AccessRefused("RabbitMQ answered 403") for _ in range(3)]
+    clock.now += timedelta(minutes=10)
+    scheduler, lasted = Scheduler(registry, outbox, clock, refusals), []
+    scheduler.run(Stop(looks=4), alive=lambda: lasted.append(bool(refusals.problems(timedelta(seconds=-1)))))
+    assert lasted == [False, True, True, True]
+    assert refusals.longest() == timedelta()
+    assert len(outbox.messages) == 1
+    said = [(record.levelname, record.getMessage()) for record in caplog.records if record.levelno > logging.INFO]
+    assert said == [("ERROR", "RabbitMQ answered 403; jobs wait until that is mended")]
+
+
+@pytest.mark.parametrize("kind", [AccessRefused, StoreRefused])
+def test_a_schedule_that_is_refused_does_not_starve_the_others(
+    kind: type[JobkitError], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refusing(MemorySchedules):
+        def advance(self, name: str, tick: datetime, when: str | None = None) -> None:
+            if name == "archive.clean":
+                raise kind("no right")
+            super().advance(name, tick, when)
+
+    registry, outbox = Refusing(), Outbox()
+    registry.announce("archive", [Schedule.of("archive", Clean, cron("*/10 * * * *"))], NOON)
+    registry.announce("files", [schedule()], NOON)
+    clock.now += timedelta(minutes=10)
+    scheduler = Scheduler(registry, outbox, clock)
+    scheduler.run(Stop(looks=2))
+    assert [m.options["schedule"] for m in outbox.messages] == ["archive.clean", "files.clean", "archive.clean"]
+    assert scheduler.waits
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR] == ["ticks wait: no right"]
+
+
+def test_a_tick_that_waits_for_its_queue_is_warned_of_once(
+    registry: MemorySchedules, outbox: Outbox, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox.refusals = [Unroutable("no such queue") for _ in range(3)]
+    clock.now += timedelta(minutes=10)
+    scheduler = Scheduler(registry, outbox, clock)
+    assert [scheduler.fire_due() for _ in range(4)] == [0, 0, 0, 1]
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "files.clean: its tick waits: no such queue"
+    ]
+
+
+def test_an_announcement_that_is_refused_fails_health_until_it_is_made(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("jobkit.schedule.announce._INTERVAL", 0.001)
+    monkeypatch.setattr("jobkit.schedule.announce._AFTER_A_REFUSAL", 0.001)
+    refusals, lasted, announced = Refusals(), [], threading.Event()
+
+    class Refusing(MemorySchedules):
+        def announce(self, *_: object, **__: object) -> None:
+            lasted.append(bool(refusals.problems(timedelta(seconds=-1))))
+            if len(lasted) < 3:
+                raise StoreRefused("no right")
+            if len(lasted) > 3:
+                announced.set()
+
+    announce, broker = Announce("files", [], Refusing(), ["clean"], refusals), StubBroker()
+    announce.after_worker_boot(broker, None)
+    assert announced.wait(5)
+    announce.after_worker_shutdown(broker, None)
+    assert lasted[:4] == [False, True, True, False]
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+        "no right; jobs wait until that is mended"
+    ]
 
 
 def test_a_changed_schedule_does_not_fire_for_a_tick_before_its_deploy(outbox: Outbox, clock: Clock) -> None:

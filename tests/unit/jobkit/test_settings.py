@@ -109,6 +109,11 @@ def test_an_empty_environment_gives_settings_that_work_on_a_laptop() -> None:
         ("JOBKIT_STORE_URL", f"{REDIS}?health_check_interval=1"),
         ("JOBKIT_STORE_URL", f"{REDIS}?ssl_ca_certs=/etc/ssl/ca.pem"),  # without TLS
         ("JOBKIT_STORE_URL", "rediss://redis?ssl_ca_certs=/no/such.pem"),
+        ("JOBKIT_NAMESPACE", "staging:eu"),  # the keys of the namespace "staging" begin so, too
+        ("JOBKIT_NAMESPACE", "staging*"),  # a pattern in a list of rights
+        ("JOBKIT_NAMESPACE", "{staging}"),
+        ("JOBKIT_NAMESPACE", "-staging"),
+        ("JOBKIT_NAMESPACE", "s" * 65),
         ("JOBKIT_MANAGEMENT_URL", "rabbit:15672"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "grpc://collector:4317"),

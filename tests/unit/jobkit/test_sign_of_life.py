@@ -7,12 +7,21 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
 
 from jobkit.cli import app
-from jobkit.middleware.sign_of_life import SignOfLife, complaints, forget_the_dead, forget_the_gone, is_healthy
+from jobkit.middleware.health import Health
+from jobkit.middleware.sign_of_life import (
+    SignOfLife,
+    complaints,
+    forget_the_dead,
+    forget_the_gone,
+    is_healthy,
+    note_replacement,
+)
 from jobkit.schedule.scheduler import Scheduler
 
 OTHERS = [
@@ -60,6 +69,46 @@ def test_a_new_worker_is_healthy_after_a_crash_of_the_one_before(tmp_path: Path)
     assert not is_healthy(tmp_path)
     forget_the_dead(tmp_path)
     SignOfLife(tmp_path, "worker").renew()
+    assert is_healthy(tmp_path)
+
+
+def replacements(folder: Path, monkeypatch: pytest.MonkeyPatch, *processes: int) -> None:
+    """Let these processes be replaced because of stuck jobs; three crashes end a job."""
+    for process in processes:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda process=process: process)
+            note_replacement(folder, 3)
+
+
+def test_replacements_that_do_not_help_are_unhealthy_until_a_job_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SignOfLife(tmp_path, "worker").renew()
+    replacements(tmp_path, monkeypatch, 101, 102, 103)
+    assert complaints(tmp_path) == [], "they may all be of one job, which is dead-lettered now"
+    replacements(tmp_path, monkeypatch, 104)
+    (complaint,) = complaints(tmp_path)
+    assert complaint.startswith("4 worker processes were replaced because of jobs that do not end")
+    forget_the_gone(tmp_path)
+    assert not is_healthy(tmp_path), "the process that replaces another does not hide it"
+    health = Health(tmp_path, 60, lambda: None)
+    health.after_process_message(Mock(), Mock())
+    health._ended.set()
+    health._run()
+    assert is_healthy(tmp_path)
+
+
+def test_a_restart_forgets_replacements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replacements(tmp_path, monkeypatch, *range(101, 110))
+    forget_the_dead(tmp_path)
+    SignOfLife(tmp_path, "worker").renew()
+    assert is_healthy(tmp_path)
+
+
+def test_a_mark_that_cannot_be_read_counts_for_nothing(tmp_path: Path) -> None:
+    SignOfLife(tmp_path, "worker").renew()
+    for number, text in enumerate(["", "[]", '{"tolerated": "many"}', "{"]):
+        (tmp_path / f"replaced-{number}.json").write_text(text)
     assert is_healthy(tmp_path)
 
 

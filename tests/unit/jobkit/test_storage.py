@@ -117,7 +117,8 @@ def bucket() -> Iterator[S3Store]:
         ("400-RequestTimeout", Trouble.OUTAGE),
         ("500-InternalError", Trouble.OUTAGE),
         ("503-SlowDown", Trouble.OUTAGE),
-        ("507-x", Trouble.OUTAGE),
+        ("507-x", Trouble.FULL),
+        ("403-QuotaExceeded", Trouble.FULL),
     ],
 )
 def test_a_bucket(bucket: S3Store, answer: str, kind: Trouble) -> None:

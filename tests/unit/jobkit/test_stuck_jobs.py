@@ -4,6 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from jobkit import telemetry
 from jobkit.errors import TimeLimitExceeded
 from jobkit.interrupts import Interrupts
 from jobkit.middleware import stuck_jobs
-from jobkit.middleware.stuck_jobs import StuckJobs
+from jobkit.middleware.stuck_jobs import Replacement, StuckJobs
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -86,6 +88,29 @@ def test_a_job_that_ends_after_its_interrupt_is_not_reported(
             interrupts.run(spin, limit=0.02)
     time.sleep(0.2)
     assert not caplog.records
+
+
+def test_a_job_that_outlasts_the_replacement_of_its_process_is_a_problem(
+    interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stuck_jobs, "STOP_MARGIN", timedelta(seconds=0.02))
+    middleware = StuckJobs(interrupts, Replacement(timedelta(seconds=0.05), 0.05, lambda _lease: None))
+    alone, gate = StuckJobs(interrupts), threading.Lock()
+    gate.acquire()
+
+    def run() -> None:
+        with suppress(TimeLimitExceeded):
+            interrupts.run(lambda: wait_in_a_lock(gate), limit=0.02)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: bool(middleware.problems()))
+    (problem,) = middleware.problems()
+    assert alone.problems() == [], "an embedded worker is not replaced"
+    gate.release()
+    thread.join(10)
+    assert "and this process could not be replaced" in problem
+    assert middleware.problems() == []
 
 
 def test_stuck_jobs_are_counted_by_queue_actor_and_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,31 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from jobkit.contracts.images import Compress, Convert, Crop, ProcessImage, Resize, Thumbnail
+from jobkit.contracts.images import (
+    Blur,
+    Compress,
+    Convert,
+    Crop,
+    Flip,
+    Pixelate,
+    ProcessedImage,
+    ProcessImage,
+    Resize,
+    Rotate,
+    Thumbnail,
+    Watermark,
+)
 
 EVERY_OPERATION = (
     Crop(width=300, height=200, gravity="smart"),
     Thumbnail(size=64),
-    Resize(width=100, height=100, fit="cover"),
+    Resize(width=100, height=100, fit="cover", enlarge=True),
+    Rotate(angle=-90, background="#000000"),
+    Flip(direction="vertical"),
+    Watermark(key="logo.png", gravity="north", opacity=0.5, scale=0.2, margin=4),
+    Blur(left=1, top=2, width=3, height=4, sigma=2),
+    Pixelate(size=8),
+    Convert(format="auto", allowed=("webp", "jpeg")),
     Convert(format="webp", background="#102030"),
     Compress(quality=70),
 )
@@ -71,10 +90,16 @@ def test_a_job_has_one_to_twenty_operations(count: int) -> None:
         ({"kind": "crop", "width": 10, "height": 10, "left": 1}, "left and top together"),
         ({"kind": "crop", "width": 10, "height": 10, "left": 1, "top": 1, "gravity": "north"}, "not by both"),
         ({"kind": "compress", "quality": 101}, "less than or equal to 100"),
-        ({"kind": "convert", "format": "svg"}, "'jpeg', 'png', 'webp', 'avif' or 'tiff'"),
+        ({"kind": "convert", "format": "svg"}, "'jpeg', 'png', 'webp', 'avif', 'tiff' or 'gif'"),
         ({"kind": "convert", "format": "png", "background": "red"}, "match pattern"),
         ({"kind": "thumbnail", "size": 8, "colour": "red"}, "Extra inputs are not permitted"),
-        ({"kind": "rotate"}, "does not match any of the expected tags"),
+        ({"kind": "sharpen"}, "does not match any of the expected tags"),
+        ({"kind": "rotate", "angle": 360}, "less than 360"),
+        ({"kind": "watermark", "key": "../logo.png"}, "a key is relative"),
+        ({"kind": "watermark", "key": "logo.png", "opacity": 0}, "greater than 0"),
+        ({"kind": "blur", "left": 1, "top": 1, "width": 10}, "left, top, width and height together"),
+        ({"kind": "pixelate", "size": 1}, "greater than or equal to 2"),
+        ({"kind": "convert", "format": "auto", "allowed": []}, "at least 1 item"),
     ],
 )
 def test_an_operation_that_makes_no_sense_is_refused_at_the_producer(
@@ -82,3 +107,21 @@ def test_an_operation_that_makes_no_sense_is_refused_at_the_producer(
 ) -> None:
     with pytest.raises(ValidationError, match=complaint):
         ProcessImage.model_validate({"source": "a.jpg", "operations": [operation]})
+
+
+def test_a_job_that_waits_since_the_first_version_is_read_with_the_defaults() -> None:
+    job = ProcessImage.model_validate_json('{"source": "a.jpg", "operations": [{"kind": "resize", "width": 8}]}')
+    assert (job.damaged, job.page, job.animation, job.keep_profile, job.keep_metadata) == (
+        "refuse",
+        None,
+        "keep",
+        False,
+        False,
+    )
+
+
+def test_a_result_of_the_first_version_can_still_be_read() -> None:
+    file = {"key": "a.jpg", "format": "jpeg", "width": 8, "height": 6, "bytes": 100}
+    result = ProcessedImage.model_validate({"source": file, "outputs": [{**file, "kind": "image"}]})
+    assert (result.source.frames, result.source.damaged, result.outputs[0].frames) == (1, False, 1)
+    assert result.dominant_colour is None

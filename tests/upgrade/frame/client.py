@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,6 +56,14 @@ class Client:
     def announce_tick(self) -> None:
         """Write the shop's schedule as this version's worker did a day ago."""
         self._ask(do="announce_tick")
+
+    def advance_tick(self, moment: datetime) -> None:
+        """Note that the tick of this moment was sent, as this version's scheduler does."""
+        self._ask(do="advance_tick", moment=moment.timestamp())
+
+    def last_tick(self) -> datetime:
+        """Return the last tick of the shop's schedule, as this version reads it."""
+        return datetime.fromtimestamp(self._ask(do="last_tick"), UTC)
 
     def is_tick_sent(self) -> bool:
         """Return whether this version reads that the tick of last midnight was sent."""

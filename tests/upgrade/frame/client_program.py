@@ -75,6 +75,15 @@ class ClientProgram:
         then = datetime.now(UTC) - timedelta(days=1)
         RedisSchedules(self._store).announce("shop", [Schedule.of("shop", ShopTick, DAILY)], then)
 
+    def advance_tick(self, moment: float) -> None:
+        """Note that the tick of a moment, in seconds since the epoch, was sent."""
+        RedisSchedules(self._store).advance(f"shop.{ShopTick.actor}", datetime.fromtimestamp(moment, UTC))
+
+    def last_tick(self) -> float | None:
+        """Return the last tick that this version reads, in seconds since the epoch."""
+        last = RedisSchedules(self._store).last_tick(f"shop.{ShopTick.actor}")
+        return None if last is None else last.timestamp()
+
     def is_tick_sent(self) -> bool:
         """Return whether this version reads that the tick of last midnight was sent."""
         last = RedisSchedules(self._store).last_tick(f"shop.{ShopTick.actor}")
@@ -94,6 +103,8 @@ def main() -> None:
         "child_id": program.child_id,
         "is_breaker_open": program.is_breaker_open,
         "announce_tick": program.announce_tick,
+        "advance_tick": program.advance_tick,
+        "last_tick": program.last_tick,
         "is_tick_sent": program.is_tick_sent,
     }
     _answer(str(Path(jobkit.__file__).parents[1]))

@@ -23,4 +23,10 @@ service = Service("images", lifespan=open_resources)
 def process_image(job: ProcessImage, context: Context[Resources]) -> ProcessedImage:
     """Apply operations to an image and write what comes out."""
     resources = context.resources
-    return handlers.process_image(job, resources.storage, max_pixels=resources.max_pixels, progress=context.progress)
+    return handlers.process_image(
+        job,
+        resources.storage,
+        max_pixels=resources.max_pixels,
+        progress=context.progress,
+        memory=resources.memory,
+    )

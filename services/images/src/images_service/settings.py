@@ -24,8 +24,7 @@ class ImagesSettings(ServiceSettings):
         default=2,
         ge=1,
         le=64,
-        description="Threads per process. libvips works outside the interpreter's lock, so that each uses a core; "
-        "each also takes the memory of one image.",
+        description="Threads per process. libvips works outside the interpreter's lock, so that each uses a core.",
     )
     stop_grace_seconds: int = Field(
         default=150,
@@ -51,8 +50,23 @@ class ImagesSettings(ServiceSettings):
     max_pixels: int = Field(
         default=64_000_000,
         ge=1,
-        description="Most pixels of an image, source or result; refused by the header, before decoding. A pixel "
-        "takes up to 4 bytes: 64 million take 256 MB in each thread, twice that while an operation makes its result.",
+        description="Most pixels of an image, source or result, over all frames of an animation; refused by the "
+        "header, before decoding.",
+    )
+    memory_mb: int = Field(
+        default=1024,
+        ge=64,
+        description="Memory for the pixels of all jobs of a process, in MiB; a job waits while others hold it. Reading "
+        "takes up to 20 bytes per pixel, writing 12 as JPEG, PNG or TIFF, 22 as GIF, 26 as WebP, 30 as AVIF, and 46 to "
+        "48 as WebP or AVIF with transparency. A job that needs more alone is refused. Besides, the process takes some "
+        "150 MiB, and each thread the bytes of its source.",
+    )
+    cache_control: str = Field(
+        default="",
+        max_length=200,
+        pattern=r"^[\x20-\x7e]*$",
+        description="Cache-Control header of the outputs in S3, Google Cloud Storage and Azure, for example "
+        "'public, max-age=31536000, immutable': the object under a key never changes. Empty for none.",
     )
 
     @field_validator("storage_url")

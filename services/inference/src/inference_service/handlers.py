@@ -1,26 +1,40 @@
 """What the inference service does: plain functions over adapters."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
 from time import monotonic
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from inference_service.adapters.checkpoints import Checkpoint, Checkpoints, delete_checkpoints_before
 from inference_service.adapters.classifier import Classifier, Learner
-from inference_service.adapters.datasets import Datasets, Examples, Labels
+from inference_service.adapters.datasets import LARGEST, Dataset, Datasets, Examples, Labels
+from inference_service.adapters.evaluation import Report, clearly_less, evaluate, in_parts, places_of, plain
 from inference_service.adapters.onnx_model import ModelCache, OnnxModel
+from inference_service.adapters.pace import Pace
 from inference_service.adapters.registry import ModelCard, Registry
 from inference_service.adapters.storage import Storage
-from inference_service.errors import BadInputs, ExportMismatch
-from jobkit.contracts.inference import PredictBatch, RemoveOldCheckpoints, TrainModel
-from jobkit.errors import Snooze
+from inference_service.errors import (
+    BadDataset,
+    BadInputs,
+    DamagedModel,
+    ExportMismatch,
+    UnknownModel,
+)
+from jobkit.contracts.inference import PredictBatch, PromoteModel, RemoveOldCheckpoints, TrainModel
+from jobkit.runner import MAX_RESULT
 
 EXPORT_TOLERANCE = 1e-4  #: Probabilities in 32-bit floats differ by 1e-6 between libraries; a wrong export by far more.
+SUM_TOLERANCE = 1e-3  #: A model's probabilities may be rounded; beyond this they are none.
+
+#: Fields of a training that do not decide its weights: with others, it goes on from its checkpoints.
+_NOT_WEIGHTS = {"epochs", "publish", "at_least", "on_changed_data"}
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +71,11 @@ class TrainedModel:
     Attributes:
         accuracy: Part of the held-out rows that it labels rightly, from 0 to 1.
         resumed_from: The epoch that this run went on from; 0 if it began anew.
+        latest: Whether it is the model's latest version now.
+        note: Why it is not.
+        metrics: Of the held-out rows: macro averages, and the part of the most frequent label.
+        warnings: What the data or the answers have that is odd.
+        report: The storage key of the precision and recall of each label, and of the confusion matrix.
     """
 
     model: str
@@ -64,6 +83,25 @@ class TrainedModel:
     accuracy: float
     epochs: int
     resumed_from: int
+    latest: bool = True
+    note: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    report: str = ""
+
+
+@dataclass(frozen=True)
+class PromotedModel:
+    """The latest version of a model.
+
+    Attributes:
+        digest: The version that is the latest now.
+        promoted: Whether it is the one that was asked for. Not if a job that was sent later has decided otherwise.
+    """
+
+    model: str
+    digest: str
+    promoted: bool
 
 
 @dataclass(frozen=True)
@@ -77,23 +115,60 @@ def predict_batch(job: PredictBatch, models: ModelCache, *, max_rows: int) -> Pr
     """Label each row of the batch.
 
     Raises:
-        BadInputs: there are more than ``max_rows`` rows, or rows that the model cannot take.
+        BadInputs: there are more than ``max_rows`` rows, or rows that the model cannot take, or answers that are too
+            long for a job's record.
         UnknownModel, DamagedModel: the model cannot be served.
     """
     if len(job.inputs) > max_rows:
         raise BadInputs(f"the batch has {len(job.inputs)} rows and {max_rows} are allowed: split it")
-    with np.errstate(over="ignore"):  # what does not fit into 32 bits becomes infinite, and is refused below
-        rows = np.asarray(job.inputs, dtype=np.float32)
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        raise BadInputs(f"row {int(finite.argmin()) + 1} has a value that is not a finite 32-bit number: replace it")
+    rows = np.asarray(job.inputs, dtype=np.float64)
     digest, model = models.get(job.model, job.digest)
     if rows.shape[1] != model.features:
         raise BadInputs(f"the rows have {rows.shape[1]} features and model {job.model} takes {model.features}")
+    if job.columns is not None:
+        rows = rows[:, _order(job.model, job.columns, model.names)]
+    _refuse_rows(np.abs(rows).max(axis=1) <= LARGEST)
     labels, probabilities = model.predict(rows)
-    confidences = probabilities.max(axis=1)
-    answers = zip(_plain(labels), confidences, strict=True)
-    return Predictions(job.model, digest, [Prediction(label, float(confidence)) for label, confidence in answers])
+    _refuse_rows(np.isfinite(probabilities).all(axis=1))
+    sums = probabilities.sum(axis=1, dtype=np.float64)
+    if probabilities.min() < -SUM_TOLERANCE or np.abs(sums - 1).max() > SUM_TOLERANCE:
+        raise DamagedModel(f"the probabilities of model {job.model} do not sum to 1: train the model again")
+    confidences = np.clip(probabilities.max(axis=1) / sums, 0, 1)
+    answers = zip(plain(labels), confidences.tolist(), strict=True)
+    result = Predictions(job.model, digest, [Prediction(label, confidence) for label, confidence in answers])
+    size = len(_PREDICTIONS.dump_json(result))
+    if size > MAX_RESULT:
+        fits = max(1, len(job.inputs) * MAX_RESULT // size)
+        raise BadInputs(
+            f"the answers to {len(job.inputs)} rows have {size:,} bytes, and a job's record keeps {MAX_RESULT:,}: "
+            f"split the batch into parts of about {fits} rows"
+        )
+    return result
+
+
+_PREDICTIONS = TypeAdapter(Predictions)
+
+
+def _order(model: str, columns: Sequence[str], names: Sequence[str] | None) -> list[int]:
+    """Where to find each of the model's features in a row of these columns."""
+    if names is None:
+        raise BadInputs(f"the batch names its columns, and model {model} was trained on a data set without names")
+    if unknown := sorted(set(columns) - set(names)):
+        missing = sorted(set(names) - set(columns))
+        raise BadInputs(
+            f"model {model} has no feature {', '.join(map(repr, unknown[:5]))}, and the batch has no column "
+            f"{', '.join(map(repr, missing[:5]))}"
+        )
+    place = {column: number for number, column in enumerate(columns)}
+    return [place[name] for name in names]
+
+
+def _refuse_rows(usable: npt.NDArray[np.bool_]) -> None:
+    if not usable.all():
+        raise BadInputs(
+            f"row {int(usable.argmin()) + 1} has a value that is not a finite 32-bit number, in the scale of what the "
+            "model was trained on: replace it"
+        )
 
 
 def train_model(
@@ -108,58 +183,192 @@ def train_model(
     time_slice: timedelta,
     progress: Progress,
     now: Callable[[], datetime],
+    sent_at: datetime | None = None,
+    time_limit: timedelta | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+    saved: Callable[[], object] = lambda: None,
+    max_bytes: int = 2**30,
 ) -> TrainedModel:
-    """Train a classifier, check it, and publish it as the model's latest version.
+    """Train a classifier, check it, and publish it.
 
     Each epoch ends with a checkpoint. A run that was interrupted goes on from the last one, and ends with the same
     model as a run that was not: the data, the parameters and the seed decide all weights.
 
+    Args:
+        job: What to train.
+        job_id: Names the checkpoints.
+        storage: Where the checkpoints are.
+        datasets: Where the data set is.
+        registry: Where the model goes.
+        learner: The library.
+        checkpoints_kept: Epochs to keep.
+        time_slice: After this the run ends with its epoch.
+        progress: Called after each epoch.
+        now: The time of day, for the card.
+        sent_at: When the job was sent: it takes the place of no model whose job was sent later. None if that is not
+            known, or is in the future: then its first run counts.
+        time_limit: The job's; None if there is none.
+        stopping: Asked after each batch or so: whether to hand the job back now.
+        saved: Called after each checkpoint.
+        max_bytes: Memory for the weights and a batch, as far as it is known beforehand.
+
     Raises:
-        Snooze: the run has taken ``time_slice``; the rest is for the next delivery.
-        BadDataset, TrainingDiverged: nothing can be learned as things are.
+        Snooze: the run has taken ``time_slice``, or the worker stops; the rest is for the next delivery.
+        BadDataset, DatasetChanged, EpochTooLong, TrainingDiverged: nothing can be learned as things are.
+        EpochTooSlow: an epoch took longer than those before it, and did not end.
         ExportMismatch: the exported model answers otherwise than the trained one; nothing was published.
     """
-    began = monotonic()
-    dataset = datasets.read(job.dataset)
+    pace = Pace(time_slice, time_limit, stopping, clock=lambda: monotonic())
+    dataset = datasets.read(job.dataset, label_column=job.label_column, group_column=job.group_column)
+    labels = dataset.labels
+    _refuse_what_does_not_fit(job, dataset, len(labels), max_bytes)
     training, holdout = dataset.split(job.holdout, job.seed)
-    inputs = job.model_dump(mode="json", exclude={"epochs"})  # more epochs of the same training may go on from fewer
-    identity = {"job": inputs, "data": dataset.digest, "learner": learner.identity}
-    checkpoints = Checkpoints.of(storage, job_id, identity, kept=checkpoints_kept)
+    inputs = job.model_dump(mode="json", exclude=_NOT_WEIGHTS)
+    identity = {"job": inputs, "learner": learner.identity}
+    checkpoints = Checkpoints.of(
+        storage,
+        job_id,
+        identity,
+        kept=checkpoints_kept,
+        data=dataset.digest,
+        restart=job.on_changed_data == "restart",
+    )
+
+    # A sender whose clock is ahead must not hold the place of the latest version until then.
+    if sent_at is not None and sent_at > now():
+        sent_at = None
 
     classifier, resumed_from = _resume(checkpoints, learner, job.epochs)
     if classifier is None:
-        classifier = learner.start(job, training, dataset.labels)
+        classifier = learner.start(job, training, labels)
+    classifier.after_batch = pace.after_batch
     for epoch in range(resumed_from + 1, job.epochs + 1):
-        classifier.train(_shuffled(training, job.seed, epoch))
-        checkpoints.save(Checkpoint(epoch, classifier.to_checkpoint()))
-        accuracy = classifier.accuracy(holdout)
-        progress(100 * epoch / job.epochs, f"epoch {epoch}/{job.epochs}", f"accuracy {accuracy:.3f}")
-        if epoch < job.epochs and monotonic() - began > time_slice.total_seconds():
-            raise Snooze(1, f"epoch {epoch} of {job.epochs} is saved: the rest is for the next delivery")
+        with pace.epoch(epoch, len(training.labels)):
+            classifier.train(_shuffled(training, job.seed, epoch))
+            checkpoints.save(Checkpoint(epoch, classifier.to_checkpoint()))
+            saved()
+            accuracy = float((labels[places_of(classifier.probabilities, holdout.features)] == holdout.labels).mean())
+            progress(100 * epoch / job.epochs, f"epoch {epoch}/{job.epochs}", f"accuracy {accuracy:.3f}")
+        pace.hand_back_if_due(epoch, job.epochs)
 
-    onnx = classifier.to_onnx()
-    _check_export(onnx, classifier, holdout, dataset.labels)
-    card = registry.publish(
-        ModelCard(
-            model=job.model,
-            digest=sha256(onnx).hexdigest(),
-            accuracy=classifier.accuracy(holdout),
-            trained_at=now(),
-            features=training.features.shape[1],
-            labels=_plain(dataset.labels),
-            job_id=job_id,
-            dataset=job.dataset,
-            dataset_digest=dataset.digest,
-        ),
-        onnx,
+    onnx = classifier.to_onnx(dataset.names)
+    _check_export(onnx, classifier, holdout, labels)
+    report = evaluate(places_of(classifier.probabilities, holdout.features), training, holdout, labels)
+    card = ModelCard(
+        model=job.model,
+        digest=sha256(onnx).hexdigest(),
+        accuracy=report.metrics["accuracy"],
+        trained_at=now(),
+        features=training.features.shape[1],
+        labels=plain(labels),
+        job_id=job_id,
+        dataset=job.dataset,
+        dataset_digest=dataset.digest,
+        sent_at=sent_at,
+        feature_names=None if dataset.names is None else list(dataset.names),
+        parameters=job.model_dump(mode="json", exclude={"model", "dataset", "publish", "at_least", "on_changed_data"}),
+        metrics=report.metrics,
+        versions=dict(learner.versions),
+        warnings=report.warnings,
     )
+    note = _why_not_latest(job, card, registry, holdout)
+    registry.publish(card, onnx, report=report, latest=not note)
+    latest = registry.current(job.model)
+    is_latest = latest is not None and latest.digest == card.digest
+    if not is_latest and not note:
+        note = "a job that was sent later has published or promoted another version"
+    if note:
+        _log.warning("model %s %s is not the latest version: %s", job.model, card.digest, note)
     checkpoints.clear()  # last, so that a crash before it costs no epoch
-    return TrainedModel(card.model, card.digest, card.accuracy, job.epochs, resumed_from)
+    return _trained(job, card, report, resumed_from, latest=is_latest, note="" if is_latest else note)
+
+
+def _trained(
+    job: TrainModel, card: ModelCard, report: Report, resumed_from: int, *, latest: bool, note: str
+) -> TrainedModel:
+    return TrainedModel(
+        model=card.model,
+        digest=card.digest,
+        accuracy=card.accuracy,
+        epochs=job.epochs,
+        resumed_from=resumed_from,
+        latest=latest,
+        note=note,
+        metrics=report.metrics,
+        warnings=report.warnings,
+        report=f"models/{card.model}/{card.digest}.report.json",
+    )
+
+
+def promote_model(
+    job: PromoteModel, registry: Registry, *, job_id: str, sent_at: datetime, now: datetime
+) -> PromotedModel:
+    """Make a version the latest, unless a job that was sent later has decided otherwise.
+
+    A moment in the future is taken for ``now``.
+
+    Raises:
+        UnknownModel, DamagedModel: the version cannot be served.
+    """
+    latest = registry.promote(job.model, job.digest, moment=min(sent_at, now), job_id=job_id)
+    return PromotedModel(job.model, latest.digest, latest.digest == job.digest)
 
 
 def remove_old_checkpoints(job: RemoveOldCheckpoints, storage: Storage, *, now: datetime) -> RemovedCheckpoints:
     """Delete the checkpoints of trainings that have saved none for ``job.days``."""
     return RemovedCheckpoints(delete_checkpoints_before(storage, now - timedelta(days=job.days)))
+
+
+def _refuse_what_does_not_fit(job: TrainModel, dataset: Dataset, labels: int, max_bytes: int) -> None:
+    rows, features = dataset.examples.features.shape
+    weights = (features + 1) * job.hidden_units + (job.hidden_units + 1) * labels
+    batch = min(rows, job.batch_size)
+    # Ten copies of 4 bytes: weights, gradients, two moments of Adam, temporaries, and the checkpoint on its way. In a
+    # batch: inputs twice, the hidden layer three times; scikit-learn makes 8 bytes, a bit and four numbers of a label.
+    needed = 40 * weights + batch * (8 * features + 12 * job.hidden_units + 25 * labels)
+    if needed > max_bytes:
+        raise BadDataset(
+            f"{job.dataset} has {features:,} features and {labels:,} labels: with {job.hidden_units} hidden units and "
+            f"batches of {batch:,} rows that takes about {needed // 2**20:,} MiB, above {max_bytes // 2**20:,}. Use "
+            "fewer hidden units or smaller batches, group rare labels, or raise INFERENCE_TRAINING_MAX_MIB"
+        )
+
+
+def _why_not_latest(job: TrainModel, card: ModelCard, registry: Registry, holdout: Examples) -> str:
+    """Why the model is published as a candidate only; empty if it may be the latest."""
+    if job.publish == "candidate":
+        return "it is published as a candidate, as asked: send PromoteModel to make it the latest"
+    if job.at_least is not None and card.accuracy < job.at_least:
+        return f"its accuracy of {card.accuracy:.3f} is below the {job.at_least:g} that were asked for"
+    rival = registry.current(job.model) if job.publish == "better" else None
+    if rival is None or rival.job_id == card.job_id or not _is_worse(card, rival, holdout, registry):
+        return ""
+    return (
+        f"its accuracy of {card.accuracy:.3f} is below that of the latest version {rival.digest}, "
+        f'{rival.accuracy:.3f}: publish="latest" or PromoteModel replaces it all the same'
+    )
+
+
+def _is_worse(card: ModelCard, rival: ModelCard, holdout: Examples, registry: Registry) -> bool:
+    """Whether the latest version is better, by its own account and on the rows held out from this one.
+
+    On these rows alone it would be favoured, as it may have been trained on some. Its own account alone may be of data
+    that were easier.
+    """
+    split = [rival.parameters.get(name) == card.parameters.get(name) for name in ("seed", "holdout")]
+    if rival.dataset_digest == card.dataset_digest and all(split):
+        return card.accuracy < rival.accuracy  # of the very same rows
+    rows = card.metrics["holdout_rows"]
+    if not clearly_less(card.accuracy, rows, rival.accuracy, rival.metrics.get("holdout_rows", rows)):
+        return False
+    if (rival.features, rival.feature_names) != (card.features, card.feature_names):
+        return False
+    try:
+        model = OnnxModel(registry.read(rival.model, rival.digest))
+    except (UnknownModel, DamagedModel):
+        return False
+    named = np.concatenate([model.predict(part)[0] for part in in_parts(holdout.features, len(rival.labels))])
+    return float((named == holdout.labels).mean()) > card.accuracy
 
 
 def _resume(checkpoints: Checkpoints, learner: Learner, epochs: int) -> tuple[Classifier | None, int]:
@@ -183,15 +392,13 @@ def _shuffled(examples: Examples, seed: int, epoch: int) -> Examples:
 
 
 def _check_export(onnx: bytes, classifier: Classifier, holdout: Examples, labels: Labels) -> None:
-    answers, probabilities = OnnxModel(onnx).predict(holdout.features)
-    difference = float(np.abs(probabilities - classifier.probabilities(holdout.features)).max())
-    if difference > EXPORT_TOLERANCE:
-        raise ExportMismatch(
-            f"the probabilities of the exported model are off by {difference:.2g}: nothing was published"
-        )
-    if not np.array_equal(answers, labels[probabilities.argmax(axis=1)]):
-        raise ExportMismatch("the exported model names other labels than the trained one: nothing was published")
-
-
-def _plain(labels: Labels) -> list[int | str]:
-    return [str(label) if isinstance(label, str) else int(label) for label in labels]
+    exported = OnnxModel(onnx)
+    for rows in in_parts(holdout.features, len(labels)):
+        answers, probabilities = exported.predict(rows)
+        difference = float(np.abs(probabilities - classifier.probabilities(rows)).max())
+        if not difference <= EXPORT_TOLERANCE:  # nor NaN
+            raise ExportMismatch(
+                f"the probabilities of the exported model are off by {difference:.2g}: nothing was published"
+            )
+        if not np.array_equal(answers, labels[probabilities.argmax(axis=1)]):
+            raise ExportMismatch("the exported model names other labels than the trained one: nothing was published")

@@ -62,13 +62,22 @@ class InferenceSettings(ServiceSettings):
         le=16_384,
         description="Largest data set in MiB, packed and unpacked: a training holds about three times that in memory.",
     )
+    training_max_mib: int = Field(
+        default=768,
+        ge=16,
+        le=65_536,
+        description=(
+            "MiB for a training's weights and batch beside its data: features, labels, hidden units and rows of a "
+            "batch are multiplied, and a job that needs more is refused."
+        ),
+    )
     training_slice_seconds: int = Field(
         default=480,
         ge=1,
         le=540,
         description=(
-            "Seconds after which a training hands itself back at the end of an epoch and goes on as a new delivery; "
-            "below the time limit of 600, which counts as a failure."
+            "Seconds after which a training hands itself back at the end of an epoch and goes on as a new delivery. "
+            "It does so earlier if another epoch would not end before the time limit of 600."
         ),
     )
 

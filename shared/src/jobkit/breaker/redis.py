@@ -3,17 +3,17 @@
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from jobkit.breaker.switches import Closed, Open, OpenBreaker, Probe, Tripped
+from jobkit.breaker.switches import Closed, Open, OpenBreaker, Probe, Tripped, is_dry_run
 from jobkit.store.redis_client import NOW, RedisClient
 from jobkit.time import milliseconds
 
 #: A breaker that nobody has asked for so long is closed.
 _KEPT: Final = timedelta(days=1)
 
-_KEY: Final = "jobkit:breaker:{name}"
+_KEY: Final = "breaker:{name}"
 
 #: The names of breakers that were opened, so that nobody has to search all keys. It is cleared up when it is read.
-_NAMES: Final = "jobkit:breakers"
+_NAMES: Final = "breakers"
 
 # A clock that was set back must not keep a breaker open for longer than it was opened for, hence the two min().
 _WAIT: Final = f"""{NOW}
@@ -69,22 +69,36 @@ _GIVE_UP: Final = """
 if redis.call('HGET', KEYS[1], 'probe') == ARGV[1] then redis.call('HDEL', KEYS[1], 'probe', 'probe_until') end
 """
 
+# KEYS: breaker, names. ARGV: name
+_RESET: Final = """
+redis.call('SREM', KEYS[2], ARGV[1])
+return redis.call('DEL', KEYS[1])
+"""
+
 
 class RedisSwitches:
-    """Keeps the promises of ``Switches`` across processes and machines."""
+    """Keeps the promises of ``Switches`` across processes and machines.
 
-    def __init__(self, url: str, timeout: float = 2.0) -> None:
-        client = RedisClient(url, timeout)
+    Args:
+        url: ``redis://user:password@host:port/database``.
+        timeout: Seconds to connect, and seconds for an answer.
+        namespace: ``JOBKIT_NAMESPACE`` of the workers whose breakers these are.
+    """
+
+    def __init__(self, url: str, timeout: float = 2.0, namespace: str = "") -> None:
+        client = RedisClient(url, timeout, namespace)
+        self._names = client.key(_NAMES)
         self._ask = client.script(_ASK)
         self._look = client.script(_LOOK)
         self._trip = client.script(_TRIP)
         self._close = client.script(_CLOSE)
         self._give_up = client.script(_GIVE_UP)
         self._describe = client.script(_DESCRIBE)
+        self._reset = client.script(_RESET)
         self._client = client
 
     def ask(self, name: str, owner: str, *, probe_for: timedelta) -> Closed | Open | Probe:
-        match self._ask([_key(name)], [owner, milliseconds(probe_for)]):
+        match self._ask([self._key(name)], [owner, milliseconds(probe_for)]):
             case [b"closed"]:
                 return Closed()
             case [b"open", wait]:
@@ -93,31 +107,30 @@ class RedisSwitches:
                 return Probe()
 
     def look(self, name: str) -> timedelta | None:
-        wait = self._look([_key(name)], [])
+        wait = self._look([self._key(name)], [])
         return None if wait is None else timedelta(milliseconds=int(wait))
 
     def trip(self, name: str, owner: str, *, pause: timedelta, longest: timedelta, reason: str = "") -> Tripped:
         args: list[str | int] = [owner, milliseconds(pause), milliseconds(longest), milliseconds(_KEPT), name, reason]
-        anew, wait = self._trip([_key(name), _NAMES], args)
+        anew, wait = self._trip([self._key(name), self._names], args)
         return Tripped(timedelta(milliseconds=int(wait)), anew=bool(anew))
 
     def close(self, name: str, owner: str) -> bool:
-        return bool(self._close([_key(name)], [owner]))
+        return bool(self._close([self._key(name)], [owner]))
 
     def give_up_probe(self, name: str, owner: str) -> None:
-        self._give_up([_key(name)], [owner])
+        self._give_up([self._key(name)], [owner])
 
     def opened(self) -> list[OpenBreaker]:
-        names = sorted(name.decode(errors="replace") for name in self._client.ask("SMEMBERS", _NAMES))
-        found = ((name, self._describe([_key(name), _NAMES], [name])) for name in names)
-        return [_breaker(name, answer) for name, answer in found if answer]
+        names = sorted(name.decode(errors="replace") for name in self._client.ask("SMEMBERS", self._names))
+        found = ((name, self._describe([self._key(name), self._names], [name])) for name in names)
+        return [_breaker(name, answer) for name, answer in found if answer and not is_dry_run(name)]
 
     def reset(self, name: str) -> bool:
-        return bool(self._client.ask("DEL", _key(name)))
+        return bool(self._reset([self._key(name), self._names], [name]))
 
-
-def _key(name: str) -> str:
-    return _KEY.format(name=name)
+    def _key(self, name: str) -> str:
+        return self._client.key(_KEY.format(name=name))
 
 
 def _breaker(name: str, answer: tuple[bytes, bytes, int, bytes]) -> OpenBreaker:

@@ -5,7 +5,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
+
+#: Begins the second part of the names of breakers that ``exercise_switches`` opens for a moment.
+DRY_RUN: Final = "jobkit.access-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +81,15 @@ class Switches(Protocol):
         """The probe has found out nothing: let the next job probe."""
 
     def opened(self) -> list[OpenBreaker]:
-        """All breakers that are not closed, by name."""
+        """All breakers that are not closed, by name, without those of a dry run."""
 
     def reset(self, name: str) -> bool:
         """Close the breaker, whoever probes; False if it is closed."""
+
+
+def is_dry_run(name: str) -> bool:
+    """Whether a breaker of this name belongs to a dry run."""
+    return name.partition("/")[2].startswith(DRY_RUN)
 
 
 @dataclass(slots=True)
@@ -151,6 +159,7 @@ class MemorySwitches:
                     name, row.since, timedelta(seconds=max(0.0, row.until - now)), row.probe_until > now, row.reason
                 )
                 for name, row in sorted(self._rows.items())
+                if not is_dry_run(name)
             ]
 
     def reset(self, name: str) -> bool:

@@ -4,13 +4,15 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import pika
 import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
+from jobkit.addresses import tls
 from jobkit.broker.lenient import LenientConnection, NoAmqp
 from jobkit.errors import SettingsError
 
@@ -32,12 +34,15 @@ _BROKERS_WORDS = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*)['\"]
 _REFUSALS = frozenset({403, 530})
 _ACCESS_REFUSED = 403
 _PERMISSIONS = "give the user in JOBKIT_BROKER_URL the permissions of docs/how-to/rabbitmq.md"
+_CA = "?ssl_options={'ca_certs': '/path/ca.pem'}, percent-encoded"
 #: NOT_ALLOWED as well, but this passes: the connections of whoever was here before are still being closed.
 _AT_THE_LIMIT = re.compile(r"limit \(\d+\) is reached")
 
 
-#: OpenSSL's reasons for an answer that is no TLS; they differ between its versions.
-_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
+#: The routing key of a message that is published to see whether that is permitted. No queue has this name; if one
+#: does, the message is gone in a moment.
+_NOWHERE = "jobkit.access"
+_SHORT_LIVED = pika.BasicProperties(expiration="1000")
 
 
 class Blocked(Exception):
@@ -52,7 +57,7 @@ class ConnectionSettings:
         urls: ``amqp://`` or ``amqps://`` URLs, tried in this order, but the one that answered last is tried first. TLS
             options go into the query as pika documents them (``ssl_options``).
         heartbeat: Seconds of silence after which a connection counts as dead.
-        connect_timeout: Seconds for one attempt.
+        connect_timeout: Seconds for one attempt, from the first packet to the end of the login.
         name: Shown in RabbitMQ's management page beside host and process id.
     """
 
@@ -81,7 +86,7 @@ class ConnectionSettings:
             if "socket_timeout=" not in url:
                 parameters.socket_timeout = self.connect_timeout
             if "stack_timeout=" not in url:
-                parameters.stack_timeout = self.connect_timeout * 2
+                parameters.stack_timeout = self.connect_timeout  # with TLS and the login: a silent node costs no more
             parameters.client_properties = {"connection_name": f"{self.name}@{socket.gethostname()}:{os.getpid()}"}
             built.append(parameters)
         return built
@@ -92,22 +97,41 @@ class ConnectionSettings:
         nodes = [pika.URLParameters(url) for url in self.urls]
         return ", ".join(f"{node.host}:{node.port}/{node.virtual_host.removeprefix('/')}" for node in nodes)
 
-    def open(self) -> pika.BlockingConnection:
-        """A connection to the first node that answers; raises pika's ``AMQPConnectionError``."""
+    def open(self, *, blocked_for: float | None = None) -> pika.BlockingConnection:
+        """Return a connection to the first node that answers; raises pika's ``AMQPConnectionError``.
+
+        Args:
+            blocked_for: Seconds after which it is closed if the broker takes no messages (a memory or disk alarm).
+        """
         nodes = self.known_nodes()
+        for node in nodes if blocked_for is not None else ():
+            node.blocked_connection_timeout = blocked_for
         connection = _connect(nodes)
         if len(nodes) > 1:
             self.note_answer(connection._impl.params)
         return connection
 
     def demand(self) -> None:
-        """Connect once; an outage passes.
+        """Connect once. Outages are ignored, because they pass.
 
         Raises:
-            SettingsError: The broker refuses us, or what answers is no broker.
+            SettingsError: The broker refuses the login, or what answers is no broker.
         """
-        try:
+        with self._demanding():
             self.open().close()
+
+    def demand_writing(self) -> None:
+        """Publish a message that reaches no queue; otherwise as ``demand``."""
+        with self._demanding(), self.open(blocked_for=self.connect_timeout) as connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            with suppress(pika.exceptions.UnroutableError):
+                channel.basic_publish("", _NOWHERE, b"", _SHORT_LIVED, mandatory=True)
+
+    @contextmanager
+    def _demanding(self) -> Iterator[None]:
+        try:
+            yield
         except CONNECTION_LOST as error:
             if is_misconfigured(error):
                 raise SettingsError(self.describe(error)) from error
@@ -140,7 +164,8 @@ class ConnectionSettings:
             )
         error = _innermost(error)
         if isinstance(error, ssl.SSLError):
-            return f"RabbitMQ at {self.where} (JOBKIT_BROKER_URL) cannot be reached over TLS: {_tls_advice(error)}"
+            words = tls.advice(error, ca=_CA, plain="Check the port (5671), or use amqp://")
+            return f"RabbitMQ at {self.where} (JOBKIT_BROKER_URL) cannot be reached over TLS: {words}"
         if isinstance(error, NoAmqp | pika.exceptions.ProtocolVersionMismatch):
             return f"what answers at {self.where} is no AMQP broker: check host, port and TLS in JOBKIT_BROKER_URL"
         if isinstance(error, pika.exceptions.ChannelClosedByBroker):
@@ -168,20 +193,6 @@ def _connect(nodes: Sequence[pika.URLParameters]) -> pika.BlockingConnection:
         raise pika.exceptions.AMQPConnectionError(f"the connection was closed at once ({error})") from error
 
 
-def _tls_advice(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        words = error.verify_message
-        if "mismatch" in words.lower() or "not valid for" in words.lower():
-            return f"its certificate is for another host name ({words}). Use a name that is in the certificate"
-        return (
-            f"its certificate is not trusted ({words}). Name the file of the CA in the address, "
-            "?ssl_options={'ca_certs': '/path/ca.pem'} percent-encoded, or renew the certificate"
-        )
-    if error.reason in _NOT_TLS:
-        return f"what answers there does not speak TLS ({error.reason}). Check the port (5671), or use amqp://"
-    return f"{error.reason or error}. Check port, protocol versions and client certificate"
-
-
 def is_misconfigured(error: BaseException) -> bool:
     """Whether waiting cannot help, because what answers has said so: that it refuses us, or that it is no broker.
 
@@ -192,7 +203,7 @@ def is_misconfigured(error: BaseException) -> bool:
         code, words = _brokers_words(error)
         return code in _REFUSALS and not _AT_THE_LIMIT.search(words)
     if isinstance(error, ssl.SSLError):
-        return isinstance(error, ssl.SSLCertVerificationError) or error.reason in _NOT_TLS
+        return tls.needs_a_person(error)
     if isinstance(error, pika.exceptions.ChannelClosedByBroker):
         return bool(error.reply_code == _ACCESS_REFUSED)
     return isinstance(error, NoAmqp | pika.exceptions.ProtocolVersionMismatch | pika.exceptions.AuthenticationError)

@@ -24,6 +24,7 @@ from jobkit.broker.pulse import Pulse
 from jobkit.broker.session import RabbitmqDelivery, Session, Settlement
 from jobkit.deadletters import Failure, Reason, has_been_dead
 from jobkit.errors import (
+    AccessRefused,
     DeclarationRefused,
     DeliveredTooOften,
     JobkitError,
@@ -69,6 +70,7 @@ class RabbitmqConsumer(Consumer):
         self._was_connected = False
         self._rest_until: float | None = None  # after a publish
         self._warned_of = ""  # an actor that does not run here
+        self._replacing = f"replacing messages of {queue}"  # as ``Refusals`` names it
 
     def __next__(self) -> MessageProxy | None:
         message = self._next()
@@ -190,10 +192,14 @@ class RabbitmqConsumer(Consumer):
         try:
             publish()
         except JobkitError as refusal:
-            log.warning("what follows from a message was not confirmed, so it goes back to the queue: %s", refusal)
+            if isinstance(refusal, AccessRefused):
+                self._broker.refusals.report(self._replacing, refusal)
+            else:
+                log.warning("what follows from a message was not confirmed, so it goes back to the queue: %s", refusal)
             session.settle(tag, Settlement.REQUEUE)
             self._rest_until = time.monotonic() + _REST_AFTER_A_REFUSAL
             return False
+        self._broker.refusals.clear(self._replacing)
         session.settle(tag, Settlement.ACK)
         self._rest_until = time.monotonic()
         return True

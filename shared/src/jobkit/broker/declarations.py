@@ -73,12 +73,12 @@ class Plan:
 
     def queue_bind(self, queue: str, exchange: str, routing_key: str = "", /) -> None:
         """Note the binding of a queue."""
-        what = f"the binding of {queue!r} to {exchange!r}"
+        what = f"queue {queue!r} to exchange {exchange!r}"
         self._add(what, lambda c: c.queue_bind(queue, exchange, routing_key), None)
 
     def exchange_bind(self, destination: str, source: str, routing_key: str, /) -> None:
         """Note the binding of an exchange."""
-        what = f"the binding of {destination!r} to {source!r}"
+        what = f"exchange {destination!r} to exchange {source!r}"
         self._add(what, lambda c: c.exchange_bind(destination, source, routing_key), None)
 
     def _add(self, what: str, make: Callable[[Channel], object], look: Callable[[Channel], object] | None) -> None:
@@ -133,10 +133,12 @@ class Outcome:
 
     Attributes:
         not_compared: What exists, and may have other arguments than jobkit's.
+        not_bound: What may lack a binding: AMQP cannot tell whether one exists.
         missing: What does not exist, and is optional.
     """
 
     not_compared: list[str] = field(default_factory=list)
+    not_bound: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
     def sentences(self) -> dict[str, str]:
@@ -144,9 +146,14 @@ class Outcome:
         told = {}
         if self.not_compared:
             told["not compared"] = (
-                f"the user in JOBKIT_BROKER_URL may not declare {self.not_compared[0]} and "
-                f"{len(self.not_compared) - 1} more; they are used as they are, and their arguments were not compared "
-                "with jobkit's"
+                f"the user in JOBKIT_BROKER_URL may not declare {_and_more(self.not_compared)}; they are used as they "
+                "are, and their arguments were not compared with jobkit's"
+            )
+        if self.not_bound:
+            told["not bound"] = (
+                f"the user in JOBKIT_BROKER_URL may not bind {_and_more(self.not_bound)}. AMQP cannot tell whether a "
+                "binding exists: without it, delayed jobs and retries do not arrive. Let an administrator's worker "
+                "declare it, or import the definitions (jobkit definitions)"
             )
         if self.missing:
             told["missing"] = (
@@ -157,11 +164,16 @@ class Outcome:
         return told
 
 
+def _and_more(things: list[str]) -> str:
+    return things[0] + (f" and {len(things) - 1} more" if len(things) > 1 else "")
+
+
 def declare(connection: BlockingConnection, queues: Iterable[str]) -> str:
     """Make the queues with the delay ladder and what binds them, unless they exist.
 
     Returns:
-        A sentence about what exists and could not be compared, as its user may not declare it; empty if all was.
+        What exists and could not be compared, and what could not be bound, as the user lacks the permission: one line.
+        It is empty if all was declared.
 
     Raises:
         TopologyMismatch: Something exists with other arguments.
@@ -227,15 +239,24 @@ def _in_one_go(
 
 
 def _make_all_or_look(connection: BlockingConnection, part: Part, outcome: Outcome) -> None:
-    refusal = _in_one_go(connection, [step.make for step in part.steps])
-    if refusal is not None and _look(connection, part, _refused(refusal), outcome):
-        outcome.not_compared += [step.what for step in part.steps]
+    things = [step for step in part.steps if step.look is not None]
+    refusal = _in_one_go(connection, [step.make for step in things])
+    if refusal is not None:
+        if not _look(connection, part, _refused(refusal), outcome):
+            return
+        outcome.not_compared += [step.what for step in things]
+    bindings = [step for step in part.steps if step.look is None]  # a user who may not declare may bind
+    if _in_one_go(connection, [step.make for step in bindings]) is not None:
+        outcome.not_bound += [step.what for step in bindings]
 
 
 def _make_or_look(connection: BlockingConnection, part: Part, outcome: Outcome) -> None:
     for step in part.steps:
         refusal = _in_one_go(connection, [step.make])
         if refusal is None:
+            continue
+        if step.look is None:
+            outcome.not_bound.append(step.what)
             continue
         if not _look(connection, Part([step], optional=part.optional), _refused(refusal), outcome):
             return  # what follows belongs to it

@@ -8,6 +8,7 @@ import pika
 from dramatiq import Message
 
 from jobkit.contracts.job import CONTRACT_VERSION_OPTION
+from jobkit.contracts.payload import PayloadChanged
 from jobkit.errors import LONGEST_DELAY, Undecodable
 from jobkit.execution import (
     ATTEMPTS_OPTION,
@@ -58,6 +59,23 @@ _NUMBERS = {
 
 #: Taken over one by one, each if it is what it should be.
 _CHECKED_OPTIONS = {*_NOT_THE_SENDERS, *TRACE_HEADERS, *_NUMBERS, _BAGGAGE}
+
+
+def encoded(message: Message[Any]) -> bytes:
+    """Return the body of a message; raises ``PayloadChanged`` if it cannot be written."""
+    try:
+        return message.encode()
+    except Exception as error:  # such as an integer of more digits than Python writes
+        culprit = next((name for name, value in message.kwargs.items() if not _is_json(value)), "payload")
+        raise PayloadChanged(f"{message.actor_name}: {culprit} cannot be written as JSON: {error}") from error
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except Exception:
+        return False
+    return True
 
 
 def properties_of(message: Message[Any], app_id: str, headers: dict[str, object] | None = None) -> pika.BasicProperties:

@@ -11,6 +11,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.deadletters import Failure
+from jobkit.refusals import Refusals
 
 
 class Host(Protocol):
@@ -18,6 +19,7 @@ class Host(Protocol):
 
     stopping: threading.Event
     connection_settings: ConnectionSettings
+    refusals: Refusals
 
     @property
     def actors(self) -> Container[str]:

@@ -15,6 +15,7 @@ from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.brokers.stub import StubBroker
 
 from jobkit import telemetry
+from jobkit.broker.envelope import encoded
 from jobkit.broker.ladder import held_for
 from jobkit.broker.topology import dead_letter_queue
 from jobkit.contracts.payload import PayloadChanged
@@ -55,10 +56,10 @@ class MemoryExchange:
         with telemetry.sending_many() as batch:
             for message in messages:
                 batch.carry(message)
-                error: SendError | None = None
+                error: SendError | PayloadChanged | None = None
                 try:
                     self._put(message, delay)
-                except SendError as refusal:
+                except (SendError, PayloadChanged) as refusal:
                     error = refusal
                 batch.settled(message.queue_name, error)
                 yield message, error
@@ -87,8 +88,8 @@ class MemoryExchange:
 
     def _put(self, message: Message[Any], delay: timedelta) -> None:
         note_delay(message, delay)
-        if len(message.encode()) > self._max_bytes:
-            raise MessageTooLarge(f"{message.actor_name} {message.message_id} is above {self._max_bytes:,} bytes")
+        if (size := len(encoded(message))) > self._max_bytes:
+            raise MessageTooLarge.of(message.actor_name, message.message_id, size, self._max_bytes)
         self.broker_of(message.queue_name).put(message, delay)
 
 

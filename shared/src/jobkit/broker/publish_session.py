@@ -16,7 +16,7 @@ from jobkit.broker.lenient import LenientConnection
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.topology import jobs_exchange
 from jobkit.deadletters import DELAY_QUEUES
-from jobkit.errors import AccessRefused, SendRefused, Unroutable
+from jobkit.errors import AccessRefused, SendError, SendRefused, Unroutable
 
 #: Messages written ahead of their confirms. More gain no speed and cost memory.
 WINDOW: Final = 1000
@@ -248,9 +248,7 @@ class PublishSession:
         elif len(self._in_flight) == 1 and isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             (message,) = self._in_flight.values()
             self._in_flight.clear()
-            text = str(getattr(reason, "reply_text", reason))
-            kind = AccessRefused if code == 403 else SendRefused
-            error = Unroutable(text) if code == 404 else kind(f"RabbitMQ answered {code}: {text}")
+            error = self._verdict(code, reason)
             if message.detour is not None:
                 self._detours.close(message.routing_key)
             message.settle(message.detour or error)
@@ -266,7 +264,7 @@ class PublishSession:
         404: it does not exist yet. 403: this user's permissions do not name it yet.
         """
         code, text = getattr(reason, "reply_code", 0), str(getattr(reason, "reply_text", ""))
-        if code not in {403, 404}:
+        if code not in {403, 404} or not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             return False
         guilty = [
             message
@@ -274,9 +272,15 @@ class PublishSession:
             if message.detour is None and _has_own_exchange(message) and f"exchange '{message.exchange}' in" in text
         ]
         for message in guilty:
-            message.detour = Unroutable(text) if code == 404 else AccessRefused(f"RabbitMQ answered {code}: {text}")
+            message.detour = self._verdict(code, reason)
             self._detours.open(message.detour, message.exchange)
         return bool(guilty)
+
+    def _verdict(self, code: int, reason: pika.exceptions.ChannelClosedByBroker) -> SendError:
+        """Return the error for a message that the broker closed its channel for."""
+        if code == 404:
+            return Unroutable(str(reason.reply_text))
+        return (AccessRefused if code == 403 else SendRefused)(self._settings.describe(reason))
 
     def _take_back(self) -> None:
         """Publish again what was not confirmed; the order among senders is not promised, within one it is."""

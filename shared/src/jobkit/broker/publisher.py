@@ -21,6 +21,7 @@ from jobkit.broker.detours import Detours
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publish_session import PublishSession
 from jobkit.errors import BrokerUnavailable
+from jobkit.refusals import LOGIN, Refusals
 
 _LONGEST_PAUSE: Final = 2.0
 _CLOSE_TIMEOUT: Final = 5.0
@@ -37,15 +38,20 @@ class ConfirmedPublisher:
     It connects at the first publish, in each process by itself, so it may be made before a fork. A message whose
     connection breaks before its confirm is published again: consumers must tell duplicates by their id.
 
+    Args:
+        connection: The broker.
+        refusals: Told when the broker refuses the login. Without it, the publisher logs that itself.
+
     Attributes:
         lost_at: When its connection was lost last, by the monotonic clock; 0 if that never happened.
         detours: Which services' exchanges do not take jobs now.
     """
 
-    def __init__(self, connection: ConnectionSettings) -> None:
+    def __init__(self, connection: ConnectionSettings, refusals: Refusals | None = None) -> None:
         self._settings = connection
         self.detours = Detours()
         self.lost_at = 0.0
+        self._refusals = refusals
         self._longest_attempt = connection.longest_attempt
         self._start_over()
         # After a fork the parent's thread and socket are not ours, and its lock may be held by a thread that is gone.
@@ -208,10 +214,14 @@ class ConfirmedPublisher:
             if self._trouble:
                 log.info("RabbitMQ at %s takes messages again", self._settings.where)
             self._trouble, self._refused, self._connected_at = "", False, time.monotonic()
+            if self._refusals is not None:
+                self._refusals.clear(LOGIN)
             return
         text = self._settings.describe(error)
         self._refused = is_misconfigured(error)
-        if not self._trouble and not self._closing.is_set():
+        if self._refused and self._refusals is not None:
+            self._refusals.report(LOGIN, text)
+        elif not self._trouble and not self._closing.is_set():
             log.log(logging.ERROR if self._refused else logging.WARNING, "%s; sends %s", text, self._consequence)
         self._trouble = text
 

@@ -24,7 +24,7 @@ from jobkit.broker.declarer import Declarer
 from jobkit.broker.envelope import trace_of
 from jobkit.broker.sender import Sender
 from jobkit.deadletters import Failure
-from jobkit.errors import DeclarationRefused, JobkitError
+from jobkit.errors import BrokerUnavailable, DeclarationRefused, JobkitError
 from jobkit.refusals import Refusals
 from jobkit.settings import EXIT_MISCONFIGURED
 
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 #: Takes the exception, its record, and the message's actor and id as its properties name them.
 DeathHook = Callable[[BaseException, Failure, str, str], None]
+
+ErrorHook = Callable[[JobkitError], None]
 
 
 class JobBroker(RabbitmqBroker):
@@ -48,10 +50,12 @@ class JobBroker(RabbitmqBroker):
         prefetch: Messages held per queue and process; 0 leaves it to Dramatiq (two per thread).
         rollout: How long a message waits for a worker that has its actor.
         declarer: Makes the queues; that of the sender, so that nothing is declared twice.
+        refusals: Told when the broker refuses our user.
 
     Attributes:
         death_hooks: Called with the exception, its record and the message's id and actor for each message that died
             before any actor saw it.
+        error_hooks: Called with each error of the broker, as often as it is met.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class JobBroker(RabbitmqBroker):
         prefetch: int = 0,
         rollout: timedelta = timedelta(hours=1),
         declarer: Declarer | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         super().__init__(url=list(connection.urls), middleware=[], confirm_delivery=True)
         self.parameters = connection.parameters()
@@ -69,7 +74,8 @@ class JobBroker(RabbitmqBroker):
         self.stopping = threading.Event()
         self.rollout = rollout
         self.death_hooks: list[DeathHook] = []
-        self.refusals = Refusals()
+        self.error_hooks: list[ErrorHook] = []
+        self.refusals = refusals or Refusals()
         self._sender = sender
         self._prefetch = prefetch
         self._fatal: BaseException | None = None
@@ -150,6 +156,7 @@ class JobBroker(RabbitmqBroker):
 
         A worker that is refused later waits: its jobs are safe, and the right may be given back.
         """
+        self._tell(error)
         if isinstance(error, DeclarationRefused) or is_misconfigured(error):
             # Another queue's consumer may have connected before the login was withdrawn.
             concerns_queue = isinstance(error, DeclarationRefused | pika.exceptions.ChannelClosedByBroker)
@@ -169,10 +176,15 @@ class JobBroker(RabbitmqBroker):
     def give_up(self, error: BaseException) -> None:
         """Stop the worker gracefully; its process then exits with status 78."""
         if self._fatal is None:
+            self._tell(error)
             self._fatal = error
             self.stopping.set()
             log.critical("%s", self._describe(error))
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _tell(self, error: BaseException) -> None:
+        for hook in self.error_hooks:
+            hook(error if isinstance(error, JobkitError) else BrokerUnavailable(self._describe(error)))
 
     def _describe(self, error: BaseException) -> str:
         return str(error) if isinstance(error, JobkitError) else self.connection_settings.describe(error)

@@ -1,6 +1,5 @@
 """How a message leaves: checked, traced, routed, published and confirmed. Producers and workers send alike."""
 
-import json
 import math
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ from jobkit import telemetry
 from jobkit.broker import ladder, topology
 from jobkit.broker.connection import CONNECTION_LOST, ConnectionSettings
 from jobkit.broker.declarer import Declarer
-from jobkit.broker.envelope import properties_of, trace_of
+from jobkit.broker.envelope import encoded, properties_of, trace_of
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publisher import ConfirmedPublisher
 from jobkit.broker.shipment import Parcel, Shipment
@@ -31,6 +30,7 @@ from jobkit.errors import (
     Unroutable,
 )
 from jobkit.execution import DEFERRED_OPTION, note_delay, without_history
+from jobkit.refusals import Refusals
 
 
 class Sender:
@@ -45,6 +45,7 @@ class Sender:
             missing, have time of their own.
         max_bytes: The largest body.
         declarer: Makes the queues; the one of this process, if there is one.
+        refusals: Told when the broker refuses the login.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class Sender:
         timeout: float = 10.0,
         max_bytes: int = 1_048_576,
         declarer: Declarer | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._connection = connection
-        self._publisher = ConfirmedPublisher(connection)
+        self._publisher = ConfirmedPublisher(connection, refusals)
         self._app_id = app_id
         self._timeout = timeout
         self.max_bytes = max_bytes
@@ -152,12 +154,9 @@ class Sender:
 
     def _outgoing(self, message: Message[Any], delay: timedelta) -> Outgoing:
         note_delay(message, delay)
-        body = _encode(message)
+        body = encoded(message)
         if len(body) > self.max_bytes and DEFERRED_OPTION not in message.options:  # a copy has been let in before
-            raise MessageTooLarge(
-                f"{message.actor_name} {message.message_id} is {len(body):,} bytes long, the limit is "
-                f"{self.max_bytes:,}: put the data into object storage and send its key"
-            )
+            raise MessageTooLarge.of(message.actor_name, message.message_id, len(body), self.max_bytes)
         exchange, key = self._route(message.queue_name, delay)
         return Outgoing(exchange, key, body, properties_of(message, self._app_id))
 
@@ -187,19 +186,3 @@ class Sender:
             raise Unroutable(f"the queue {queue} cannot be used: {error}") from error
         except CONNECTION_LOST as error:
             raise BrokerUnavailable(f"cannot make {queue}: {self._connection.describe(error)}") from error
-
-
-def _encode(message: Message[Any]) -> bytes:
-    try:
-        return message.encode()
-    except Exception as error:  # such as an integer of more digits than Python writes
-        culprit = next((name for name, value in message.kwargs.items() if not _is_json(value)), "payload")
-        raise PayloadChanged(f"{message.actor_name}: {culprit} cannot be written as JSON: {error}") from error
-
-
-def _is_json(value: object) -> bool:
-    try:
-        json.dumps(value)
-    except Exception:
-        return False
-    return True

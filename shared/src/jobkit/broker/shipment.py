@@ -10,7 +10,7 @@ from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publish_session import WINDOW
 from jobkit.broker.publisher import ConfirmedPublisher
 from jobkit.contracts.payload import PayloadChanged
-from jobkit.errors import BrokerUnavailable, SendError, SendRefused, Unroutable
+from jobkit.errors import AccessRefused, BrokerUnavailable, SendError, SendRefused, Unroutable
 
 #: Seconds before a refused message is sent again. A quorum queue refuses while it has no leader, which passes.
 _REFUSAL_PAUSES: Final = (0.1, 0.4, 1.5)
@@ -143,6 +143,8 @@ class Shipment:
     def _has_tried_again(self, parcel: Parcel, outgoing: Outgoing, error: SendError) -> bool:
         """Publish the parcel again if that can help; return whether it is on its way."""
         if not isinstance(error, (Unroutable, SendRefused)) or parcel.refusals == len(_REFUSAL_PAUSES):
+            return False
+        if isinstance(error, AccessRefused):  # a permission does not come back within a second
             return False
         if isinstance(error, Unroutable):
             if not self._has_made_queue(parcel, outgoing.queue):

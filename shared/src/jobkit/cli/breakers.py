@@ -6,9 +6,9 @@ import typer
 
 from jobkit.breaker.redis import RedisSwitches
 from jobkit.breaker.switches import OpenBreaker
-from jobkit.cli.nearest import nearest
 from jobkit.cli.output import iso, print_blocks, print_json, readable
 from jobkit.cli.platform import one_line_errors, platform
+from jobkit.nearest import nearest
 
 
 def show(*, as_json: bool) -> None:
@@ -48,7 +48,7 @@ def close(name: str) -> None:
 
 def _switches() -> RedisSwitches:
     settings = platform()
-    return RedisSwitches(settings.store_url, settings.store_timeout_seconds)
+    return RedisSwitches(settings.store_url, settings.store_timeout_seconds, settings.namespace)
 
 
 def _complaint(name: str, found: Sequence[str], opened: Sequence[str]) -> str:

@@ -2,6 +2,9 @@
 
 Process 1 of a container has no default action for SIGTERM: the kernel drops a signal that comes before there is a
 handler. Therefore the handler is set here, before the rest of the command is loaded, and this module imports little.
+
+The interpreter itself takes some hundredths of a second to start. Whoever starts the command can block the signals
+until then (``env --block-signal``, as the images do): the kernel keeps a blocked signal, for process 1 too.
 """
 
 import os
@@ -13,17 +16,21 @@ from types import FrameType
 #: The commands that run until they are told to stop.
 _LASTING = frozenset({"worker", "scheduler"})
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 def main() -> None:
     """Run the command."""
-    lasting = not _LASTING.isdisjoint(sys.argv[1:2])
-    if lasting:
-        for number in (signal.SIGTERM, signal.SIGINT):
+    if not _LASTING.isdisjoint(sys.argv[1:2]):
+        for number in _STOP_SIGNALS:
             signal.signal(number, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     from jobkit.cli.exit_status import replaced_if_hopeless
-    from jobkit.cli.main import app
+    from jobkit.cli.main import app, brief_commands
 
-    with replaced_if_hopeless() if lasting else nullcontext():
+    # A name that is misspelt is hopeless as well: in a container it was meant to be one of the lasting commands.
+    brief = not brief_commands(_LASTING).isdisjoint(sys.argv[1:2])
+    with nullcontext() if brief else replaced_if_hopeless():
         app(prog_name="jobkit")
 
 

@@ -7,9 +7,9 @@ from datetime import datetime
 
 import typer
 
-from jobkit.cli.nearest import nearest
 from jobkit.cli.output import iso, moment, print_blocks, print_json, readable
 from jobkit.cli.platform import one_line_errors, platform
+from jobkit.nearest import nearest
 from jobkit.schedule.registry import RedisSchedules
 from jobkit.store.base import JobKey, JobRecord, JobState
 from jobkit.store.redis import RedisStore
@@ -18,9 +18,9 @@ from jobkit.store.redis import RedisStore
 def show(actor: str, job_id: str, *, service: str | None, as_json: bool) -> None:
     """Print the job's record; exit status 1 if there is none, or more than one service has such a job."""
     settings = platform()
-    url, timeout = settings.store_url, settings.store_timeout_seconds
-    with one_line_errors(), closing(RedisStore(url, timeout=timeout)) as store:
-        registry = RedisSchedules(url, timeout)
+    url, timeout, namespace = settings.store_url, settings.store_timeout_seconds, settings.namespace
+    with one_line_errors(), closing(RedisStore(url, timeout=timeout, namespace=namespace)) as store:
+        registry = RedisSchedules(url, timeout, namespace)
         services = registry.services() if service is None else [service]
         found = [record for name in services if (record := store.record(JobKey(name, actor, job_id))) is not None]
         now = registry.now()  # the clock that the record's times are from

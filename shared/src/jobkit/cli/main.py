@@ -2,6 +2,7 @@
 
 # A command imports what it needs when it is called: loading the clients of RabbitMQ and Redis takes longer than asking
 # them, and a container's health check needs neither.
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -136,3 +137,9 @@ def health(
     from jobkit.cli.health import check
 
     check(folder)
+
+
+def brief_commands(lasting: Collection[str]) -> set[str]:
+    """Return the names of all commands but ``lasting``."""
+    typed = {info.name or getattr(info.callback, "__name__", "") for info in app.registered_commands}
+    return {*typed, *(group.name for group in app.registered_groups if group.name)} - set(lasting)

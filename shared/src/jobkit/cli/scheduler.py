@@ -18,9 +18,9 @@ from jobkit.broker.sender import Sender
 from jobkit.cli.platform import connection, platform, prepare_health
 from jobkit.middleware.logs import configure_logging
 from jobkit.middleware.sign_of_life import SignOfLife
-from jobkit.refusals import Refusals
+from jobkit.refusals import LOGIN, WRITING, Refusals
 from jobkit.schedule.registry import RedisSchedules
-from jobkit.schedule.scheduler import Scheduler
+from jobkit.schedule.scheduler import STORE, Scheduler
 from jobkit.settings import PlatformSettings, exit_if_misconfigured, unknown_variables
 from jobkit.store.redis_client import RedisClient
 from jobkit.store.redis_server import RedisServer
@@ -37,7 +37,7 @@ def run() -> None:
     settings = platform()
     prepare_health(settings)
     configure_logging(settings.log_format, settings.log_level)
-    registry = RedisSchedules(settings.store_url, settings.store_timeout_seconds)
+    registry = RedisSchedules(settings.store_url, settings.store_timeout_seconds, settings.namespace)
     broker = connection(settings, "scheduler")
     refusals = Refusals()
     access = _access(settings, registry, broker, refusals)
@@ -46,8 +46,8 @@ def run() -> None:
     for line in unknown_variables(type(settings)):
         log.warning("%s", line)
     timeout, declarer = settings.send_timeout_seconds, Declarer(settings.declare)
-    sender = Sender(broker, app_id="scheduler", timeout=timeout, declarer=declarer)
-    stop, scheduler = stop_on_signals(), Scheduler(registry, sender)
+    sender = Sender(broker, app_id="scheduler", timeout=timeout, refusals=refusals, declarer=declarer)
+    stop, scheduler = stop_on_signals(), Scheduler(registry, sender, refusals=refusals)
     bound = timedelta(seconds=settings.refusal_limit_seconds)
 
     sign = SignOfLife(settings.health_folder, "scheduler") if settings.health_folder else None
@@ -88,10 +88,9 @@ def _access(
     server = RedisServer(RedisClient(settings.store_url, settings.store_timeout_seconds))
     checks: dict[str, Check] = {
         "the kind of job store": server.refuse_cluster,
-        "the store of schedules": registry.check,
-        "RabbitMQ": broker.demand,
+        STORE: registry.check,
     }
-    return Access(checks, refusals)
+    return Access(checks, refusals, costly={LOGIN: broker.demand, WRITING: broker.demand_writing})
 
 
 def stop_on_signals() -> threading.Event:

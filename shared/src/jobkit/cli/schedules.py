@@ -11,7 +11,7 @@ def show(*, as_json: bool) -> None:
     """Print all schedules, by name."""
     settings = platform()
     with one_line_errors():
-        registry = RedisSchedules(settings.store_url, settings.store_timeout_seconds)
+        registry = RedisSchedules(settings.store_url, settings.store_timeout_seconds, settings.namespace)
         now = registry.now()
         rows = [(s, registry.last_sent(s.name, s.when), s.cron.next_after(now)) for s in registry.schedules()]
     if as_json:

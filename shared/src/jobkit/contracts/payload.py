@@ -1,9 +1,11 @@
 """A job's payload on the wire, which is the job itself: what cannot be read back is refused before it is sent."""
 
 import functools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
+from enum import Enum
+from itertools import chain
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +15,13 @@ from jobkit.contracts.job import Job
 
 #: Ends the search for what differs in structures that hold themselves.
 _MAX_DEPTH = 200
+
+#: Kinds of fields, as pydantic's core names them, whose values may be equal and still differ: enums, where the field
+#: does not ask for one alone, and times, whose comparison leaves out ``fold``.
+_HIDING = frozenset({"any", "enum", "datetime", "time", "is-instance", "function-plain"})
+
+#: Types of which equal values are the same.
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 class PayloadChanged(ValueError):
@@ -51,6 +60,8 @@ def payload_of(job: Job) -> dict[str, Any]:
         raise PayloadChanged(f"{contract.__name__} cannot be read back: {_line(error)}") from error
     if not _equal(arrived, job):
         _compare(job, arrived)
+    if _can_hide_differences(contract):
+        _compare_closely(job, arrived)
     return payload
 
 
@@ -83,6 +94,18 @@ def _compare(job: Job, arrived: Job) -> None:
             raise PayloadChanged(
                 f"{type(job).__name__}.{place} would arrive changed: its validators, serializers or type do not give "
                 "back what they wrote"
+            )
+
+
+def _compare_closely(job: Job, arrived: Job) -> None:
+    """Raise ``PayloadChanged`` if a value would arrive as another one that is equal to it."""
+    sent, found = _content(job), _content(arrived)
+    for name, value in sent.items():
+        place = _hidden_difference(value, found.get(name), name, 0)
+        if place is not None:
+            raise PayloadChanged(
+                f"{type(job).__name__}.{place} would arrive changed: JSON holds the value of an enum, not its class, "
+                "and no fold of a time without a zone. Give the field the type of the enum, or the time a zone"
             )
 
 
@@ -153,6 +176,56 @@ def _equal(one: object, other: object) -> bool:
         return type(one) is type(other) and bool(one != one and other != other)
     except Exception:  # a comparison of the contract's own, or of a signalling NaN
         return type(one) is type(other) and str(one) == str(other)
+
+
+@functools.cache
+def _can_hide_differences(contract: type[Job]) -> bool:
+    """Whether the contract has a field of a type whose values may be equal and still differ."""
+    waiting: list[object] = [contract.__pydantic_core_schema__]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            if part.get("type") in _HIDING:
+                return True
+            waiting.extend(part.values())
+        elif isinstance(part, list | tuple):
+            waiting.extend(part)
+    return False
+
+
+def _hidden_difference(sent: object, arrived: object, place: str, depth: int) -> str | None:
+    """Return the place of the first value that arrives as another one that Python calls equal to it."""
+    if (type(sent) in _PLAIN and type(arrived) in _PLAIN) or sent is arrived or depth > _MAX_DEPTH:
+        return None
+    if _seem_equal(sent, arrived):
+        return place
+    parts: Iterable[tuple[object, object, object]] | None
+    if type(sent) is dict and type(arrived) is dict:  # these two make up most payloads
+        keys = ((key, key, other) for key, other in zip(sent, arrived, strict=False))
+        parts = chain(keys, ((key, value, arrived.get(key)) for key, value in sent.items()))
+    elif type(sent) is list and type(arrived) is list:
+        parts = ((number, *pair) for number, pair in enumerate(zip(sent, arrived, strict=False)))
+    elif isinstance(sent, Set) and isinstance(arrived, Set):
+        found: dict[object, object] = {value: value for value in arrived}
+        parts = [("", value, found.get(value, value)) for value in sent]
+    else:
+        parts = _parts(sent, arrived)
+    for name, one, other in parts or ():
+        if type(one) in _PLAIN and type(other) in _PLAIN:
+            continue
+        hidden = _hidden_difference(one, other, f"{place}.{name}" if name != "" else place, depth + 1)
+        if hidden is not None:
+            return hidden
+    return None
+
+
+def _seem_equal(one: object, other: object) -> bool:
+    """Whether two values differ although Python calls them equal."""
+    if isinstance(one, Enum) or isinstance(other, Enum):  # a StrEnum equals its text, and an IntEnum its number
+        return type(one) is not type(other)
+    if isinstance(one, datetime) and isinstance(other, datetime) and one.tzinfo is None:
+        return one.fold != other.fold  # the first or the second of an hour that is repeated (PEP 495)
+    return isinstance(one, time) and isinstance(other, time) and one.fold != other.fold
 
 
 def _line(error: Exception) -> str:

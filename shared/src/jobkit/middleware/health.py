@@ -10,7 +10,7 @@ from dramatiq import Broker, Worker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 
-from jobkit.middleware.sign_of_life import SignOfLife
+from jobkit.middleware.sign_of_life import SignOfLife, forget_replacements
 from jobkit.middleware.vitals import Reach, Vitals
 
 #: Seconds between two renewals of the sign of life, or a quarter of the bound if that is less.
@@ -30,6 +30,7 @@ class Health(Middleware):
         stall: Seconds that a thread may not do its work.
         connect: Connects to the broker once; raises if that fails.
         others: Return further problems, a line for each.
+        always: Return problems of a worker that should have stopped, too.
     """
 
     def __init__(
@@ -38,11 +39,15 @@ class Health(Middleware):
         stall: float,
         connect: Callable[[], None],
         others: Sequence[Callable[[], Sequence[str]]] = (),
+        always: Sequence[Callable[[], Sequence[str]]] = (),
     ) -> None:
+        self._folder = folder
         self._sign = SignOfLife(folder, "worker")
         self._stall = stall
         self._answers = Reach(connect)
         self._others = others
+        self._always = always
+        self._job_has_ended = False
         self._vitals: Vitals | None = None
         self._stopping = threading.Event()
         self._ended = threading.Event()
@@ -68,6 +73,7 @@ class Health(Middleware):
         result: object = None,
         exception: BaseException | None = None,
     ) -> None:
+        self._job_has_ended = True
         if self._vitals is not None:
             self._vitals.ended(message.queue_name)
 
@@ -88,7 +94,10 @@ class Health(Middleware):
     def _run(self) -> None:
         while True:
             try:
-                self._sign.renew(self._problems())
+                if self._job_has_ended:
+                    self._job_has_ended = False
+                    forget_replacements(self._folder)
+                self._sign.renew([*self._problems(), *(problem for one in self._always for problem in one())])
             except Exception:  # without this thread, the process counts as dead
                 log.exception("the health of this worker cannot be told now")
                 self._sign.renew()

@@ -158,8 +158,9 @@ def _say_how_it_ended(execution: Execution) -> None:
             log.info("job asked to run again in %.0f s: %s", delay, text)
         case Verdict.DIED:
             # A permanent error was raised on purpose, and its dead letter holds the traceback.
-            trace = None if isinstance(shown, PermanentError) else error
-            log.error("job died (%s): %s", ended.reason, text, exc_info=trace)
+            trace = None if isinstance(shown, PermanentError) and not execution.was_dropped else error
+            where = ", dropped without a dead letter" if execution.was_dropped else ""
+            log.error("job died (%s)%s: %s", ended.reason, where, text, exc_info=trace)
         case _:
             log.warning("job handed back: %s", text or "its lease or the store is gone")
 

@@ -1,6 +1,5 @@
 """Combinations of settings that would break a guarantee are refused before the first job runs."""
 
-import difflib
 import logging
 import math
 from collections.abc import Collection, Mapping
@@ -13,6 +12,7 @@ from dramatiq.middleware import Middleware
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.shutdown import STOP_MARGIN
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
+from jobkit.nearest import nearest
 from jobkit.retry import RetryPolicy
 from jobkit.settings import EXIT_MISCONFIGURED, PlatformSettings, ServiceSettings, unknown_variables
 
@@ -45,17 +45,11 @@ class Preflight(Middleware):
         if not broker.actors:
             problems.append("the service has no actor, so its workers would do nothing: declare one (@service.actor)")
         problems += [problem for actor in actors for problem in self.problems(actor)]
-        for variable in [*self._platform.default_secrets(), *self._settings.default_secrets()]:
-            line = f"{variable}: a default password that everybody knows"
-            if self._platform.allows_default_secrets:
-                log.warning("%s; outside development it is refused", line)
-            else:
-                problems.append(f"{line}; set one for {self._platform.environment}")
-        if not self._platform.allows_default_secrets:
-            unset = self._settings.left_to_development()
-            problems += [
-                f"{name}: is not set, and {self._platform.environment} has no default for it" for name in unset
-            ]
+        if self._platform.allows_default_secrets:
+            for variable in [*self._platform.default_secrets(), *self._settings.default_secrets()]:
+                log.warning("%s: a default password that everybody knows; outside development it is refused", variable)
+        else:  # those of the platform are refused when they are read
+            problems += self._settings.unsafe_defaults(self._platform.environment)
         for line in unknown_variables(type(self._platform), type(self._settings)):
             log.warning("%s", line)
         for problem in problems:
@@ -86,8 +80,8 @@ class Preflight(Middleware):
 
 
 def _unknown(queue: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(queue, known, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    meant = nearest(queue, sorted(known))
+    hint = f" (did you mean {meant}?)" if meant else ""
     return f"--queue {queue}: there is no such queue{hint}. The service has {', '.join(sorted(known)) or 'none'}"
 
 

@@ -64,6 +64,8 @@ class Retries:
             copy = after_a_run(execution.message, **{ATTEMPTS_OPTION: attempts}, **decision.options)
             delay = max(milliseconds(decision.delay), 1)
             publish = Call(Seam.BROKER, "publish", lambda: self._broker.enqueue(copy, delay=delay))
+        elif not execution.keeps_dead_letter:
+            return
         elif decision.verdict is Verdict.DIED and decision.shown is not None and decision.reason is not None:
             failure = Failure.of(
                 decision.shown,

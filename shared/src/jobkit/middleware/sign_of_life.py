@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -14,6 +15,9 @@ TOO_OLD: Final = 30.0
 
 #: The names of our files. Nothing else is read or removed: the folder may hold the files of others.
 _OURS: Final = re.compile(r"(?:worker|scheduler)-([0-9]+)\.json")
+
+#: The names of the marks that replaced processes leave.
+_REPLACED: Final = re.compile(r"replaced-([0-9]+)\.json")
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +71,32 @@ class SignOfLife:
         self._written = text
 
 
+def note_replacement(folder: Path, tolerated: int) -> None:
+    """Leave a mark: this process is replaced because a job does not end.
+
+    Args:
+        folder: The health folder.
+        tolerated: Marks up to this number may all be of one job, which is dead-lettered then.
+    """
+    try:
+        (folder / f"replaced-{os.getpid()}.json").write_text(json.dumps({"tolerated": tolerated}), "utf-8")
+    except OSError as error:
+        log.warning("JOBKIT_HEALTH_FOLDER: a replacement cannot be noted: %s", error)
+
+
+def forget_replacements(folder: Path) -> None:
+    """Remove the marks: a job has ended since, so the replacements have helped."""
+    for file, _pid in _named(folder, _REPLACED):
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
 def forget_the_dead(folder: Path) -> None:
     """Remove the files of processes that crashed, before new ones start; a volume can outlive its container.
 
     A process that lives writes its file again with its next renewal.
     """
-    for file, _pid in _ours(folder):
+    for file, _pid in (*_ours(folder), *_named(folder, _REPLACED)):
         file.unlink(missing_ok=True)
 
 
@@ -96,6 +120,7 @@ def complaints(folder: Path, now: float | None = None) -> list[str]:
         if age >= TOO_OLD:
             found.append(f"{file.stem}: no sign of life for {age:.0f} s")
         found += [f"{file.stem}: {problem}" for problem in _problems(text)]
+    found += _replacements_in_vain(folder)
     return found if lives else [f"no process has a sign of life in {folder}"]
 
 
@@ -105,9 +130,23 @@ def is_healthy(folder: Path, now: float | None = None) -> bool:
 
 
 def _ours(folder: Path) -> Iterator[tuple[Path, int]]:
+    return _named(folder, _OURS)
+
+
+def _named(folder: Path, names: re.Pattern[str]) -> Iterator[tuple[Path, int]]:
     for file in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-        if name := _OURS.fullmatch(file.name):
+        if name := names.fullmatch(file.name):
             yield file, int(name[1])
+
+
+def _replacements_in_vain(folder: Path) -> list[str]:
+    marks = []
+    for file, _pid in _named(folder, _REPLACED):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # removed or being written just now
+            marks.append(int(json.loads(file.read_text("utf-8"))["tolerated"]))
+    if not marks or len(marks) <= max(marks):
+        return []
+    return [f"{len(marks)} worker processes were replaced because of jobs that do not end, and no job has ended since"]
 
 
 def _problems(text: str) -> list[str]:

@@ -31,6 +31,9 @@ REPORT_AFTER: Final = PATIENCE
 #: Seconds between two looks.
 _LOOK: Final = 1.0
 
+#: In ``STOP_MARGIN``: from the end of the other jobs until the process is gone takes two at most.
+_REPLACED_WITHIN: Final = 3
+
 #: Frames of a stack that are logged, the innermost ones.
 _FRAMES: Final = 20
 
@@ -48,11 +51,13 @@ class Replacement:
         after: Since the job's interrupt.
         stop_limit: Seconds that its other jobs have to end.
         let_lapse: Called with the lease of the stuck job, which counts a crash.
+        note: Called before the process is killed.
     """
 
     after: timedelta
     stop_limit: float
     let_lapse: Callable[[Lease], None]
+    note: Callable[[], None] = lambda: None
 
 
 class StuckJobs(Middleware):
@@ -88,6 +93,17 @@ class StuckJobs(Middleware):
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self._ended.set()
+
+    def problems(self) -> list[str]:
+        """Return a line for each job that has outlasted the replacement of this process."""
+        if self._replacement is None:
+            return []
+        bound = self._replacement.after.total_seconds() + self._replacement.stop_limit
+        lasting = self._interrupts.overruns(bound + _REPLACED_WITHIN * STOP_MARGIN.total_seconds())
+        return [
+            f"a job has not ended {one.seconds:.0f} s after its interrupt, and this process could not be replaced"
+            for one in lasting
+        ]
 
     def _run(self, worker: Worker) -> None:
         while not self._ended.wait(_LOOK):
@@ -149,7 +165,11 @@ class StuckJobs(Middleware):
             self._postpone_watchdog()
             self._give_up_new()
         self._ended.wait(STOP_MARGIN.total_seconds())
-        os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            if self._replacement is not None:
+                self._replacement.note()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _without_given_up(self, threads: Sequence[AnyThread]) -> list[AnyThread]:
         return [thread for thread in threads if thread.ident not in self._given_up]

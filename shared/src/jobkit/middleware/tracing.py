@@ -24,4 +24,6 @@ def span(execution: Execution) -> Iterator[None]:
         duration, error = time.perf_counter() - started, ended.error if ended else None
         queue, actor = message.queue_name, message.actor_name
         telemetry.processed(opened, queue, actor, execution.attempt, duration, outcome.value, error)
+        if execution.was_dropped and ended is not None:
+            telemetry.job_dropped(queue, actor, str(ended.reason))
         context.detach(token)

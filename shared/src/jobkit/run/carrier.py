@@ -34,7 +34,7 @@ class Carrier(Middleware):
 
     @property
     def actor_options(self) -> set[str]:
-        return {"retry", "time_limit", "breaker"}
+        return {"retry", "time_limit", "breaker", "dead_letter"}
 
     def before_worker_boot(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self._path.keeper.start()
@@ -42,8 +42,9 @@ class Carrier(Middleware):
         self._path.breakers.watch(breaker for breaker in breakers if breaker is not None)
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        execution = begin(message)
-        walk = Walk(self._path.walk(execution, rules_of(broker.get_actor(message.actor_name))), self._perform)
+        execution, actor = begin(message), broker.get_actor(message.actor_name)
+        execution.keeps_dead_letter = actor.options.get("dead_letter", True)
+        walk = Walk(self._path.walk(execution, rules_of(actor)), self._perform)
         message.__dict__["walk"] = walk
         if not self._go_on(message, walk, None):
             raise SkipMessage("it does not run now")

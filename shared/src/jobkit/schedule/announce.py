@@ -9,11 +9,16 @@ from dramatiq import Broker
 from dramatiq.middleware import Middleware
 
 from jobkit.errors import StoreRefused, StoreUnavailable
+from jobkit.refusals import Refusals
 from jobkit.schedule.registry import ScheduleRegistry
 from jobkit.schedule.schedule import Schedule
 
 #: Seconds. Repeated, so that a store that lost its data knows the schedules again soon.
 _INTERVAL: Final = 60.0
+_AFTER_A_REFUSAL: Final = 10.0
+
+#: What refuses us, as ``Refusals`` names it.
+_SOURCE: Final = "the announcement of schedules"
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +35,13 @@ class Announce(Middleware):
         schedules: Sequence[Schedule],
         registry: ScheduleRegistry,
         actors: Sequence[str] | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._service = service
         self._schedules = schedules
         self._registry = registry
         self._actors = actors
+        self._refusals = refusals
         self._stopped = threading.Event()
         self._outage = ""
 
@@ -49,13 +56,22 @@ class Announce(Middleware):
             try:
                 self._registry.announce(self._service, self._schedules, actors=self._actors)
             except StoreUnavailable as outage:
-                if self._outage != str(outage):
-                    level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
-                    log.log(level, "schedules cannot be announced now: %s", outage)
-                self._outage = str(outage)
+                self._complain(outage)
             except Exception:  # the next minute may do better, and nobody else would try
                 log.exception("schedules cannot be announced now")
             else:
                 self._outage = ""
-            if self._stopped.wait(_INTERVAL):
+                if self._refusals is not None:
+                    self._refusals.clear(_SOURCE)
+            # Sooner after a refusal: its end has to be noticed.
+            refused = self._refusals is not None and self._refusals.has(_SOURCE)
+            if self._stopped.wait(_AFTER_A_REFUSAL if refused else _INTERVAL):
                 return
+
+    def _complain(self, outage: StoreUnavailable) -> None:
+        if isinstance(outage, StoreRefused) and self._refusals is not None:
+            self._refusals.report(_SOURCE, outage)
+        elif self._outage != str(outage):
+            level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
+            log.log(level, "schedules cannot be announced now: %s", outage)
+        self._outage = str(outage)

@@ -17,8 +17,8 @@ from jobkit.store.redis_client import RedisClient
 #: Workers announce every minute, so while old and new ones run side by side no list is silent for longer than that.
 ROLLOUT: Final = timedelta(minutes=5)
 
-_LISTS, _TICKS, _ROUNDS = "jobkit:schedules", "jobkit:schedules:ticks", "jobkit:schedules:rounds"
-_ACTORS = "jobkit:actors"
+#: The field of a dry run. No service and no schedule has a name like this.
+_DRY_RUN: Final = "jobkit.access"
 _NAMES: Final = TypeAdapter(list[str])
 
 log = logging.getLogger(__name__)
@@ -150,12 +150,21 @@ class MemorySchedules:
 
 
 class RedisSchedules:
-    """Schedules in the job store's Redis. Raises ``StoreUnavailable`` when it does not answer."""
+    """Schedules in the job store's Redis. Raises ``StoreUnavailable`` when it does not answer.
 
-    def __init__(self, url: str, timeout: float = 2.0) -> None:
-        self._client = RedisClient(url, timeout)
-        self._announce, self._advance, self._heal = (
-            self._client.script(_script(name)) for name in ("announce", "advance", "heal")
+    Args:
+        url: ``redis://user:password@host:port/database``.
+        timeout: Seconds to connect, and seconds for an answer.
+        namespace: ``JOBKIT_NAMESPACE`` of the workers that announce them.
+    """
+
+    def __init__(self, url: str, timeout: float = 2.0, namespace: str = "") -> None:
+        self._client = RedisClient(url, timeout, namespace)
+        self._lists, self._ticks, self._rounds, self._actors = (
+            self._client.key(name) for name in ("schedules", "schedules:ticks", "schedules:rounds", "actors")
+        )
+        self._announce, self._advance, self._heal, self._try = (
+            self._client.script(_script(name)) for name in ("announce", "advance", "heal", "try")
         )
         self._unreadable: set[str] = set()
 
@@ -164,9 +173,16 @@ class RedisSchedules:
         return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(microseconds))
 
     def check(self) -> None:
-        """Do what a scheduler does, without a change; raises ``StoreUnavailable`` if Redis refuses it."""
+        """Do what a scheduler does, without a trace; raises ``StoreUnavailable`` if Redis refuses it."""
         self.schedules()
         self.heal("", self.now())
+        self._try([self._ticks], [_DRY_RUN])
+
+    def check_announcing(self) -> None:
+        """Do the same for what a worker does when it announces its schedules."""
+        self.now()
+        self.last_tick(_DRY_RUN)
+        self._try([self._lists, self._ticks, self._rounds, self._actors], [_DRY_RUN])
 
     def announce(
         self,
@@ -181,21 +197,21 @@ class RedisSchedules:
         moment = str(now.timestamp()) if now else ""
         known = "" if actors is None else json.dumps(list(actors))
         args = [service, text, moment, str(ROLLOUT.total_seconds()), known, *names]
-        self._announce([_LISTS, _TICKS, _ROUNDS, _ACTORS], args)
+        self._announce([self._lists, self._ticks, self._rounds, self._actors], args)
 
     def schedules(self) -> list[Schedule]:
-        lists = self._client.ask("HGETALL", _LISTS)
+        lists = self._client.ask("HGETALL", self._lists)
         found = (s for service, text in lists.items() for s in self._read(service.decode(errors="replace"), text))
         return sorted(found, key=lambda s: s.name)
 
     def services(self) -> list[str]:
         """All services whose workers have ever announced their schedules, be it that they have none."""
-        return sorted(name.decode(errors="replace") for name in self._client.ask("HKEYS", _LISTS))
+        return sorted(name.decode(errors="replace") for name in self._client.ask("HKEYS", self._lists))
 
     def actors(self) -> dict[str, list[str]]:
         """Return the actors that workers have announced, by service."""
         found = {}
-        for service, text in self._client.ask("HGETALL", _ACTORS).items():
+        for service, text in self._client.ask("HGETALL", self._actors).items():
             with suppress(ValueError):  # a newer version or a hand may have written it
                 found[service.decode(errors="replace")] = _NAMES.validate_json(text)
         return found
@@ -207,14 +223,14 @@ class RedisSchedules:
         return self._moment(name, when, "sent")
 
     def advance(self, name: str, tick: datetime, when: str | None = None) -> None:
-        self._advance([_TICKS], [name, when or "", str(tick.timestamp())])
+        self._advance([self._ticks], [name, when or "", str(tick.timestamp())])
 
     def heal(self, name: str, now: datetime, when: str | None = None) -> datetime | None:
-        last = self._heal([_TICKS], [name, when or "", str(now.timestamp())])
+        last = self._heal([self._ticks], [name, when or "", str(now.timestamp())])
         return _read_moment(last.decode()) if last else None
 
     def _moment(self, name: str, when: str | None, field: str) -> datetime | None:
-        value = self._client.ask("HGET", _TICKS, name)
+        value = self._client.ask("HGET", self._ticks, name)
         known = json.loads(value) if value else {"when": None, "cursors": {}}
         return _read_moment(known["cursors"].get(when or known["when"], {}).get(field))
 

@@ -7,10 +7,15 @@ from datetime import datetime, timedelta
 from itertools import islice, takewhile
 from typing import Final
 
-from jobkit.errors import BrokerUnavailable, JobkitError, SendError, StoreRefused, StoreUnavailable
+from jobkit.errors import AccessRefused, BrokerUnavailable, JobkitError, SendError, StoreRefused, StoreUnavailable
 from jobkit.producer import SendsMessages
+from jobkit.refusals import WRITING, Refusals
 from jobkit.schedule.registry import ScheduleRegistry
 from jobkit.schedule.schedule import Schedule
+
+#: What refuses us, as ``Refusals`` names it.
+STORE: Final = "the store of schedules"
+_SOURCES: Final[dict[type[JobkitError], str]] = {StoreRefused: STORE, AccessRefused: WRITING}
 
 _LOOK: Final = 10.0
 _RETRY: Final = 5.0
@@ -36,10 +41,15 @@ class Scheduler:
         registry: Keeps the schedules and their last ticks.
         sender: Sends the jobs.
         clock: The time; by default that of the registry's store, so that no machine's own clock matters.
+        refusals: Told when the store or the broker refuses our user. Without it, the scheduler logs that itself.
     """
 
     def __init__(
-        self, registry: ScheduleRegistry, sender: SendsMessages, clock: Callable[[], datetime] | None = None
+        self,
+        registry: ScheduleRegistry,
+        sender: SendsMessages,
+        clock: Callable[[], datetime] | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._registry = registry
         self._sender = sender
@@ -47,6 +57,9 @@ class Scheduler:
         self._known = -1
         self._skipped: dict[tuple[str, str], datetime] = {}  # until when skipped ticks were warned of
         self._outage = ""
+        self._refusals = refusals
+        self._refused: JobkitError | None = None  # a schedule, in the last round
+        self._waiting: dict[str, str] = {}  # why the tick of a schedule waits, as it was logged
 
     def run(self, stop: threading.Event, alive: Callable[[], None] = lambda: None) -> None:
         """Fire what is due until ``stop`` is set; outages and errors of any kind are waited out.
@@ -59,8 +72,8 @@ class Scheduler:
             try:
                 alive()
                 self.fire_due()
-                self._announce(None)
-                pause = min(60 - self._clock().timestamp() % 60, _LOOK)
+                self._announce(self._refused)
+                pause = _RETRY if self._refused else min(60 - self._clock().timestamp() % 60, _LOOK)
             except (SendError, StoreUnavailable) as outage:
                 self._announce(outage)
                 pause = _RETRY
@@ -77,27 +90,39 @@ class Scheduler:
     def _announce(self, outage: JobkitError | None) -> None:
         """Say once what ticks wait for, and that they go on."""
         text = str(outage or "")
-        if outage is not None and text != self._outage:
-            level = logging.ERROR if isinstance(outage, StoreRefused) else logging.WARNING
-            log.log(level, "ticks wait: %s", outage)
-        elif outage is None and self._outage:
+        if outage is not None:
+            source = _SOURCES.get(type(outage))
+            if self._refusals is not None and source is not None:
+                self._refusals.report(source, outage)  # which logs it, and fails the health check after a while
+            elif self._refusals is not None and self._refusals.knows(outage):
+                pass  # a refused login, which the connection has reported
+            elif text != self._outage:
+                log.log(logging.WARNING if source is None else logging.ERROR, "ticks wait: %s", outage)
+        elif self._outage:
             log.info("ticks go on")
         self._outage = text
 
     def fire_due(self) -> int:
-        """Send the job of every schedule that is due; returns how many."""
+        """Send the job of every schedule that is due; returns how many.
+
+        A schedule that is refused does not keep the others from being sent.
+        """
         now, schedules = self._clock(), self._registry.schedules()
         if len(schedules) != self._known:
             self._known = len(schedules)
             log.info("firing %d schedules", self._known)
-        fired = 0
+        fired, self._refused = 0, None
         for schedule in schedules:
             try:
                 fired += self._fire(schedule, now)
+            except (StoreRefused, AccessRefused) as refusal:
+                self._refused = self._refused or refusal
             except (BrokerUnavailable, StoreUnavailable):
                 raise
             except SendError as refusal:  # of this one's message or queue
-                log.warning("%s: its tick waits: %s", schedule.name, refusal)
+                if self._waiting.get(schedule.name) != str(refusal):
+                    log.warning("%s: its tick waits: %s", schedule.name, refusal)
+                self._waiting[schedule.name] = str(refusal)
             except Exception:  # one that is broken must not stop the others
                 log.exception("%s cannot be fired", schedule.name)
         return fired
@@ -112,6 +137,9 @@ class Scheduler:
         if latest is None:
             return False
         self._sender.send([schedule.message(latest)])
+        self._waiting.pop(schedule.name, None)
+        if self._refusals is not None:
+            self._refusals.clear(WRITING)
         self._registry.advance(schedule.name, latest, schedule.when)
         if count > 1:
             log.warning("%s: made up for the last of %d missed ticks", schedule.name, count)

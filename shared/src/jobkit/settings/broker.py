@@ -52,13 +52,7 @@ class BrokerSettings(EnvironmentSettings):
 
     @model_validator(mode="after")
     def _defaults_stay_in_development(self) -> Self:
-        if self.allows_default_secrets:
-            return self
-        unset = self.left_to_development()
-        problems = [f"{name}: is not set, and {self.environment} has no default for it" for name in unset]
-        if known := [name for name in self.default_secrets() if name not in unset]:
-            names = ", ".join(known)
-            problems.append(f"{names}: a default password that everybody knows; set one for {self.environment}")
+        problems = [] if self.allows_default_secrets else self.unsafe_defaults(self.environment)
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -73,6 +73,15 @@ class EnvironmentSettings(BaseSettings):
         """Return the variables whose password is a default that everybody knows."""
         return [self.variable(name) for name in type(self).model_fields if _has_default_secret(getattr(self, name))]
 
+    def unsafe_defaults(self, environment: str) -> list[str]:
+        """Return a line for each variable that must be set in ``environment``, which is not development."""
+        unset = self.left_to_development()
+        known = [name for name in self.default_secrets() if name not in unset]
+        return [
+            *(f"{name}: is not set, and {environment} has no default for it" for name in unset),
+            *(f"{name}: a default password that everybody knows; set one for {environment}" for name in known),
+        ]
+
     def left_to_development(self) -> list[str]:
         """Return the variables that are not set and whose default only development has."""
         fields = type(self).model_fields.items()

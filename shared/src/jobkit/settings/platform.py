@@ -1,7 +1,8 @@
 """What all services share: broker, store, telemetry and the limits of their guarantees."""
 
+import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
@@ -9,6 +10,9 @@ from jobkit.addresses import endpoint, store
 from jobkit.settings.broker import BrokerSettings
 from jobkit.settings.environment import DEVELOPMENT_ONLY
 from jobkit.settings.exits import EXIT_MISCONFIGURED
+
+#: No colon, which ends it in a key, and nothing that a pattern of keys could take for another sign.
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class PlatformSettings(BrokerSettings):
@@ -19,6 +23,11 @@ class PlatformSettings(BrokerSettings):
         repr=False,
         json_schema_extra=DEVELOPMENT_ONLY,
         description="The job records: redis:// or rediss://, without cluster mode.",
+    )
+    namespace: str = Field(
+        "",
+        description="Begins all keys in the job store, so that environments can share one Redis: letters, digits, `_`, "
+        "`.` and `-`. The same for all workers, schedulers and commands of an environment.",
     )
     store_timeout_seconds: float = Field(
         2,
@@ -112,6 +121,13 @@ class PlatformSettings(BrokerSettings):
     @classmethod
     def _store_url_is_usable(cls, value: str) -> str:
         return store.store_url(value)
+
+    @field_validator("namespace")
+    @classmethod
+    def _namespace_is_a_word(cls, value: str) -> str:
+        if value and not _NAMESPACE.fullmatch(value):
+            raise ValueError(f"{value[:80]!r} must be 1 to 64 letters, digits, `_`, `.` and `-`, the first no sign")
+        return value
 
     @field_validator("management_url")
     @classmethod

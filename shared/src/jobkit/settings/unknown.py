@@ -1,11 +1,11 @@
 """Variables that nothing reads: a misspelt name leaves a default in force without a word."""
 
-import difflib
 import os
 import re
 from collections.abc import Iterable
 from typing import Final
 
+from jobkit.nearest import nearest
 from jobkit.settings.environment import EnvironmentSettings
 from jobkit.settings.variables import FILE_SUFFIX, names_of
 
@@ -41,5 +41,5 @@ def _belongs(name: str, prefix: str) -> bool:
 
 
 def _complaint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name.upper(), sorted(known), n=1)
-    return f"{name}: there is no such setting, so it changes nothing" + (f". Did you mean {near[0]}?" if near else "")
+    meant = nearest(name, sorted(known))
+    return f"{name}: there is no such setting, so it changes nothing" + (f". Did you mean {meant}?" if meant else "")

@@ -1,7 +1,7 @@
 """What a job store promises, whichever database keeps it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
@@ -58,6 +58,7 @@ class Lease:
         first_failed_at: When the first attempt failed, in milliseconds since the epoch; 0 if none has.
         sent_at: What the delivery that it was given to said of that.
         crashes_before: Those before the job's last checkpoint. ``attempt`` and ``crashes`` count from there.
+        stalled: Whether the lease before this one ended without an end of the job. Told once.
     """
 
     job: JobKey
@@ -68,6 +69,8 @@ class Lease:
     first_failed_at: int = 0
     sent_at: int = 0
     crashes_before: int = 0
+    # Whoever asks again for the same lease is not told again.
+    stalled: bool = field(default=False, compare=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

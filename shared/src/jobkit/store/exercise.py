@@ -1,6 +1,7 @@
 """A dry run of everything that jobs do with their records, which shows whether the store permits it."""
 
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
@@ -16,9 +17,9 @@ _LEASE: Final = timedelta(seconds=5)
 
 
 def exercise(store: JobStore, service: str) -> None:
-    """Take two jobs through all transitions; their records expire soon after.
+    """Take jobs through all transitions; their records expire soon after.
 
-    Two, because a Redis Cluster refuses a call for several records.
+    Several, because a Redis Cluster refuses a call for more than one record, and a job has three ends.
 
     Args:
         store: Keeps records for ``RECORD_TTL``.
@@ -29,14 +30,20 @@ def exercise(store: JobStore, service: str) -> None:
         StoreUnavailable: The store does not answer now.
     """
     owner = uuid.uuid4().hex
-    jobs = [JobKey(service, ACTOR, f"{owner}-{number}") for number in range(2)]
+    jobs = [JobKey(service, ACTOR, f"{owner}-{number}") for number in range(3)]
     answers = [store.acquire(job, owner, ttl=_LEASE, sent_at=1) for job in jobs]
     leases = [answer for answer in answers if isinstance(answer, Lease)]
     store.renew(leases, _LEASE)
-    for number, lease in enumerate(leases):
+    for lease in leases[:1]:
+        store.remember(lease, ACTOR, b"{}")
+        store.forget(lease, ACTOR)
+        store.checkpoint(lease)
+    ends: list[Callable[[Lease], object]] = [
+        lambda lease: store.release(lease, delay=timedelta(), counted=False),
+        lambda lease: store.complete(lease, b"null"),
+        lambda lease: store.bury(lease, failure="none"),
+    ]
+    for lease, end in zip(leases, ends, strict=True):
         store.report(lease, percent=0.0, step="", note="")
         store.record(lease.job)
-        if number:
-            store.complete(lease, b"null")
-        else:
-            store.release(lease, delay=timedelta(), counted=False)
+        end(lease)

@@ -117,7 +117,7 @@ class MemoryStore:
                 seen=row.seen,
             )
             self._lend(row, ttl, now)
-            return self._lease(row)
+            return replace(self._lease(row), stalled=record.state is JobState.RUNNING)
 
     def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
         with self._lock:

@@ -19,7 +19,7 @@ from jobkit.store.base import (
 from jobkit.store.redis_client import NOW, Argument, RedisClient
 from jobkit.time import milliseconds
 
-_KEY = "jobkit:job:{service}:{actor}:{id}"
+_KEY = "job:{service}:{actor}:{id}"
 
 
 def _told(lease: Lease) -> list[Argument]:
@@ -41,11 +41,14 @@ class RedisStore:
         url: ``redis://user:password@host:port/database``.
         record_ttl: How long a record outlives its last change.
         timeout: Seconds to connect, and seconds for an answer.
+        namespace: ``JOBKIT_NAMESPACE`` of the workers whose records these are.
     """
 
-    def __init__(self, url: str, record_ttl: timedelta = timedelta(days=1), timeout: float = 2.0) -> None:
+    def __init__(
+        self, url: str, record_ttl: timedelta = timedelta(days=1), timeout: float = 2.0, namespace: str = ""
+    ) -> None:
         self._ttl = milliseconds(record_ttl)
-        self._client = RedisClient(url, timeout)
+        self._client = RedisClient(url, timeout, namespace)
         self._acquire, self._renew, self._finish, self._release = (
             self._client.script(self._script(name)) for name in ("acquire", "renew", "finish", "release")
         )
@@ -74,7 +77,8 @@ class RedisStore:
         verdict, *details = self._acquire([self._key(job)], arguments)
         match verdict.decode():
             case "leased":
-                return Lease(job, owner, *(int(number) for number in details))
+                *numbers, stalled = (int(number) for number in details)
+                return Lease(job, owner, *numbers, stalled=bool(stalled))
             case "suspect":
                 return Suspect(int(details[0]))
             case "held":
@@ -157,6 +161,5 @@ class RedisStore:
         lua = files("jobkit.store") / "lua"
         return NOW + "".join((lua / f"{part}.lua").read_text("utf-8") for part in ("prelude", name))
 
-    @staticmethod
-    def _key(job: JobKey) -> str:
-        return _KEY.format(service=job.service, actor=job.actor, id=job.id)
+    def _key(self, job: JobKey) -> str:
+        return self._client.key(_KEY.format(service=job.service, actor=job.actor, id=job.id))

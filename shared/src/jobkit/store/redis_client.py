@@ -34,12 +34,14 @@ class RedisClient:
     Args:
         url: ``redis://user:password@host:port/database``; ``rediss://`` and ``unix://`` too.
         timeout: Seconds to connect, to each address of the host, and seconds for an answer.
+        namespace: Tells apart the keys of environments that share the Redis.
 
     Raises:
         SettingsError: The address is none.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, namespace: str = "") -> None:
+        self._prefix = f"{namespace}:jobkit:" if namespace else "jobkit:"
         try:
             self._url = url = store_url(url)
         except ValueError as error:
@@ -53,6 +55,10 @@ class RedisClient:
             protocol=2,  # with 3, redis-py lets the server raise the time-outs ("maintenance notifications")
             client_name="jobkit",
         )
+
+    def key(self, name: str) -> str:
+        """Return the key under which Redis keeps ``name``. Every key that is asked for is made here."""
+        return self._prefix + name
 
     def script(self, lua: str) -> Script:
         """Return a function that runs ``lua`` with its KEYS and ARGV, and raises like ``ask``."""

@@ -19,6 +19,7 @@ from redis.exceptions import (
     TimeoutError,  # noqa: A004  redis-py's own
 )
 
+from jobkit.addresses import tls
 from jobkit.errors import JobkitError, RecordUnreadable, StoreRefused, StoreUnavailable
 
 #: Answers of a server that will do what it was asked once it has loaded, has memory, a disk, replicas or a primary.
@@ -35,12 +36,10 @@ _DEMOTED: Final = frozenset({"READONLY", "NOREPLICAS", "MASTERDOWN", "NOMASTERLI
 _LOGIN: Final = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError)
 _CLUSTER: Final = (AskError, ClusterCrossSlotError)
 
-#: OpenSSL's reasons for an answer that is no TLS; they differ between its versions.
-_NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
-
-
 #: Words of a refusal within a script, which bears no code of its own; they differ between versions.
 _DENIED: Final = re.compile(r"ACL failure|user executing the script|no permissions")
+#: Where in a script that was: of no use to people, and it makes a line of its own for each script.
+_PLACE: Final = re.compile(r"[\s.]*script: [0-9a-f]{40}, on @user_script: ?\d+\.?$")
 #: What a script fails at whichever record it is given.
 _OF_ANY_RECORD: Final = re.compile(r"[Uu]nknown|compiling|not allowed")
 
@@ -66,9 +65,10 @@ def translate(error: RedisError, url: str) -> JobkitError:
     if isinstance(error, InvalidResponse):
         return StoreRefused(f"what answers at {place} (JOBKIT_STORE_URL) is no Redis: {text}")
     if isinstance(error, NoPermissionError) or _DENIED.search(text):
+        text = _PLACE.sub("", text).rstrip(".")
         return StoreRefused(f"{where} (JOBKIT_STORE_URL) does not permit what job records need: {text}. {_PERMIT}")
-    if (tls := _tls_error(error)) is not None:
-        return _of_tls(tls, f"{where} (JOBKIT_STORE_URL) cannot be reached over TLS")
+    if (cause := _tls_error(error)) is not None:
+        return _of_tls(cause, f"{where} (JOBKIT_STORE_URL) cannot be reached over TLS")
     if not isinstance(error, ResponseError) or _code(error) in _OUTAGES:
         return StoreUnavailable(f"{where} (JOBKIT_STORE_URL) does not take commands: {text}{_hint(text, parts.scheme)}")
     if _code(error) == "WRONGTYPE" or ("user_script:" in text and not _OF_ANY_RECORD.search(text)):
@@ -112,15 +112,5 @@ def _tls_error(error: BaseException) -> ssl.SSLError | None:
 
 
 def _of_tls(error: ssl.SSLError, where: str) -> StoreUnavailable:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        words = error.verify_message
-        if "mismatch" in words.lower() or "not valid for" in words.lower():
-            return StoreRefused(
-                f"{where}: its certificate is for another host name ({words}). Use a name that it holds"
-            )
-        return StoreRefused(
-            f"{where}: its certificate is not trusted ({words}). Name the file of the CA: ?ssl_ca_certs=/path/ca.pem"
-        )
-    if error.reason in _NOT_TLS:
-        return StoreRefused(f"{where}: what answers there does not speak TLS. Check the port, or use redis://")
-    return StoreUnavailable(f"{where}: {error.reason or error}. Check port, protocol versions and client certificate")
+    words = tls.advice(error, ca="?ssl_ca_certs=/path/ca.pem", plain="Check the port, or use redis://")
+    return (StoreRefused if tls.needs_a_person(error) else StoreUnavailable)(f"{where}: {words}")

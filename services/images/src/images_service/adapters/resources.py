@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from images_service.adapters.memory import Memory
 from images_service.adapters.pictures import confine_libvips
 from images_service.adapters.storage import ObjectStorage, Storage, open_store
 from images_service.settings import ImagesSettings
@@ -11,10 +12,11 @@ from images_service.settings import ImagesSettings
 
 @dataclass(frozen=True)
 class Resources:
-    """The storage, and the most pixels that an image may have."""
+    """The storage, the most pixels that an image may have, and the memory of all images."""
 
     storage: Storage
     max_pixels: int
+    memory: Memory
 
 
 @contextmanager
@@ -26,5 +28,10 @@ def open_resources(settings: ImagesSettings) -> Iterator[Resources]:
     """
     confine_libvips()
     store = open_store(settings.storage_url)
-    storage = ObjectStorage(store, max_bytes=settings.max_bytes, output_prefix=settings.output_prefix)
-    yield Resources(storage, settings.max_pixels)
+    storage = ObjectStorage(
+        store,
+        max_bytes=settings.max_bytes,
+        output_prefix=settings.output_prefix,
+        cache_control=settings.cache_control,
+    )
+    yield Resources(storage, settings.max_pixels, Memory(settings.memory_mb << 20))

@@ -1,5 +1,6 @@
 """What a training needs from a machine learning library."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,26 +11,29 @@ from jobkit.contracts.inference import TrainModel
 
 
 class Classifier(Protocol):
-    """A classifier that learns epoch by epoch, and whose whole state fits into bytes."""
+    """A classifier that learns epoch by epoch, and whose whole state fits into bytes.
+
+    Attributes:
+        after_batch: Called now and then in ``train``, with the part of the examples that are done, from 0 to 1. What it
+            raises ends the epoch.
+    """
+
+    after_batch: Callable[[float], object]
 
     def train(self, examples: Examples) -> None:
         """Go over the examples once, in their order; ``TrainingDiverged`` if no finite weights are left."""
         ...
 
     def probabilities(self, features: Features) -> npt.NDArray[np.floating]:
-        """The probability of each label, in sorted order, for each row."""
-        ...
-
-    def accuracy(self, examples: Examples) -> float:
-        """Part of the examples that it labels rightly, from 0 to 1."""
+        """The probability of each label, in sorted order, for each row. Rows x labels: ask for parts."""
         ...
 
     def to_checkpoint(self) -> bytes:
         """All that is needed to go on exactly here, without pickle."""
         ...
 
-    def to_onnx(self) -> bytes:
-        """The model for ``OnnxModel``, any number of rows at a time; the same weights give the same bytes."""
+    def to_onnx(self, names: Sequence[str] | None = None) -> bytes:
+        """The model for ``OnnxModel``, with the features' names; the same weights give the same bytes."""
         ...
 
 
@@ -38,9 +42,11 @@ class Learner(Protocol):
 
     Attributes:
         identity: Library and versions: another version may not go on from this one's checkpoints.
+        versions: The libraries that decide the weights, for the model's card.
     """
 
     identity: str
+    versions: Mapping[str, str]
 
     def start(self, job: TrainModel, examples: Examples, labels: Labels) -> Classifier:
         """A classifier before its first epoch, its input scaling fitted to the examples."""

@@ -1,5 +1,6 @@
 """A model in ONNX Runtime, and the cache of those that are loaded."""
 
+import json
 import os
 from collections import OrderedDict
 from contextlib import suppress
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from inference_service.adapters.datasets import Features, Labels
 from inference_service.adapters.registry import Registry
+from inference_service.adapters.scaling import FARTHEST
 from inference_service.errors import DamagedModel, ModelBusy
 
 LOAD_PATIENCE = 20.0  #: Seconds to wait for another thread's load; below the prediction's time limit of 30.
@@ -20,6 +22,10 @@ class OnnxModel:
     """A classifier with the input ``features`` and the outputs ``label`` and ``probabilities``.
 
     Raises ``DamagedModel`` if the bytes are not such a model.
+
+    Attributes:
+        features: How many numbers a row has.
+        names: Their names, if the data set had some.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -36,14 +42,29 @@ class OnnxModel:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             (entry,) = self._session.get_inputs()
             self.features: int = int(entry.shape[1])
+            self._kind = {"tensor(double)": np.float64, "tensor(float)": np.float32}[entry.type]
+            outputs = {output.name for output in self._session.get_outputs()}
+            self._outputs = ["label", "probabilities"] + (["reach"] if "reach" in outputs else [])
+            names = self._session.get_modelmeta().custom_metadata_map.get("feature_names")
+            self.names: list[str] | None = None if names is None else list(map(str, json.loads(names)))
         # The runtime's errors have no common base below Exception.
         except Exception as error:
             raise DamagedModel(f"this is not a classifier in ONNX: {error}: train the model again") from error
 
-    def predict(self, features: Features) -> tuple[Labels, npt.NDArray[np.float32]]:
-        """The label of each row, and the probability of each label (rows x labels). Safe to call from many threads."""
-        outputs = self._session.run(["label", "probabilities"], {"features": features})
-        return cast("tuple[Labels, npt.NDArray[np.float32]]", tuple(outputs))
+    def predict(self, features: Features) -> tuple[Labels, npt.NDArray[np.floating]]:
+        """The label of each row, and the probability of each label (rows x labels). Safe to call from many threads.
+
+        The probabilities of a row that the model's numbers cannot hold are NaN.
+        """
+        with np.errstate(over="ignore"):  # a model of an older version computes in 32 bits from its input on
+            rows = features.astype(self._kind, copy=False)
+        labels, probabilities, *reach = self._session.run(self._outputs, {"features": rows})
+        usable = np.isfinite(rows).all(axis=1)
+        if reach:
+            usable &= reach[0] <= FARTHEST
+        if not usable.all():
+            probabilities[~usable] = np.nan
+        return cast("tuple[Labels, npt.NDArray[np.floating]]", (labels, probabilities))
 
 
 class ModelCache:
@@ -67,6 +88,7 @@ class ModelCache:
             ModelBusy: another load took longer than ``LOAD_PATIENCE``.
         """
         version = digest or self._registry.latest(model).digest
+        latest = digest is None
         if loaded := self._recall(model, version):
             return version, loaded
         try:
@@ -74,7 +96,7 @@ class ModelCache:
                 raise ModelBusy(f"another model has been loading for {LOAD_PATIENCE:.0f} s")
             loaded = self._recall(model, version)
             if loaded is None:
-                loaded = OnnxModel(self._registry.read(model, version))
+                loaded = OnnxModel(self._registry.read(model, version, latest=latest))
                 self._keep(model, version, loaded)
             return version, loaded
         finally:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -14,8 +14,15 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
-from inference_service.errors import StorageUnavailable
-from jobkit.errors import SettingsError
+from inference_service.errors import (
+    StorageForbidden,
+    StorageFull,
+    StorageMissing,
+    StorageUnavailable,
+    UnusableKey,
+)
+from jobkit.errors import JobkitError, SettingsError
+from jobkit.storage import Trouble, folder_of, refuse_special_file, trouble_of
 
 REQUEST_TIMEOUT = timedelta(seconds=30)  #: One request, with its body: a model of 100 MiB at 4 MiB/s just fits.
 CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -31,7 +38,11 @@ class Stored:
 
 
 class Storage(Protocol):
-    """Objects by key. Every method raises ``StorageUnavailable`` if the storage cannot answer."""
+    """Objects by key.
+
+    Every method raises ``StorageUnavailable`` if the storage cannot answer (with ``StorageMissing`` and ``StorageFull``
+    for two reasons), ``StorageForbidden`` if it refuses, and ``UnusableKey`` if no object can have the key.
+    """
 
     def get(self, key: str, *, max_bytes: int | None = None) -> bytes | None:
         """The object, or None if there is none; ``ValueError`` if it is larger than ``max_bytes``."""
@@ -65,19 +76,20 @@ class ObjectStorage:
 
     def get(self, key: str, *, max_bytes: int | None = None) -> bytes | None:
         """See ``Storage``; the size is checked before the body is read."""
-        with _outages(f"read {key}"):
-            try:
-                result = obstore.get(self._store, key)
-            except FileNotFoundError:
-                return None
+        with self._told_apart("read", key) as found:
+            refuse_special_file(self._store, key)
+            result = obstore.get(self._store, key)
             size = result.meta["size"]
             if max_bytes is None or size <= max_bytes:
                 return bytes(result.bytes())
+        if not found:
+            return None
         raise ValueError(f"{size} bytes are more than {max_bytes}")
 
     def put(self, key: str, data: bytes) -> None:
         """See ``Storage``."""
-        with _outages(f"write {key}"):
+        with self._told_apart("write", key):
+            self._refuse_if_gone()
             obstore.put(self._store, key, data)
 
     def keys(self, prefix: str) -> list[str]:
@@ -86,17 +98,53 @@ class ObjectStorage:
 
     def listing(self, prefix: str) -> list[Stored]:
         """See ``Storage``."""
-        with _outages(f"list {prefix}"):
-            found = [item for page in obstore.list(self._store, prefix) for item in page]
-        return sorted((Stored(item["path"], item["last_modified"]) for item in found), key=lambda one: one.key)
+        found: list[Stored] = []
+        with self._told_apart("list", prefix):
+            self._refuse_if_gone()
+            for page in obstore.list(self._store, prefix):
+                found.extend(Stored(item["path"], item["last_modified"]) for item in page)
+        return sorted(found, key=lambda one: one.key)
 
     def delete(self, key: str) -> None:
         """See ``Storage``."""
-        with _outages(f"delete {key}"):
-            try:
-                obstore.delete(self._store, key)
-            except FileNotFoundError:
-                return
+        with self._told_apart("delete", key):
+            obstore.delete(self._store, key)
+
+    def _refuse_if_gone(self) -> None:
+        # Otherwise a folder whose disk is not mounted is made anew, and is empty.
+        folder = folder_of(self._store)
+        if folder is not None and not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not there")
+
+    @contextmanager
+    def _told_apart(self, verb: str, key: str) -> Iterator[list[str]]:
+        """Raise the service's own error for a failure; only a missing object passes, and empties what is yielded."""
+        found = [key]
+        try:
+            yield found
+        # obstore raises its own errors for most failures, Python's OSError for the rest, ValueError for odd keys.
+        except (BaseError, OSError, ValueError) as error:
+            trouble = trouble_of(error, self._store)
+            if trouble is not Trouble.MISSING:
+                raise _error(trouble, verb, key, error) from error
+            found.clear()
+
+
+_ERRORS: Final[dict[Trouble, tuple[type[JobkitError], str]]] = {
+    Trouble.NO_STORAGE: (StorageMissing, "its bucket or folder is not there: create or mount it"),
+    Trouble.FULL: (StorageFull, "it has no room"),
+    Trouble.OUTAGE: (StorageUnavailable, ""),
+    Trouble.FORBIDDEN: (
+        StorageForbidden,
+        "it refuses us: check the key, and the permissions to read, to write and to list",
+    ),
+    Trouble.BAD_KEY: (UnusableKey, "no object can have this key"),
+}
+
+
+def _error(trouble: Trouble, verb: str, key: str, cause: Exception) -> JobkitError:
+    kind, reason = _ERRORS[trouble]
+    return kind(": ".join(filter(None, (f"the storage could not {verb} {key}", reason, _first_line(cause)))))
 
 
 def open_storage(url: str) -> ObjectStorage:
@@ -130,15 +178,6 @@ def open_storage(url: str) -> ObjectStorage:
         )
     except (BaseError, OSError, ValueError) as error:
         raise SettingsError(f"INFERENCE_STORAGE_URL: {url} cannot be used: {_first_line(error)}") from error
-
-
-@contextmanager
-def _outages(action: str) -> Iterator[None]:
-    # obstore raises its own errors for most failures and Python's OSError for the rest.
-    try:
-        yield
-    except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"the storage could not {action}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

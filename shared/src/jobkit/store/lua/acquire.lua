@@ -42,7 +42,7 @@ elseif state == 'dead' then
 elseif state == 'running' then
   if row[2] == owner then
     lend(key, ttl, record_ttl) -- it is told of its lease only now
-    return {'leased', row[9], row[5], row[6], first_failed_at, row[7], crashes_before or '0'}
+    return {'leased', row[9], row[5], row[6], first_failed_at, row[7], crashes_before or '0', '0'}
   end
   see()
   local remaining = left('lease_until', row[3])
@@ -89,4 +89,5 @@ if state == 'dead' then
   redis.call('HDEL', key, 'crashes_before')
 end
 lend(key, ttl, record_ttl)
-return {'leased', fence, tostring(attempt), tostring(crashes), first_failed_at, latest, crashes_before or '0'}
+return {'leased', fence, tostring(attempt), tostring(crashes), first_failed_at, latest, crashes_before or '0',
+  state == 'running' and '1' or '0'}

@@ -1,0 +1,117 @@
+"""JPEG files: harmless irregularities are mended, so that every warning of the decoder that remains means damage.
+
+libjpeg warns of a hole in the data and of a header that cameras write wrong in the same way, and libvips can only fail
+on all warnings or on none of them. Markers and their meaning: ITU-T T.81, annex B.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+SOI: Final = 0xD8
+EOI: Final = 0xD9
+SOS: Final = 0xDA
+_APP0: Final = 0xE0
+_APP14: Final = 0xEE
+
+#: Start of frame; the others in this range are DHT (C4), JPG (C8) and DAC (CC).
+_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+#: Frames whose scans hold all of a coefficient: baseline and extended, by Huffman and arithmetic coding.
+_SEQUENTIAL: Final = frozenset({0xC0, 0xC1, 0xC9})
+
+_BASELINE: Final = frozenset({0xC0, 0xC1})
+
+#: What ends a scan: any marker that is no stuffed zero, no restart marker and no fill byte.
+_END_OF_SCAN: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+
+#: What follows a complete scan: libjpeg reads up to 8 bytes ahead. Set bits, which no code of JPEG consists of: a block
+#: that is missing uses them up within a few codes, and the decoder runs out of data, which is an error.
+_PADDING: Final = b"\xff\x00" * 8
+
+
+class _Segment(NamedTuple):
+    marker: int
+    begin: int  #: Where its content begins, after the length.
+    end: int
+
+
+def precision(data: bytes) -> int:
+    """Return the bits per channel; 8 if no frame header is found."""
+    for segment in _header(data):
+        if segment.marker in _FRAMES and segment.end > segment.begin:
+            return data[segment.begin]
+    return 8
+
+
+def mended(data: bytes) -> bytes:
+    """Return the file without what a decoder warns of although the picture is whole.
+
+    Mended are stray bytes between the header's segments, the unused parameters of a sequential scan (some Samsung
+    phones), an unknown revision of JFIF or colour transform of Adobe, and stray bytes after a baseline scan. A file
+    whose structure is not understood is returned as it is. Of a grey picture, up to two blocks of 8 x 8 pixels in the
+    lower right corner may be missing without a warning.
+    """
+    segments = list(_header(data))
+    frame = next((segment for segment in segments if segment.marker in _FRAMES), None)
+    if frame is None or not segments or segments[-1].marker != SOS:
+        return data
+    parts = [b"\xff\xd8"]
+    for marker, begin, end in segments:
+        content = _mended_segment(marker, data[begin:end], frame.marker)
+        parts.append(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content)
+    scan = segments[-1]
+    rest = data[scan.end :]
+    if frame.marker in _BASELINE and data[scan.begin] == data[frame.begin + 5]:  # all channels are in this one scan
+        found = _END_OF_SCAN.search(rest)
+        if found is None:
+            return data[: scan.end]  # without the end marker it is not whole, which libjpeg does not always tell
+        rest = rest[: found.start()] + _PADDING
+    return b"".join((*parts, rest))
+
+
+def without_stray_end(data: bytes, warning: str) -> bytes | None:
+    """Return the file without the bytes before its end marker that the decoder's ``warning`` counts.
+
+    None if it speaks of something else. This is for progressive files, whose scans cannot be told from their strays.
+    """
+    found = re.search(r"(\d+) extraneous bytes before marker 0xd9", warning)
+    end = data.rfind(b"\xff\xd9")
+    if found is None or end < int(found[1]):
+        return None
+    return data[: end - int(found[1])] + data[end:]
+
+
+def _header(data: bytes) -> Iterator[_Segment]:
+    """The segments up to and including the first start of scan, whatever lies between them."""
+    at = 2
+    while True:
+        at = data.find(b"\xff", at)
+        if at < 0 or at + 4 > len(data):
+            return
+        marker = data[at + 1]
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= SOI:
+            at += 1
+            continue
+        if marker == EOI:
+            return
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if end < at + 4 or end > len(data):
+            return
+        yield _Segment(marker, at + 4, end)
+        if marker == SOS:
+            return
+        at = end
+
+
+def _mended_segment(marker: int, content: bytes, frame: int) -> bytes:
+    if marker == SOS and frame in _SEQUENTIAL:
+        return content[:-3] + b"\x00\x3f\x00"
+    if marker == _APP0 and content.startswith(b"JFIF\0") and len(content) >= 14 and content[5] not in (1, 2):
+        return content[:5] + b"\x01" + content[6:]
+    if marker == _APP14 and content.startswith(b"Adobe") and len(content) >= 12 and content[11] > 2:
+        return content[:11] + b"\x01" + content[12:]
+    return content

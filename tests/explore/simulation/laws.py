@@ -1,0 +1,116 @@
+"""What must hold at each start of a run, and after every walk."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cases import Case
+from simulated_queue import Broker
+from simulated_workers import ATTEMPTS, MAX_CRASHES, TTL, Process, Thread
+
+from jobkit.store.base import JobKey, JobRecord, JobState, Lease
+from jobkit.store.memory import MemoryStore
+
+
+class Finding(AssertionError):
+    """Something that must not happen has happened."""
+
+
+@dataclass
+class Laws:
+    """Keeps count of what happens, and raises ``Finding``.
+
+    Attributes:
+        case: What is sent.
+        store: Has the records.
+        broker: Has the dead letters.
+        accepted: Jobs whose sends were confirmed.
+        faults: What has gone wrong.
+        runs: Runs that have begun, by job.
+        effects: Runs that came to their end.
+        deaths: Runs that a dying or frozen process has taken along.
+        leases_cut_short: Whether the store's clock went forward: a window that guarantees.md names.
+    """
+
+    case: Case
+    store: MemoryStore
+    broker: Broker
+    accepted: list[str] = field(default_factory=list)
+    faults: int = 0
+    runs: Counter[str] = field(default_factory=Counter)
+    effects: Counter[str] = field(default_factory=Counter)
+    deaths: Counter[str] = field(default_factory=Counter)
+    leases_cut_short: bool = False
+    _held_until: dict[tuple[str, int], float] = field(default_factory=dict)  # by job and fence
+
+    def note_lease(self, lease: Lease, now: float) -> None:
+        """An owner was told that it has the job, or still has it."""
+        self._held_until[lease.job.id, lease.fence] = now + TTL
+
+    def check_start(self, thread: Thread, processes: Sequence[Process], now: float) -> None:
+        """No run begins without a lease, after the job is done, or beside an owner whose lease holds."""
+        execution = thread.execution
+        assert execution is not None
+        name, lease = execution.job.id, execution.lease
+        if lease is None:
+            raise Finding(f"{name} runs without a lease")
+        if self._held_until.get((name, lease.fence), now + TTL) <= now:
+            return  # it was frozen, and has not yet heard that its lease is over: a window that guarantees.md names
+        record = self.store.record(execution.job)
+        if record is not None and record.state is JobState.DONE:
+            raise Finding(f"{name} runs though it is done")
+        for process in processes:
+            for other in process.threads:
+                if other is not thread and not self.leases_cut_short and self._runs_with_a_lease(other, name, now):
+                    raise Finding(f"{name} runs twice at a time, and both leases hold")
+        self.note_lease(lease, now)
+
+    def _runs_with_a_lease(self, thread: Thread, name: str, now: float) -> bool:
+        execution = thread.execution
+        if thread.running is None or execution is None or execution.lease is None or execution.job.id != name:
+            return False
+        return self._held_until.get((name, execution.lease.fence), 0.0) > now >= thread.process.frozen_until
+
+    def check_process(self, process: Process) -> None:
+        """Nothing that an idle process has taken is kept."""
+        if process.connection.taken:
+            raise Finding(f"process {process.number} has not settled {process.connection.taken[0].message_id}")
+        if process.keeper._kept:
+            raise Finding(f"process {process.number} renews a lease for ever")
+        if process.idempotency._last_chance.locked():
+            raise Finding(f"process {process.number} never gave back the turn of a last chance")
+
+    def check_jobs(self) -> None:
+        """Every job has come to an end that is right, and was run and counted as documented."""
+        for name in set(self.accepted):
+            record = self.store.record(JobKey("work", "work", name))
+            self._check_end(name, record)
+            assert record is not None
+            self._check_counts(name, record)
+
+    def _check_end(self, name: str, record: JobRecord | None) -> None:
+        state = record.state if record else None
+        may_die = JobState.DEAD in self.case.ends.get(name, ())
+        if state not in {JobState.DONE, JobState.DEAD}:
+            raise Finding(f"{name} is lost: its record says {state or 'nothing'}")
+        if state is JobState.DONE and may_die:
+            raise Finding(f"{name} is done, though it never ended well")
+        if state is JobState.DONE:
+            return
+        if not any(message.message_id == name for message, _ in self.broker.dead):
+            raise Finding(f"{name} is dead, and there is no dead letter")
+        if not may_die and self.deaths[name] < MAX_CRASHES - 1:
+            raise Finding(f"{name} died, though nothing is wrong with it")
+
+    def _check_counts(self, name: str, record: JobRecord) -> None:
+        runs, deaths, script = self.runs[name], self.deaths[name], self.case.scripts[name]
+        lost = self.faults + deaths
+        # Each fault, and each process that dies with the job, may cost one more: the window between run and record.
+        if self.effects[name] > 1 + lost:
+            raise Finding(f"{name} was done {self.effects[name]} times")
+        usual = ATTEMPTS if script[-1] == "fail" else len(script)
+        allowed = ATTEMPTS + MAX_CRASHES + lost if lost else usual
+        if runs > allowed:
+            raise Finding(f"{name} ran {runs} times, and {allowed} were allowed")
+        if record.crashes > lost:
+            raise Finding(f"{name} counts {record.crashes} crashes, and {deaths} processes died with it")

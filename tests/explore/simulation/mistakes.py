@@ -1,0 +1,197 @@
+"""Mistakes in the path, to show that the explorer finds them. Each is a generator around the right steps."""
+
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Any, Final
+
+from simulated_workers import Bend, Thread
+
+from jobkit.effects import Buried, Call, Claim, Completed, Effect, Record, Released, Run, Steps
+from jobkit.errors import JobkitError, StoreUnavailable
+from jobkit.execution import Decision, Verdict
+from jobkit.store.base import Finished, Held, JobState, Lease
+
+#: Yields in the place of an effect whatever it likes, and returns the answer to it.
+Instead = Callable[[Thread, Effect], Generator[Effect, Any, object]]
+
+
+def _around(instead: Instead) -> Bend:
+    def bend(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+        answer: object = None
+        error: BaseException | None = None
+        while True:
+            try:
+                effect = steps.send(answer) if error is None else steps.throw(error)
+            except StopIteration as end:
+                decision: Decision = end.value
+                return decision
+            try:
+                answer, error = (yield from instead(thread, effect)), None
+            except Exception as failure:  # for the step to hear
+                error = failure
+
+    return bend
+
+
+def _is_publication(effect: Effect) -> bool:
+    return isinstance(effect, Call) and effect.what in {"publish", "bury"}
+
+
+def _ack(thread: Thread) -> None:
+    """Settle the delivery at once, whatever comes after that."""
+    assert thread.connection is not None
+    assert thread.message is not None
+    if thread.message in thread.connection.taken:
+        thread.process.world.broker.settle(thread.connection, thread.message, ack=True)
+    thread.connection = replace(thread.connection, is_lost=True)  # so that it is not settled twice
+
+
+def _ack_before_record(thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+    if isinstance(effect, Record) and isinstance(effect.end, Completed):
+        _ack(thread)
+    return (yield effect)
+
+
+def _ack_before_the_run(thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+    if isinstance(effect, Run):
+        _ack(thread)
+    return (yield effect)
+
+
+def _retry_after_the_ack(thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+    if _is_publication(effect):
+        _ack(thread)
+    return (yield effect)
+
+
+def _publish_failure_is_ignored(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+    try:
+        return (yield effect)
+    except JobkitError:
+        if _is_publication(effect):
+            return None
+        raise
+
+
+def _record_failure_is_ignored(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+    try:
+        return (yield effect)
+    except StoreUnavailable:
+        if isinstance(effect, Record):
+            return True
+        raise
+
+
+def _release_without_fence(thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+    if isinstance(effect, Record) and isinstance(effect.end, Released):
+        row = thread.process.world.store._row(effect.lease.job)
+        if row is not None:
+            effect = replace(effect, lease=replace(effect.lease, fence=row.record.fence, owner=row.owner))
+    return (yield effect)
+
+
+def _released_before_the_run(thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+    if isinstance(effect, Run) and thread.execution is not None and thread.execution.lease is not None:
+        thread.process.world.store.release(thread.execution.lease, delay=Released().delay, counted=False)
+    return (yield effect)
+
+
+def _failure_is_not_counted(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+    if isinstance(effect, Record) and isinstance(effect.end, Released):
+        effect = replace(effect, end=replace(effect.end, counted=False))
+    if isinstance(effect, Claim):  # nor does the message say how many there were
+        effect = replace(effect, attempts_before=0)
+    return (yield effect)
+
+
+def _outage_lets_the_job_run(thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+    try:
+        return (yield effect)
+    except StoreUnavailable:
+        if isinstance(effect, Claim):
+            return Lease(effect.job, effect.owner, 1, 1)
+        raise
+
+
+def _held_is_done(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+    answer = yield effect
+    # The delivery is dropped: no copy comes back to see what has become of the owner.
+    return _FINISHED if isinstance(answer, Held) else answer
+
+
+def _dead_letter_is_only_recorded(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+    if isinstance(effect, Call) and effect.what == "bury":
+        return None
+    return (yield effect)
+
+
+def _death_is_not_recorded(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+    if isinstance(effect, Record) and isinstance(effect.end, Buried):
+        return True
+    return (yield effect)
+
+
+def _record_before_publication(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+    answer: object = None
+    error: BaseException | None = None
+    held_back: Effect | None = None
+    while True:
+        try:
+            effect = steps.send(answer) if error is None else steps.throw(error)
+        except StopIteration as end:
+            decision: Decision = end.value
+            return decision
+        try:
+            if _is_publication(effect) and thread.execution is not None and thread.execution.lease is not None:
+                held_back, answer, error = effect, None, None
+                continue
+            answer, error = (yield effect), None
+            if held_back is not None and isinstance(effect, Record):
+                yield held_back
+                held_back = None
+        except Exception as failure:
+            error = failure
+
+
+def _turn_is_kept(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+    thread.process.idempotency.end = lambda execution: None  # type: ignore[method-assign]
+    return (yield from steps)
+
+
+def _lease_is_never_forgotten(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+    thread.process.keeper.forget = lambda lease: None  # type: ignore[method-assign]
+    return (yield from steps)
+
+
+def _lease_is_not_renewed(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+    thread.process.keeper.keep = lambda lease, thread: None  # type: ignore[method-assign]
+    return (yield from steps)
+
+
+def _stale_answer_is_acked(_thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+    decision = yield from steps
+    return Decision(Verdict.COMPLETED) if decision.verdict is Verdict.HANDED_BACK else decision
+
+
+_FINISHED: Final = Finished(JobState.DONE)
+
+#: By what each of them does.
+MISTAKES: Final[dict[str, Bend]] = {
+    "the ack comes before the record": _around(_ack_before_record),
+    "the ack comes before the run": _around(_ack_before_the_run),
+    "a retry is published after the ack": _around(_retry_after_the_ack),
+    "a failure is recorded before its retry is published": _record_before_publication,
+    "a retry that was not confirmed is taken for published": _around(_publish_failure_is_ignored),
+    "a record that was not written is taken for written": _around(_record_failure_is_ignored),
+    "a lease is released without its fence": _around(_release_without_fence),
+    "the lease is released before the run": _around(_released_before_the_run),
+    "a failure uses up no attempt": _around(_failure_is_not_counted),
+    "a job runs although the store is away": _around(_outage_lets_the_job_run),
+    "a delivery whose job is held is dropped": _around(_held_is_done),
+    "a dead letter is recorded and not published": _around(_dead_letter_is_only_recorded),
+    "a death is not recorded": _around(_death_is_not_recorded),
+    "the turn of a last chance is not given back": _turn_is_kept,
+    "a lease is renewed for ever": _lease_is_never_forgotten,
+    "a lease is not renewed": _lease_is_not_renewed,
+    "what is handed back is acked": _stale_answer_is_acked,
+}

@@ -1,0 +1,358 @@
+"""A simulated world around the real path: processes, a broker, a store and a clock, all in one thread.
+
+The path (``jobkit.run.path``) is the one that workers use, and so are the steps that it calls, the lease keeper and the
+job store in memory. Simulated are who calls it and when, the broker's queues, what goes wrong, and time. At each point
+a chooser decides which thread goes on, what its effect meets, or what fails.
+"""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, Final
+from unittest.mock import patch
+
+from cases import CASES, Case
+from choices import Chooser
+from dramatiq import Message
+from dramatiq.middleware import Shutdown
+from laws import Finding, Laws
+from simulated_queue import Broker, Connection
+from simulated_workers import RENEWAL, TTL, Bend, Process, Thread
+
+from jobkit import leases
+from jobkit.effects import Buried, Call, Claim, Completed, Outcome, Pause, Record, Run, Seam, Steps
+from jobkit.errors import BrokerUnavailable, LeaseLost, PermanentError, Snooze, StoreUnavailable, TransientError
+from jobkit.execution import Decision
+from jobkit.run.seams import Seams
+from jobkit.store.base import Lease
+from jobkit.store.memory import MemoryStore
+
+__all__ = ["CASES", "Case", "Finding", "World", "explore", "straight"]
+
+#: Seconds: how long a job works, a frozen process is silent, and an effect is delayed.
+WORK: Final = 2.5 * TTL
+FROZEN: Final = TTL + 1
+DELAY: Final = 4.0
+
+#: Seconds from the interrupt of what runs to the end of the process.
+END_TIME: Final = 4.5
+
+#: A walk that takes more steps than this goes round in circles.
+MOST_STEPS: Final = 3_000
+
+#: How a run ends that fails, by the word of its script.
+_FAILURES: Final[dict[str, Callable[[], BaseException]]] = {
+    "fail": lambda: TransientError("busy"),
+    "never": lambda: PermanentError("never"),
+    "snooze": lambda: Snooze(2, "later"),
+}
+
+Move = tuple[float, Callable[[], None]]
+
+
+def straight(_thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+    """The path as it is."""
+    return steps
+
+
+class World:
+    """One walk.
+
+    Args:
+        case: What is sent.
+        chooser: Decides.
+        faults: How many things may go wrong at most.
+        bend: Makes a mistake in the path.
+    """
+
+    def __init__(self, case: Case, chooser: Chooser, *, faults: int = 2, bend: Bend = straight) -> None:
+        self.case, self.bend = case, bend
+        self._chooser = chooser
+        self.now = 0.0  # seconds that really pass
+        self._skew = 1_700_000_000.0
+        self.store = MemoryStore(clock=lambda: self.now + self._skew)
+        self.broker = Broker(lambda: self.now)
+        self.laws = Laws(case, self.store, self.broker)
+        self.story: list[str] = []
+        self._seams = Seams(self.store, timedelta(seconds=TTL))
+        self._faults_left = faults
+        self.processes = [Process(self, number, case.threads) for number in range(case.processes)]
+        self._next_renewal = self.now + RENEWAL
+        for name in case.sends:
+            self.send(name)
+
+    def send(self, name: str) -> None:
+        message: Message[Any] = Message("work", "work", (), {}, {}, name, 1_700_000_000_000)
+        self.broker.enqueue(message)
+        self.laws.accepted.append(name)
+        self.tell(f"{name} is sent")
+
+    def tell(self, line: str) -> None:
+        self.story.append(f"{self.now:7.1f} s  {line}")
+
+    # ---- the walk
+
+    def walk(self) -> None:
+        """Take steps until nothing is left to do; raises ``Finding``."""
+        for _ in range(MOST_STEPS):
+            if not self._step():
+                self.laws.check_jobs()
+                for process in self.processes:
+                    self.laws.check_process(process)
+                return
+        raise Finding("it goes on for ever")
+
+    def _step(self) -> bool:
+        for process in self.processes:
+            if process.ends_at <= self.now and process.frozen_until <= self.now:
+                with patch.object(leases, "INTERRUPT_TIME", 0.0):
+                    process.keeper.abandon()
+                self._die(process, "hands back what still runs and ends")
+        moves = list(self._moves())
+        if not moves:
+            return self._wait()
+        weights = [weight for weight, _ in moves]
+        moves[self._chooser.choose(weights)][1]()
+        return True
+
+    def _moves(self) -> Iterator[Move]:
+        """What may happen next, with its weight."""
+        for process in self.processes:
+            if self.now >= process.frozen_until:
+                yield from self._moves_of(process)
+        if self._faults_left and not all(process.is_idle for process in self.processes):
+            for process in self.processes:
+                if not process.is_idle:
+                    yield from self._faults_of(process)
+            yield 0.2, lambda: self._fault(self._move_clock)
+
+    def _moves_of(self, process: Process) -> Iterator[Move]:
+        takes = self.broker.ready() is not None and not process.stopping.is_set()
+        for thread in process.threads:
+            if thread.effect is not None:
+                if thread.is_awake:
+                    yield 10, lambda thread=thread: self._go_on(thread)  # type: ignore[misc]
+            elif takes:
+                takes = False  # the threads of a process are alike
+                yield 10, lambda thread=thread: self._deliver(thread)  # type: ignore[misc]
+        if process.stopping.is_set() and process.is_idle:
+            yield 10, lambda: self._replace(process)
+
+    def _faults_of(self, process: Process) -> Iterator[Move]:
+        yield 0.5, lambda: self._fault(lambda: self._die(process, "dies"))
+        if not process.stopping.is_set():
+            yield 0.3, lambda: self._fault(lambda: self._stop(process))
+        if process.connection.taken:
+            yield 0.5, lambda: self._fault(lambda: self._disconnect(process))
+        if self.now >= process.frozen_until:
+            yield 0.5, lambda: self._fault(lambda: self._freeze(process))
+
+    def _wait(self) -> bool:
+        """Let time pass until something can happen; False if nothing ever will."""
+        moments = [one.due for one in self.broker.waiting]
+        moments += [process.frozen_until for process in self.processes]
+        moments += [process.ends_at for process in self.processes if process.stopping.is_set()]
+        moments += [t.wakes_at for p in self.processes for t in p.threads if t.effect is not None]
+        later = [moment for moment in moments if moment > self.now]
+        if not later:
+            return False
+        self._pass_time(min(later) - self.now)
+        return True
+
+    def _pass_time(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self._next_renewal <= until:
+            self.now = max(self.now, self._next_renewal)
+            self._renew()
+        self.now = max(self.now, until)
+
+    def _renew(self) -> None:
+        self._next_renewal = self.now + RENEWAL
+        for process in self.processes:
+            process.renew()
+            if self.now >= process.frozen_until:
+                for thread in process.threads:
+                    lease = thread.execution.lease if thread.execution is not None else None
+                    if lease is not None and thread.running is not None and not thread.interrupted:
+                        self.laws.note_lease(lease, self.now)
+
+    # ---- what threads do
+
+    def _deliver(self, thread: Thread) -> None:
+        connection = thread.process.connection
+        message = self.broker.take(connection)
+        self.tell(f"{thread.name}: takes {message.message_id}")
+        thread.begin(message, connection, self.bend)
+
+    def _go_on(self, thread: Thread) -> None:
+        effect = thread.effect
+        match effect:
+            case Run():
+                self._run(thread)
+            case Pause(unless=event):
+                thread.go_on(event.is_set(), None)
+            case Claim() | Record() | Call():
+                self._perform(thread, effect)
+
+    def _perform(self, thread: Thread, effect: Claim | Record | Call) -> None:
+        name = _name(effect)
+        what = 0
+        if self._faults_left and not thread.is_delayed:
+            what = self._chooser.choose([20, 0.5, 0.5, 0.5])
+        if what == 3:
+            self._count_fault()
+            thread.is_delayed = True
+            thread.sleep(DELAY)
+            self.tell(f"{thread.name}: {name} … takes its time")
+            return
+        answer: object = None
+        error: BaseException | None = None
+        if what:
+            self._count_fault()
+            at_broker = isinstance(effect, Call) and effect.seam is Seam.BROKER
+            error = BrokerUnavailable("no answer") if at_broker else StoreUnavailable("no answer")
+        if what == 1:
+            self.tell(f"{thread.name}: {name} … fails")
+        else:
+            try:
+                answer = effect.do() if isinstance(effect, Call) else self._seams(effect)
+            except Exception as failure:
+                answer, error = None, failure
+            lost = " … happens, and the answer is lost" if what == 2 else f" → {_shown(answer, error)}"
+            self.tell(f"{thread.name}: {name}{lost}")
+            if isinstance(answer, Lease):
+                self.laws.note_lease(answer, self.now)
+        thread.go_on(None if error else answer, error)
+
+    def _run(self, thread: Thread) -> None:
+        execution = thread.execution
+        assert execution is not None
+        name = execution.job.id
+        if thread.running is None:
+            self.laws.check_start(thread, self.processes, self.now)
+            thread.running = self.case.script(name, self.laws.runs[name])
+            self.laws.runs[name] += 1
+            self.tell(f"{thread.name}: {name} runs, attempt {execution.attempt}")
+            return
+        if thread.interrupted:
+            thread.interrupted = False
+            self._end_run(thread, Shutdown() if thread.process.stopping.is_set() else LeaseLost("gone"))
+            return
+        match thread.running.pop(0).split():
+            case ["send", child]:
+                self._send_child(child)
+            case ["work"]:
+                thread.sleep(WORK)
+            case ["ok"]:
+                self.laws.effects[name] += 1
+                self._end_run(thread, None)
+            case ["kill"]:
+                self._die(thread.process, f"is killed by {name}")
+            case [word]:
+                self._end_run(thread, _FAILURES[word]())
+
+    def _send_child(self, name: str) -> None:
+        if name not in self.laws.accepted:
+            self.send(name)
+        else:
+            self.broker.enqueue(Message("work", "work", (), {}, {}, name, 1_700_000_000_000))
+            self.tell(f"{name} is sent once more")
+
+    def _end_run(self, thread: Thread, error: BaseException | None) -> None:
+        thread.running = None
+        self.tell(f"{thread.name}: the run ends {f'with {type(error).__name__}' if error else 'well'}")
+        thread.go_on(Outcome(error), None)
+
+    # ---- what goes wrong
+
+    def _fault(self, happen: Callable[[], None]) -> None:
+        self._count_fault()
+        happen()
+
+    def _count_fault(self) -> None:
+        self._faults_left -= 1
+        self.laws.faults += 1
+
+    def _stop(self, process: Process) -> None:
+        self.tell(f"process {process.number} is told to stop, and the time of its jobs is over")
+        process.stopping.set()
+        process.over.set()
+        for thread in process.threads:
+            if thread.running is not None:
+                thread.interrupted = True
+        process.ends_at = self.now + END_TIME
+
+    def _replace(self, process: Process) -> None:
+        self.tell(f"process {process.number} ends, another takes its place")
+        self.laws.check_process(process)
+        self.broker.lose(process.connection)
+        self.processes[process.number] = Process(self, process.number, self.case.threads)
+
+    def _die(self, process: Process, how: str) -> None:
+        self.tell(f"process {process.number} {how}, another takes its place")
+        for thread in process.threads:
+            if thread.execution is not None and thread.execution.lease is not None:
+                self.laws.deaths[thread.execution.job.id] += 1
+            if thread.steps is not None:
+                thread.process.keeper._kept.clear()
+                with contextlib.suppress(BaseException):
+                    thread.steps.close()
+        self.broker.lose(process.connection)
+        self.processes[process.number] = Process(self, process.number, self.case.threads)
+
+    def _disconnect(self, process: Process) -> None:
+        self.tell(f"process {process.number} loses its connection, its deliveries come back")
+        self.broker.lose(process.connection)
+        process.connection = Connection()
+
+    def _freeze(self, process: Process) -> None:
+        self.tell(f"process {process.number} is frozen for longer than a lease")
+        process.frozen_until = self.now + FROZEN
+        for thread in process.threads:  # what it believes is worth nothing while it is frozen
+            if thread.execution is not None:
+                self.laws.deaths[thread.execution.job.id] += 1
+
+    def _move_clock(self) -> None:
+        back = self._chooser.choose([1, 1])
+        self.tell(f"the clock of the store goes {'back' if back else 'forward'} by a minute")
+        self._skew += -60 if back else 60
+        self.laws.leases_cut_short = self.laws.leases_cut_short or not back
+        for process in self.processes:
+            process.renew()
+
+
+def _name(effect: Claim | Record | Call) -> str:
+    match effect:
+        case Claim(job):
+            return f"claims {job.id}"
+        case Record(lease, end):
+            kinds = {Completed: "done", Buried: "dead"}
+            return f"records that {lease.job.id} is {kinds.get(type(end), 'free again')}"
+        case Call(_, what):
+            return what
+
+
+def _shown(answer: object, error: BaseException | None) -> str:
+    if error is not None:
+        return f"{type(error).__name__}: {error}"
+    if isinstance(answer, Lease):
+        return f"a lease, attempt {answer.attempt}, {answer.crashes} crashes"
+    if isinstance(answer, bool):
+        return "yes" if answer else "no, the lease is another's"
+    return "done" if answer is None else type(answer).__name__.lower() + f" ({getattr(answer, 'state', '')})"
+
+
+def explore(case: Case, chooser: Chooser, *, faults: int = 2, bend: Bend = straight) -> World:
+    """Take one walk to its end; raises ``Finding``, whose notes tell the story."""
+    random.seed(0)  # the pauses of the path
+    world = World(case, chooser, faults=faults, bend=bend)
+    try:
+        world.walk()
+    except Finding as finding:
+        finding.add_note("\n".join(world.story))
+        raise
+    except Exception as error:
+        error.add_note("\n".join(world.story))
+        raise
+    return world

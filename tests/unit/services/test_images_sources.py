@@ -1,0 +1,377 @@
+"""Which picture of a source is taken, and what of it comes out: pages, numbers, colours, depth, animations."""
+
+import io
+import random
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pyvips  # type: ignore[import-untyped]  # it ships stubs, but no py.typed marker
+from PIL import Image, ImageChops, ImageCms, TiffImagePlugin
+from PIL.Image import Image as Picture
+
+from images_service.adapters import open_resources
+from images_service.adapters.profiles import adobe_rgb
+from images_service.errors import BrokenImage, ImpossibleOperation, MissingDecoder, SourceTooLarge, UnsupportedPixels
+from images_service.handlers import process_image
+from images_service.settings import ImagesSettings
+from jobkit.contracts.images import (
+    Compress,
+    Convert,
+    Crop,
+    Flip,
+    Operation,
+    ProcessedImage,
+    ProcessImage,
+    Resize,
+    Rotate,
+    Thumbnail,
+)
+
+PNG = Convert(format="png")
+SUBFILE, ORIENTATION, UNIT, FILL_ORDER, PHOTOMETRIC, DNG_VERSION = 254, 274, 296, 266, 262, 50706
+Run = Callable[..., tuple[ProcessedImage, Picture]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with open_resources(ImagesSettings(storage_url=str(tmp_path))) as resources:
+
+        def process(source: bytes, *operations: Operation, **fields: object) -> tuple[ProcessedImage, Picture]:
+            (tmp_path / "source").write_bytes(source)
+            job = ProcessImage.model_validate({"source": "source", "operations": operations or (PNG,), **fields})
+            result = process_image(
+                job, resources.storage, max_pixels=1_000_000, progress=lambda *_, **__: None, memory=resources.memory
+            )
+            return result, Image.open(io.BytesIO((tmp_path / result.outputs[0].key).read_bytes()))
+
+        yield process
+
+
+def saved(image: Picture, kind: str = "png", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def scene(seed: int, size: tuple[int, int] = (400, 300)) -> Picture:
+    """Shapes that are recognised at any size."""
+    return Image.frombytes("RGB", (8, 6), random.Random(seed).randbytes(144)).resize(size, Image.Resampling.BICUBIC)
+
+
+def pages(*images: Picture, tags: tuple[dict[int, object], ...] = ()) -> bytes:
+    """A TIFF of these pages, each with its tags."""
+    buffer = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(buffer, new=True) as writer:
+        for number, image in enumerate(images):
+            image.encoderinfo = {}
+            image.save(writer, "tiff", tiffinfo=tags[number] if number < len(tags) else {})
+            writer.newFrame()
+    return buffer.getvalue()
+
+
+def patched(data: bytes, wanted: int, value: int) -> bytes:
+    """The TIFF with another value for a tag of its first directory."""
+    changed = bytearray(data)
+    (at,) = struct.unpack_from("<I", data, 4)
+    for entry in range(at + 2, at + 2 + 12 * struct.unpack_from("<H", data, at)[0], 12):
+        if struct.unpack_from("<H", data, entry)[0] == wanted:
+            struct.pack_into("<H", changed, entry + 8, value)
+            return bytes(changed)
+    raise AssertionError(wanted)
+
+
+# Pages ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_that_is_marked_as_a_preview_is_passed_over(run: Run) -> None:
+    result, image = run(pages(scene(1, (80, 60)), scene(1), tags=({SUBFILE: 1},)))
+    assert (image.size, result.source.page, result.source.pages) == ((400, 300), 2, 2)
+
+
+def test_a_first_page_that_is_a_smaller_copy_of_a_later_one_is_passed_over(run: Run) -> None:
+    result, image = run(pages(scene(1, (80, 60)), scene(2), scene(1, (600, 450)), tags=()))
+    assert (image.size, result.source.page, result.source.pages) == ((600, 450), 3, 3)
+
+
+@pytest.mark.parametrize("sizes", [((400, 300), (400, 300)), ((80, 60), (400, 300)), ((400, 300), (80, 60))])
+def test_of_different_pages_the_first_is_taken(run: Run, sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    result, image = run(pages(scene(1, sizes[0]), scene(2, sizes[1])))
+    assert (image.size, result.source.page) == (sizes[0], 1)
+
+
+def test_a_page_can_be_asked_for(run: Run) -> None:
+    source = pages(scene(1), scene(2), scene(3))
+    assert ImageChops.difference(run(source, page=2)[1].convert("RGB"), scene(2)).getbbox() is None
+    with pytest.raises(ImpossibleOperation, match="has 3 pages, and page 4 was asked for"):
+        run(source, page=4)
+    with pytest.raises(ImpossibleOperation, match="only a TIFF has several"):
+        run(saved(scene(1)), page=2)
+
+
+@pytest.mark.parametrize("layout", [{"subifd": True}, {}])
+def test_of_a_pyramid_the_full_size_is_taken(run: Run, layout: dict[str, bool]) -> None:
+    image = pyvips.Image.new_from_memory(scene(1).tobytes(), 400, 300, 3, "uchar").copy(interpretation="srgb")
+    source = image.tiffsave_buffer(pyramid=True, tile=True, tile_width=128, tile_height=128, **layout)
+    assert run(source)[1].size == (400, 300)
+
+
+@pytest.mark.parametrize(
+    ("tags", "kind"),
+    [({DNG_VERSION: b"\1\4\0\0", SUBFILE: 1}, "DNG"), ({SUBFILE: 0}, "sensor data")],
+)
+def test_of_a_raw_file_no_preview_is_taken(run: Run, tags: dict[int, object], kind: str) -> None:
+    source = pages(scene(1, (80, 60)), scene(1), tags=(tags,))
+    if kind == "sensor data":
+        source = patched(source, PHOTOMETRIC, 32803)
+    with pytest.raises(UnsupportedPixels, match=rf"a raw file of a camera \({kind}.*400 x 300 pixels.*developed"):
+        run(source)
+
+
+@pytest.mark.parametrize(("tag", "value"), [(ORIENTATION, 0), (ORIENTATION, 9), (UNIT, 0), (UNIT, 9), (FILL_ORDER, 0)])
+def test_a_tag_out_of_range_is_read_as_its_default(run: Run, tag: int, value: int) -> None:
+    resolution = {282: TiffImagePlugin.IFDRational(72), 283: TiffImagePlugin.IFDRational(72)}
+    source = saved(scene(1), "tiff", tiffinfo={ORIENTATION: 1, UNIT: 2, FILL_ORDER: 1, **resolution})
+    image = run(patched(source, tag, value))[1]
+    assert ImageChops.difference(image.convert("RGB"), scene(1)).getbbox() is None
+
+
+# Numbers and colours --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("float", "floating-point numbers of 32 bits"),
+        ("double", "floating-point numbers of 64 bits"),
+        ("int", "signed integers of 32 bits"),
+        ("uint", "integers of 32 bits"),
+        ("short", "signed integers of 16 bits"),
+        ("char", "signed integers of 8 bits"),
+        ("complex", "complex numbers of 64 bits"),
+    ],
+)
+@pytest.mark.parametrize("operation", [PNG, Resize(width=4)], ids=["decoded", "resized"])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_numbers_without_a_brightness_are_refused_by_their_name(
+    run: Run, number: str, text: str, operation: Operation, bands: int
+) -> None:
+    source = pyvips.Image.black(8, 8, bands=bands).cast(number).tiffsave_buffer()
+    with pytest.raises(UnsupportedPixels, match=text):
+        run(source, operation)
+
+
+def test_lab_of_8_bits_is_refused_by_its_name_and_of_16_is_converted(run: Run) -> None:
+    with pytest.raises(UnsupportedPixels, match="CIELab"):
+        run(saved(Image.new("LAB", (8, 8)), "tiff"))
+    red = pyvips.Image.new_from_memory(bytes([200, 30, 30]) * 64, 8, 8, 3, "uchar").copy(interpretation="srgb")
+    for kind in ("labs", "lab"):
+        assert run(red.colourspace(kind).tiffsave_buffer())[1].getpixel((4, 4)) == (200, 30, 30)
+
+
+def test_a_tiff_whose_compression_has_no_decoder_is_not_called_damaged(run: Run) -> None:
+    with pytest.raises(MissingDecoder, match="Zstandard"):
+        run(patched(saved(scene(1), "tiff"), 259, 50000))
+
+
+def test_tiles_of_single_channels_are_not_called_damaged(run: Run) -> None:
+    image = pyvips.Image.new_from_memory(scene(1).tobytes(), 400, 300, 3, "uchar").copy(interpretation="srgb")
+    source = image.tiffsave_buffer(tile=True, tile_width=128, tile_height=128)
+    with pytest.raises(UnsupportedPixels, match="tiles of single channels"):
+        run(patched(source, 284, 2))
+
+
+def test_an_offset_that_no_file_has_is_damage_and_no_crash(run: Run) -> None:
+    source = b"II+\0\x08\0\0\0" + struct.pack("<Q", 2**63 + 8) + bytes(40)
+    with pytest.raises(BrokenImage):
+        run(source)
+
+
+def test_a_heic_names_the_decoder_that_it_needs(run: Run) -> None:
+    with pytest.raises(MissingDecoder, match=r"HEIC image.*HEVC decoder"):
+        run(bytes.fromhex("0000001c66747970686569630000000068656963"))
+
+
+def exif(space: int, index: bytes) -> bytes:
+    """EXIF data with a colour space, and an interoperability index if there is one."""
+    ifd0 = struct.pack("<HHHIII", 1, 0x8769, 4, 1, 26, 0)
+    entries = struct.pack("<HHII", 0xA001, 3, 1, space) + struct.pack("<HHII", 0xA005, 4, 1, 56)
+    interoperability = struct.pack("<HHHI4sI", 1, 1, 2, 4, index, 0)
+    return b"II*\0\x08\0\0\0" + ifd0 + struct.pack("<H", 2) + entries + bytes(4) + interoperability
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize("operation", [PNG, Resize(width=20)], ids=["decoded", "resized"])
+@pytest.mark.parametrize(
+    ("space", "index", "colour"),
+    # Expected after the formulas of Adobe RGB (1998) and IEC 61966-2-1.
+    [(65535, b"R03\0", (205, 90, 56)), (2, b"\0\0\0\0", (205, 90, 56)), (1, b"R98\0", (180, 90, 60))],
+)
+def test_adobe_rgb_that_exif_alone_tells_is_converted(
+    run: Run, kind: str, operation: Operation, space: int, index: bytes, colour: tuple[int, int, int]
+) -> None:
+    prefix = b"" if kind == "png" else b"Exif\0\0"
+    every: dict[str, dict[str, Any]] = {"jpeg": {"quality": 98}, "webp": {"lossless": True}}
+    options = every.get(kind, {})
+    source = saved(Image.new("RGB", (40, 30), (180, 90, 60)), kind, exif=prefix + exif(space, index), **options)
+    pixel = run(source, operation, PNG)[1].convert("RGB").getpixel((10, 10))
+    assert pixel == pytest.approx(colour, abs=2)
+
+
+def test_adobe_rgb_that_the_exif_data_of_a_tiff_tells_is_converted(run: Run) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[0x8769] = {0xA001: 2}
+    source = saved(Image.new("RGB", (40, 30), (180, 90, 60)), "tiff", tiffinfo=tags)
+    assert run(source)[1].getpixel((10, 10)) == pytest.approx((205, 90, 56), abs=2)
+
+
+def test_the_profile_for_adobe_rgb_is_read_by_another_library() -> None:
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(adobe_rgb()))
+    transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "RGB", "RGB")
+    image = ImageCms.applyTransform(Image.new("RGB", (1, 1), (180, 90, 60)), transform)
+    assert image is not None
+    assert image.getpixel((0, 0)) == (205, 90, 56)
+
+
+def test_the_profile_stays_on_request_and_the_pixels_with_it(run: Run) -> None:
+    source = saved(Image.new("RGB", (40, 30), (180, 90, 60)), icc_profile=adobe_rgb())
+    _, image = run(source, Resize(width=20), keep_profile=True)
+    assert (image.getpixel((5, 5)), image.info["icc_profile"]) == ((180, 90, 60), adobe_rgb())
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png", "webp", "avif"])
+def test_metadata_stays_on_request_but_the_orientation_that_was_carried_out(run: Run, form: str) -> None:
+    data = Image.Exif()
+    data[0x010F], data[ORIENTATION] = "Camera", 6
+    source = saved(scene(1), "jpeg", exif=data)
+    _, image = run(source, Convert(format=form), keep_metadata=True)
+    assert image.size == (300, 400)
+    assert (image.getexif()[0x010F], image.getexif().get(ORIENTATION, 1)) == ("Camera", 1)
+
+
+# Depth and size -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+@pytest.mark.parametrize(
+    "operation",
+    [Compress(quality=100), Crop(width=300, height=200, left=7, top=3), Flip(direction="vertical"), Rotate(angle=90)],
+    ids=lambda operation: operation.kind,
+)
+def test_what_moves_pixels_keeps_their_depth(
+    run: Run, tmp_path: Path, kind: str, depth: int, operation: Operation
+) -> None:
+    grey = pyvips.Image.new_from_memory(scene(1).convert("L").tobytes(), 400, 300, 1, "uchar")
+    source = grey.copy(interpretation="b-w").pngsave_buffer(bitdepth=depth)
+    result, image = run(source, operation, Convert(format=kind))
+    assert image.mode == ("1" if depth == 1 else "L")
+    assert result.outputs[0].bytes < 1.5 * len(source) + 200
+    written = pyvips.Image.new_from_buffer((tmp_path / result.outputs[0].key).read_bytes(), "")
+    assert written.get("bits-per-sample") == depth
+    assert set(image.convert("L").tobytes()) <= set(Image.open(io.BytesIO(source)).convert("L").tobytes())
+
+
+def test_a_fax_stays_a_fax(run: Run) -> None:
+    page = scene(1).convert("L").point(lambda value: 255 * (value > 128)).convert("1")
+    source = saved(page, "tiff", compression="group4")
+    result, image = run(source, Crop(width=400, height=299, left=0, top=0))
+    assert image.info["compression"] == "group4"
+    assert image.tobytes() == page.crop((0, 0, 400, 299)).tobytes()
+    assert result.outputs[0].bytes < 1.5 * len(source)
+
+
+def test_a_palette_stays_one_if_no_pixel_changes(run: Run) -> None:
+    source_image = scene(1).quantize(8, dither=Image.Dither.NONE)
+    source = saved(source_image, optimize=True)
+    result, image = run(source, Crop(width=400, height=299, left=0, top=0))
+    assert image.mode == "P"
+    assert result.outputs[0].bytes < 1.5 * len(source)
+    kept = source_image.convert("RGB").crop((0, 0, 400, 299))
+    assert ImageChops.difference(image.convert("RGB"), kept).getbbox() is None
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_a_bitmap_is_read_and_becomes_a_png(run: Run, mode: str) -> None:
+    source = scene(1).convert(mode)
+    result, image = run(saved(source, "bmp"), Flip(direction="horizontal"))
+    assert (result.source.format, image.format) == ("bmp", "PNG")
+    flipped = source.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert ImageChops.difference(image.convert("RGB"), flipped).getbbox() is None
+
+
+def test_a_bitmap_is_refused_by_its_header(run: Run) -> None:
+    header = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 5000, 5000, 1, 24, 0, 0, 0, 0, 0, 0)
+    with pytest.raises(SourceTooLarge, match="5000 x 5000 pixels"):
+        run(header)
+
+
+# Animations -----------------------------------------------------------------------------------------------------------
+
+COLOURS = [(255, 0, 0), (0, 0, 255), (0, 255, 0)]
+DELAYS = [100, 200, 300]
+
+
+def animation(kind: str) -> bytes:
+    frames = [Image.new("RGB", (60, 40), colour) for colour in COLOURS]
+    lossless = {"lossless": True} if kind == "webp" else {}
+    return saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=DELAYS, loop=0, **lossless)
+
+
+def frames_of(image: Picture) -> list[tuple[tuple[int, ...], int]]:
+    found = []
+    for number in range(getattr(image, "n_frames", 1)):
+        image.seek(number)
+        pixel = image.convert("RGB").getpixel((image.width // 2, image.height // 2))
+        assert isinstance(pixel, tuple)
+        found.append((pixel, image.info["duration"]))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+@pytest.mark.parametrize(
+    ("operation", "size"),
+    [
+        (Resize(width=30), (30, 20)),
+        (Resize(width=10, height=10, fit="cover"), (10, 10)),
+        (Crop(width=20, height=10, left=5, top=5), (20, 10)),
+        (Crop(width=20, height=10, gravity="smart"), (20, 10)),
+        (Rotate(angle=90), (40, 60)),
+        (Flip(direction="vertical"), (60, 40)),
+        (Convert(format="webp"), (60, 40)),
+        (Convert(format="gif"), (60, 40)),
+        (Convert(format="auto"), (60, 40)),
+    ],
+)
+def test_an_animation_keeps_its_frames_and_their_times(
+    run: Run, kind: str, operation: Operation, size: tuple[int, int]
+) -> None:
+    result, image = run(animation(kind), operation)
+    assert (result.source.frames, result.outputs[0].frames, image.size) == (3, 3, size)
+    assert [result.source.width, result.source.height] == [60, 40]
+    for (pixel, delay), colour, expected in zip(frames_of(image), COLOURS, DELAYS, strict=True):
+        assert pixel == pytest.approx(colour, abs=8)
+        assert delay == expected
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png", "avif", "tiff"])
+def test_where_the_format_holds_no_animation_the_first_frame_is_written(run: Run, form: str) -> None:
+    result, image = run(animation("gif"), Convert(format=form))
+    assert (result.source.frames, result.outputs[0].frames, image.size) == (3, 1, (60, 40))
+    assert image.convert("RGB").getpixel((30, 20)) == pytest.approx(COLOURS[0], abs=4)
+
+
+def test_the_first_frame_can_be_asked_for(run: Run) -> None:
+    result, image = run(animation("gif"), Resize(width=30), Thumbnail(size=10), animation="first")
+    assert (image.format, result.outputs[0].frames, result.source.frames) == ("PNG", 1, 3)
+
+
+def test_frames_count_against_the_limit_of_pixels(run: Run) -> None:
+    images = [Image.new("L", (800, 700), shade) for shade in (0, 255)]
+    source = saved(images[0], "gif", save_all=True, append_images=images[1:])
+    with pytest.raises(SourceTooLarge, match=r"2 frames of 800 x 700 pixels.* animation='first'"):
+        run(source, Resize(width=80))
+    assert run(source, Resize(width=80), animation="first")[1].width == 80
+    assert run(source, Convert(format="jpeg"))[1].width == 800
