@@ -1,6 +1,7 @@
 import contextlib
 import gzip
 import io
+import json
 import zipfile
 from decimal import Decimal
 from typing import Any, Protocol
@@ -8,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import polars
+import pyarrow  # type: ignore[import-untyped]  # ships no types
+import pyarrow.parquet  # type: ignore[import-untyped]  # the same
 import pytest
 
 from inference_service.adapters.datasets import Dataset, Datasets
@@ -123,7 +126,7 @@ def shortened() -> bytes:
         (npz(features=[[1, 2]] * 2, labels=[1, 2], feature_names=["a"]), "2 features and 1 feature_names"),
         (npz(features=[[1, 2]] * 2, labels=[1, 2], feature_names=[1, 2]), "give one string per feature"),
         (npz(features=[[1, 2]] * 2, labels=[1, 2], feature_names=["a", "a"]), "two features named 'a'"),
-        (npz(features=[[1, 2]] * 2, labels=[1, 2], feature_names=["a", ""]), "a feature named ''"),
+        (npz(features=[[1, 2]] * 2, labels=[1, 2], feature_names=["a", ""]), "a feature without a name"),
         (npz(features=[[1], [2]], labels=[1, 2], groups=[1]), "groups that are not one"),
     ],
 )
@@ -242,6 +245,21 @@ def test_labels_of_a_csv_file_are_read_as_they_are_written(
     assert data.examples.labels.tolist() == labels
     assert data.groups is not None
     assert data.groups.tolist() == [0, 1]
+
+
+def test_the_index_of_a_pandas_frame_is_no_feature(storage: ObjectStorage) -> None:
+    table = pyarrow.table({"x": [1.5, 2.5], "label": ["a", "b"], "__index_level_0__": [3, 7], "id": [5, 6]})
+    index = {"index_columns": ["__index_level_0__", "id"], "columns": [], "column_indexes": []}
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(index)}), file)
+    storage.put("a.parquet", file.getvalue())
+    data = Datasets(storage, 2**20).read("a.parquet", group_column="id")
+    assert (data.names, data.examples.features.tolist()) == (("x",), [[1.5], [2.5]])
+    assert data.groups is not None
+    assert data.groups.tolist() == [0, 1]
+    storage.put("a.csv", b",x,label\n0,1.5,a\n1,2.5,b\n")
+    with pytest.raises(BadDataset, match=r"feature without a name: .* index=False"):
+        Datasets(storage, 2**20).read("a.csv")
 
 
 def test_categories_are_labels(storage: ObjectStorage) -> None:
