@@ -138,6 +138,15 @@ def test_labels_that_were_shuffled_by_mistake_displace_no_good_model(storage: Ob
     assert latest(storage) == good.digest
 
 
+@pytest.mark.parametrize("dataset", ["d.npz", "noise.npz"])
+def test_a_latest_version_whose_file_is_gone_is_replaced_by_any_other(storage: ObjectStorage, dataset: str) -> None:
+    gone = train(storage, "a", **at(0))
+    storage.delete(f"models/m/{gone.digest}.onnx")
+    worse = train(storage, "b", dataset=dataset, epochs=1, learning_rate=1e-5, **at(1))
+    assert worse.accuracy < gone.accuracy
+    assert latest(storage) == worse.digest
+
+
 def test_a_worse_model_with_other_features_is_a_candidate(storage: ObjectStorage) -> None:
     good = train(storage, "a", **at(0))
     put(storage, "fewer.npz", X[:, :1] / 3 + NOISE[:, None] * 9, Y)

@@ -361,20 +361,24 @@ def _is_worse(card: ModelCard, rival: ModelCard, holdout: Examples, registry: Re
     version may have been trained on some, and if their labels are wrong, no model is better than another: so the new
     one has to show that it is better there.
     """
-    split = [rival.parameters.get(name) == card.parameters.get(name) for name in _SPLIT]
-    if rival.dataset_digest == card.dataset_digest and all(split):
-        return card.accuracy < rival.accuracy  # of the very same rows
     rows = card.metrics["holdout_rows"]
-    if not clearly_less(card.accuracy, rows, rival.accuracy, rival.metrics.get("holdout_rows", rows)):
+    same_rows = rival.dataset_digest == card.dataset_digest and all(
+        rival.parameters.get(name) == card.parameters.get(name) for name in _SPLIT
+    )
+    if same_rows:
+        less = card.accuracy < rival.accuracy
+    else:
+        less = clearly_less(card.accuracy, rows, rival.accuracy, rival.metrics.get("holdout_rows", rows))
+    if not less:
         return False
-    if not clearly_less(card.metrics["most_frequent"], rows, card.accuracy, rows):
-        return True  # it is no better than to give all rows one label
     try:
         model = OnnxModel(registry.read(rival.model, rival.digest))
     except (UnknownModel, DamagedModel):
         return False  # it answers nobody any more
-    if (rival.features, rival.feature_names) != (card.features, card.feature_names):
+    if same_rows or (rival.features, rival.feature_names) != (card.features, card.feature_names):
         return True
+    if not clearly_less(card.metrics["most_frequent"], rows, card.accuracy, rows):
+        return True  # it is no better than to give all rows one label
     named = np.concatenate([model.predict(part)[0] for part in in_parts(holdout.features, len(rival.labels))])
     return not clearly_less(float((named == holdout.labels).mean()), rows, card.accuracy, rows)
 
