@@ -32,6 +32,10 @@ _END_OF_SCAN: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 #: that is missing uses them up within a few codes, and the decoder runs out of data, which is an error.
 _PADDING: Final = b"\xff\x00" * 8
 
+#: Stray bytes after a scan that are no damage; of one repeated value there may be more. What overwrote or repeated a
+#: part of the file mostly leaves hundreds.
+_MOST_STRAYS: Final = 64
+
 
 class _Segment(NamedTuple):
     marker: int
@@ -73,16 +77,44 @@ def mended(data: bytes) -> bytes:
     return b"".join((*parts, rest))
 
 
+class Shortened(NamedTuple):
+    """Copies of a baseline file that end earlier, to find out how much of its scan is needed."""
+
+    by_strays: bytes  #: Cannot be decoded unless there are more stray bytes than harm no picture.
+    by_filler: bytes | None  #: Without the one value that the scan ends with, if it is repeated that often.
+
+
+def shortened(data: bytes) -> Shortened | None:
+    """Return copies of what ``mended`` returned, or None if it has several scans.
+
+    Where a part of a scan was overwritten or repeated, the decoder often finds more blocks than the picture has, and
+    warns of nothing.
+    """
+    segments = list(_header(data))
+    if not segments or segments[-1].marker != SOS or not data.endswith(_PADDING):
+        return None
+    begin, end = segments[-1].end, len(data) - len(_PADDING)
+    content = begin + len(data[begin:end].rstrip(data[end - 1 : end]))
+    return Shortened(
+        by_strays=data[: max(begin, end - _MOST_STRAYS)],
+        by_filler=data[:content] + _PADDING if end - content > _MOST_STRAYS else None,
+    )
+
+
 def without_stray_end(data: bytes, warning: str) -> bytes | None:
     """Return the file without the bytes before its end marker that the decoder's ``warning`` counts.
 
-    None if it speaks of something else. This is for progressive files, whose scans cannot be told from their strays.
+    None if it speaks of something else, or of too many. This is for progressive files, whose scans cannot be told from
+    their strays.
     """
     found = re.search(r"(\d+) extraneous bytes before marker 0xd9", warning)
     end = data.rfind(b"\xff\xd9")
     if found is None or end < int(found[1]):
         return None
-    return data[: end - int(found[1])] + data[end:]
+    strays = data[end - int(found[1]) : end]
+    if len(strays) > _MOST_STRAYS and len(set(strays)) > 1:
+        return None
+    return data[: end - len(strays)] + data[end:]
 
 
 def _header(data: bytes) -> Iterator[_Segment]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import struct
+from functools import cached_property
 from typing import Any, Final
 
 import pyvips  # type: ignore[import-untyped]  # it ships stubs, but no py.typed marker
 from PIL import Image
 
 from images_service.adapters import jpeg, tiff
+from images_service.adapters.endings import has_end
 from images_service.adapters.formats import recognise
 from images_service.adapters.profiles import adobe_rgb
 from images_service.errors import BrokenImage, ImpossibleOperation, MissingDecoder, SourceTooLarge, UnsupportedPixels
@@ -124,6 +126,10 @@ class Source:
         self._count_frames(all_frames)
         self._check_size(self.header.width, self.header.height)
         self._check_channels()
+        if not has_end(data, self.format):
+            if not accept_damage:
+                raise self._broken()
+            self.damaged = True
 
     def load(self, shrink: int = 1) -> pyvips.Image:
         """Return the image as it is in the file, decoded when its pixels are needed.
@@ -145,7 +151,10 @@ class Source:
         """
         if not self.damaged:
             try:
-                return self._load(shrink, strict=True).copy_memory()
+                image = self._load(shrink, strict=True).copy_memory()
+                if self._ends_in_time:
+                    return image
+                raise self._broken()
             except (pyvips.Error, BrokenImage) as error:
                 strict = error
             if self.format == "jpeg" and self._mend_stray_end():
@@ -235,6 +244,15 @@ class Source:
             small.append(image[0].cast("float").copy_memory())
         return float(((small[0] - small[1]) ** 2).avg()) / max(float(small[1].deviate()) ** 2, _EMPTY)
 
+    @cached_property
+    def _ends_in_time(self) -> bool:
+        """Whether the data is not longer than the picture, which tells of a part that was overwritten or repeated."""
+        found = jpeg.shortened(self._mended) if self.format == "jpeg" else None
+        # An eighth of the size is decided faster, but the decoder then leaves the last rows out at some heights.
+        if found is None or not (_decodes(found.by_strays, shrink=8) and _decodes(found.by_strays)):
+            return True
+        return found.by_filler is not None and _decodes(found.by_filler)
+
     def _mend_stray_end(self) -> bool:
         # libvips keeps one error text for all threads, so this one may be of another job. That does no harm: what
         # counts is whether the shorter file decodes without any warning.
@@ -318,6 +336,15 @@ class Source:
             )
         remedy = "" if self._accept_damage else " With damaged='accept' the job takes what can be decoded."
         return BrokenImage(f"{self.name!r} is truncated or damaged: it cannot be decoded.{remedy}")
+
+
+def _decodes(data: bytes, *, shrink: int = 1) -> bool:
+    """Whether all of a JPEG can be decoded."""
+    try:
+        pyvips.Image.jpegload_buffer(data, access="sequential", fail_on="warning", shrink=shrink).avg()
+    except pyvips.Error:
+        return False
+    return True
 
 
 def _exif(image: pyvips.Image, name: str) -> str:
