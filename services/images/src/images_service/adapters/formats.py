@@ -136,6 +136,11 @@ class Encoding:
         """What libvips keeps of the metadata (its ``VipsForeignKeep``): EXIF 1, XMP 2, IPTC 4, the profile 8."""
         return (7 if self.keep_metadata else 0) | (8 if self.keep_profile else 0)
 
+    @property
+    def may_animate(self) -> bool:
+        """Whether what is written may hold an animation."""
+        return bool(ANIMATED & ({*self.allowed} if self.format == "auto" else {self.format}))
+
     def fits(self, width: int, height: int) -> bool:
         """Return whether the format can hold an image of that size."""
         return self.format == "auto" or max(width, height) <= MAX_EDGE.get(self.format, max(width, height))

@@ -1,9 +1,10 @@
-"""Ends of files: whether a GIF or PNG goes on to its end marker.
+"""Blocks of GIF files and chunks of PNG files: what libvips does not tell about them.
 
-libvips decodes what comes before and does not tell: of an animation that was cut off, it counts the frames that are
-left. Blocks of GIF: GIF89a specification, 17 to 27; chunks of PNG: PNG specification, 5.
+Of an animation that was cut off, it counts the frames that are left, and of an animated PNG it reads the first frame.
+Blocks of GIF: GIF89a specification, 17 to 27; chunks of PNG: PNG specification, 5 and 11.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from jobkit.contracts.images import SourceFormat
@@ -25,6 +26,16 @@ def has_end(data: bytes, form: SourceFormat) -> bool:
                 return True
     except IndexError:
         return False
+
+
+def png_frames(data: bytes) -> int:
+    """Return the frames of a PNG; 1 of one without animation."""
+    for kind, begin, end in _chunks(data):
+        if kind == b"acTL" and end - begin >= 4:
+            return max(1, int.from_bytes(data[begin : begin + 4]))
+        if kind == b"IDAT":
+            break
+    return 1
 
 
 def _gif_has_end(data: bytes) -> bool:
@@ -53,10 +64,15 @@ def _colours(flags: int) -> int:
 
 
 def _png_has_end(data: bytes) -> bool:
+    return any(kind == b"IEND" for kind, _, _ in _chunks(data))
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Type, begin and end of each whole chunk."""
     at = 8
     while at + 12 <= len(data):
-        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
-        at += 12 + length
-        if kind == b"IEND":
-            return at <= len(data)
-    return False
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        if end + 4 > len(data):
+            return
+        yield data[at + 4 : at + 8], at + 8, end
+        at = end + 4
