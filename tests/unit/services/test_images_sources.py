@@ -393,7 +393,11 @@ def test_a_bitmap_is_read_and_becomes_a_png(run: Run, mode: str) -> None:
 
 @pytest.mark.parametrize(
     ("width", "error", "text"),
-    [(5000, SourceTooLarge, "5000 x 5000 pixels"), (-127, SourceTooLarge, "exceeds limit"), (0, BrokenImage, "damaged")],
+    [
+        (5000, SourceTooLarge, "5000 x 5000 pixels"),
+        (-127, SourceTooLarge, "exceeds limit"),
+        (0, BrokenImage, "damaged"),
+    ],
 )
 def test_a_bitmap_is_refused_by_its_header(run: Run, width: int, error: type[Exception], text: str) -> None:
     header = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, width, 5000, 1, 24, 0, 0, 0, 0, 0, 0)
