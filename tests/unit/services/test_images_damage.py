@@ -3,6 +3,7 @@
 import functools
 import io
 import random
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,6 +114,17 @@ def test_a_part_of_a_jpeg_that_was_overwritten_or_repeated_is_damage(
     with pytest.raises(BrokenImage):
         run(changed, operation)
     assert run(changed, operation, damaged="accept")[0].source.damaged
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_progressive_jpeg_that_was_cut_between_two_scans_is_damage(run: Run, share: float) -> None:
+    whole = noise(progressive=True, quality=90)
+    assert not run(whole)[0].source.damaged
+    scans = [match.start() for match in re.finditer(rb"\xff[\xc4\xda]", whole) if match.start() > _scan(whole)]
+    cut = whole[: scans[int(len(scans) * share)]] + b"\xff\xd9"
+    with pytest.raises(BrokenImage):
+        run(cut, Resize(width=20))
+    assert run(cut, damaged="accept")[0].source.damaged
 
 
 def _animation(kind: str) -> bytes:

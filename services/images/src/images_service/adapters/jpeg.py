@@ -23,6 +23,8 @@ _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 #: Frames whose scans hold all of a coefficient: baseline and extended, by Huffman and arithmetic coding.
 _SEQUENTIAL: Final = frozenset({0xC0, 0xC1, 0xC9})
 
+_PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
+
 _BASELINE: Final = frozenset({0xC0, 0xC1})
 
 #: What ends a scan: any marker that is no stuffed zero, no restart marker and no fill byte.
@@ -75,6 +77,32 @@ def mended(data: bytes) -> bytes:
             return data[: scan.end]  # without the end marker it is not whole, which libjpeg does not always tell
         rest = rest[: found.start()] + _PADDING
     return b"".join((*parts, rest))
+
+
+def has_all_scans(data: bytes) -> bool:
+    """Return whether the scans of a progressive file give every bit of every coefficient; True for other files.
+
+    One that was cut between two scans is blurred, and no decoder tells.
+    """
+    segments = list(_header(data))
+    frame = next((segment for segment in segments if segment.marker in _FRAMES), None)
+    if frame is None or frame.marker not in _PROGRESSIVE or segments[-1].marker != SOS:
+        return True
+    components = data[frame.begin + 6 : frame.end : 3]
+    missing = {(component, coefficient) for component in components for coefficient in range(64)}
+    marker, begin, end = segments[-1]
+    while marker != EOI and begin <= end <= len(data):
+        if marker == SOS and end - begin >= 4:
+            first, last, bits = data[end - 3 : end]
+            if bits & 15 == 0:
+                named = data[begin + 1 : end - 3 : 2]
+                missing -= {(each, coefficient) for each in named for coefficient in range(first, last + 1)}
+        found = _END_OF_SCAN.search(data, end)
+        if found is None:
+            break
+        marker, begin = data[found.start() + 1], found.start() + 4
+        end = begin - 2 + int.from_bytes(data[begin - 2 : begin])
+    return not missing
 
 
 class Shortened(NamedTuple):

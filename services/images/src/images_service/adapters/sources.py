@@ -126,7 +126,7 @@ class Source:
         self._count_frames(all_frames)
         self._check_size(self.header.width, self.header.height)
         self._check_channels()
-        if not has_end(data, self.format):
+        if not has_end(data, self.format) or (self.format == "jpeg" and not jpeg.has_all_scans(data)):
             if not accept_damage:
                 raise self._broken()
             self.damaged = True
