@@ -41,6 +41,15 @@ _NAMED: Final = (
     (b"<svg", "an SVG"),
 )
 
+#: The same for ISO media files, by their major brand.
+_NAMED_BRANDS: Final = {
+    b"crx ": "a raw file of a Canon camera",
+    b"isom": "a film",
+    b"mp41": "a film",
+    b"mp42": "a film",
+    b"qt  ": "a film",
+}
+
 SUFFIXES: dict[OutputFormat, str] = {
     "jpeg": ".jpg",
     "png": ".png",
@@ -92,7 +101,10 @@ def recognise(data: bytes, name: str) -> SourceFormat:
         return "bmp"
     if not data:
         raise UnknownFormat(f"{name!r} is empty.")
-    known_as = next((f" but {kind}" for start, kind in _NAMED if data.startswith(start)), "")
+    kind = next((kind for start, kind in _NAMED if data.startswith(start)), "")
+    if data[4:8] == b"ftyp":
+        kind = _NAMED_BRANDS.get(data[8:12], "")
+    known_as = f" but {kind}" if kind else ""
     raise UnknownFormat(
         f"{name!r} is no JPEG, PNG, WebP, GIF, TIFF, AVIF, HEIC or BMP{known_as}: it begins with {data[:8].hex(' ')}."
     )
