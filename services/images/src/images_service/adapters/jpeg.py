@@ -105,28 +105,28 @@ def has_all_scans(data: bytes) -> bool:
     return not missing
 
 
-class Shortened(NamedTuple):
-    """Copies of a baseline file that end earlier, to find out how much of its scan is needed."""
+def without_most_strays(data: bytes) -> bytes | None:
+    """Return what ``mended`` returned, shorter by more than the stray bytes that are no damage.
 
-    by_strays: bytes  #: Cannot be decoded unless there are more stray bytes than harm no picture.
-    by_filler: bytes | None  #: Without the one value that the scan ends with, if it is repeated that often.
-
-
-def shortened(data: bytes) -> Shortened | None:
-    """Return copies of what ``mended`` returned, or None if it has several scans.
-
-    Where a part of a scan was overwritten or repeated, the decoder often finds more blocks than the picture has, and
-    warns of nothing.
+    If all of the picture can still be decoded, a part of its scan was overwritten or repeated: the decoder then often
+    finds more blocks than the picture has, and warns of nothing. None for files of several scans.
     """
-    segments = list(_header(data))
-    if not segments or segments[-1].marker != SOS or not data.endswith(_PADDING):
+    begin = _begin_of_padded_scan(data)
+    return None if begin is None else data[: max(begin, len(data) - len(_PADDING) - _MOST_STRAYS)]
+
+
+def without_filler(data: bytes) -> bytes | None:
+    """Return what ``mended`` returned without the one value that its scan ends with, if that is repeated often."""
+    begin, end = _begin_of_padded_scan(data), len(data) - len(_PADDING)
+    if begin is None:
         return None
-    begin, end = segments[-1].end, len(data) - len(_PADDING)
     content = begin + len(data[begin:end].rstrip(data[end - 1 : end]))
-    return Shortened(
-        by_strays=data[: max(begin, end - _MOST_STRAYS)],
-        by_filler=data[:content] + _PADDING if end - content > _MOST_STRAYS else None,
-    )
+    return data[:content] + _PADDING if end - content > _MOST_STRAYS else None
+
+
+def _begin_of_padded_scan(data: bytes) -> int | None:
+    segments = list(_header(data))
+    return segments[-1].end if segments and segments[-1].marker == SOS and data.endswith(_PADDING) else None
 
 
 def without_stray_end(data: bytes, warning: str) -> bytes | None:

@@ -35,6 +35,9 @@ WRITING: Final[dict[OutputFormat, tuple[int, int]]] = {
     "avif": (30, 48),
 }
 
+#: How often a file is held: as it was uploaded, mended, and shortened to look for damage.
+COPIES: Final = 3
+
 #: Bytes for tables and buffers of decoders and encoders, however small the image is.
 FIXED: Final = 24 << 20
 
@@ -162,7 +165,7 @@ def needed(
         peak = max(peak, kept + (before + at.pixels) * CHANGING)
         shrink = 1
     peak = max(peak, kept + _writing(encodings[-1], at.pixels, at.transparent))
-    return FIXED + 2 * file_size + peak
+    return FIXED + COPIES * file_size + peak
 
 
 def _writing(encoding: Encoding, pixels: int, transparent: bool) -> int:

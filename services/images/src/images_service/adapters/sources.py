@@ -259,11 +259,12 @@ class Source:
     @cached_property
     def _ends_in_time(self) -> bool:
         """Whether the data is not longer than the picture, which tells of a part that was overwritten or repeated."""
-        found = jpeg.shortened(self._mended) if self.format == "jpeg" else None
+        shorter = jpeg.without_most_strays(self._mended) if self.format == "jpeg" else None
         # An eighth of the size is decided faster, but the decoder then leaves the last rows out at some heights.
-        if found is None or not (_decodes(found.by_strays, shrink=8) and _decodes(found.by_strays)):
+        if shorter is None or not (_decodes(shorter, shrink=8) and _decodes(shorter)):
             return True
-        return found.by_filler is not None and _decodes(found.by_filler)
+        shorter = jpeg.without_filler(self._mended)
+        return shorter is not None and _decodes(shorter)
 
     def _mend_stray_end(self) -> bool:
         # libvips keeps one error text for all threads, so this one may be of another job. That does no harm: what
