@@ -13,6 +13,9 @@ each round runs all systems in turn. What is compared:
 Each has two worker processes; jobkit and Dramatiq with eight threads each, Celery with its default pool. A job writes
 down when it was sent and when it started, 16 bytes appended to a file; the drain rate is taken from those lines alone.
 Bulk means the fastest confirmed way that each offers: ``send_many`` here, a loop of confirmed sends for the peers.
+
+A table of its own has the email service: 1,000 e-mails from a template to a mail server on this machine, over
+connections that are used again, and over one for each e-mail. There is no peer to compare it with.
 """
 
 import os
@@ -30,12 +33,16 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from jobkit.contracts.email import SendEmail
+from jobkit.producer import Producer
+from local_stack.mailcatcher import MailCatcher
 from local_stack.rabbitmq import RabbitMQ
 from local_stack.redis import Redis
 
 BACKLOG = int(os.environ.get("BENCH_BACKLOG", "20000"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 SENDS = 1000
+MAILS = 1000
 PACED_PER_SECOND, PACED_SECONDS = 100, 8
 LINE = struct.Struct("dd")
 HERE = Path(__file__).parent
@@ -140,17 +147,38 @@ class Worker:
                 self._process.wait(10)
 
 
+def mails_per_second(folder: Path, environment: Mapping[str, str], per_connection: int) -> float:
+    """Let the email service work off a backlog of e-mails; from the first that has arrived to the last."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JOBKIT_", "EMAIL_"))}
+    with MailCatcher(folder / "mailcatcher") as catcher:
+        told = {**kept, **environment, "EMAIL_SMTP_URL": catcher.url, "EMAIL_MAILS_PER_CONNECTION": str(per_connection)}
+        people = (f"person{number}@example.org" for number in range(MAILS))
+        variables = {"name": "Ada", "url": "https://example.org"}
+        with Producer(environment["JOBKIT_BROKER_URL"]) as producer:
+            producer.send_many(SendEmail(template="welcome", to=(who,), variables=variables) for who in people)
+        command = [sys.executable, "-m", "dramatiq", "email_service.main:broker", "-p", "2", "-t", "8"]
+        with Worker([*command, "--worker-shutdown-timeout", "835000"], told, folder / "worker.log"):
+            deadline = time.monotonic() + LIMIT
+            while len(names := sorted(file.name for file in catcher.folder.glob("*.eml"))) < MAILS:
+                if time.monotonic() > deadline:
+                    raise SystemExit(f"the email service sent {len(names)} of {MAILS} within {LIMIT:.0f} s")
+                time.sleep(0.05)
+        first, last = (int(name.partition("-")[0]) for name in (names[0], names[-1]))  # nanoseconds
+        return (MAILS - 1) / (last - first) * 1e9
+
+
 def main() -> None:
-    """Run all rounds and print the table."""
+    """Run all rounds and print the tables."""
     console = Console(width=110)
     results = {system.name: Figures() for system in SYSTEMS}
+    mails: dict[int, list[float]] = {50: [], 1: []}
     with (
         tempfile.TemporaryDirectory() as text,
         RabbitMQ(Path(text) / "rabbitmq", management=True) as rabbitmq,
         Redis(Path(text) / "redis") as redis,
         Progress(console=console, transient=True) as progress,
     ):
-        task = progress.add_task("measuring", total=ROUNDS * len(SYSTEMS))
+        task = progress.add_task("measuring", total=ROUNDS * (len(SYSTEMS) + len(mails)))
         for number in range(ROUNDS):
             for system in SYSTEMS:
                 progress.update(task, description=f"round {number + 1} of {ROUNDS}: {system.name}")
@@ -162,7 +190,21 @@ def main() -> None:
                 rabbitmq.delete_vhost(vhost)
                 redis.flush()
                 progress.advance(task)
+            for per_connection, found in mails.items():
+                progress.update(task, description=f"round {number + 1} of {ROUNDS}: email")
+                vhost = f"email-{per_connection}-{number}"
+                folder = Path(text) / vhost
+                folder.mkdir()
+                environment = {"JOBKIT_BROKER_URL": rabbitmq.create_vhost(vhost), "JOBKIT_STORE_URL": redis.url}
+                found.append(mails_per_second(folder, environment, per_connection))
+                rabbitmq.delete_vhost(vhost)
+                redis.flush()
+                progress.advance(task)
     report(console, results)
+    table = Table("e-mails over one connection", f"{MAILS:,} e-mails, e-mails/s", title=f"medians of {ROUNDS} rounds")
+    for per_connection, found in mails.items():
+        table.add_row(str(per_connection), f"{statistics.median(found):,.0f}")
+    console.print(table)
 
 
 def report(console: Console, results: Mapping[str, Figures]) -> None:

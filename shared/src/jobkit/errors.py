@@ -42,23 +42,6 @@ class TransientError(JobkitError):
             self.retry_after = None if retry_after is None else _not_in_the_past(retry_after)
 
 
-class Snooze(dramatiq.errors.Retry):
-    """Run this job again after ``delay``. This uses up no attempt.
-
-    Args:
-        delay: A duration, or a number of seconds. It is rounded up to whole seconds, the resolution of the broker-side
-            delays. One that has just passed means now.
-        reason: Shown in the log and by ``jobkit status``.
-
-    Raises:
-        ValueError: the delay is not a number, or is longer than the broker can hold (``LONGEST_DELAY``).
-    """
-
-    def __init__(self, delay: timedelta | float, reason: str = "asked to run later") -> None:
-        self.after = usable_delay(delay)
-        super().__init__(reason, delay=int(self.after.total_seconds() * 1000))
-
-
 class Retry(dramatiq.errors.Retry):
     """This attempt failed: run the job again after ``delay``, instead of the policy's wait.
 
@@ -82,6 +65,22 @@ class Retry(dramatiq.errors.Retry):
     def __str__(self) -> str:
         # Asked for when the job has ended: the text of the cause is somebody's code, and an interrupt could land in it.
         return super().__str__() or (text_of(self.__cause__) if self.__cause__ is not None else "")
+
+
+class Snooze(Retry):
+    """Run this job again after ``delay``: a ``Retry`` that uses up no attempt.
+
+    Args:
+        delay: A duration, or a number of seconds. It is rounded up to whole seconds, the resolution of the broker-side
+            delays. One that has just passed means now.
+        reason: Shown in the log and by ``jobkit status``.
+
+    Raises:
+        ValueError: the delay is not a number, or is longer than the broker can hold (``LONGEST_DELAY``).
+    """
+
+    def __init__(self, delay: timedelta | float, reason: str = "asked to run later") -> None:
+        super().__init__(delay, reason)
 
 
 def usable_delay(delay: timedelta | float) -> timedelta:

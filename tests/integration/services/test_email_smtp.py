@@ -1,13 +1,17 @@
 """Real SMTP conversations on the loopback interface."""
 
+import asyncio
+import base64
 import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +19,20 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from pydantic import SecretStr
 
+from email_service.adapters.connections import Connections
 from email_service.adapters.mailer import SmtpMailer
 from email_service.adapters.server import SmtpServer
+from email_service.adapters.session import Dialler
 from email_service.errors import (
     AddressNotSupported,
     MailServerMisconfigured,
     MailServerUnavailable,
     MessageDeferred,
     MessageRefused,
+    OutcomeUnknown,
+    QuotaReached,
+    SenderDistrusted,
+    TooManyConnections,
 )
 from jobkit.errors import PermanentError, TransientError
 
@@ -124,6 +134,12 @@ def mail(to: str = "ada@example.org", *, utf8: bool = False) -> EmailMessage:
     return message
 
 
+def large_mail() -> EmailMessage:
+    message = mail()
+    message.set_content("a line that is not short\n" * 200_000)
+    return message
+
+
 # Taken -----------------------------------------------------------------------------------------------------------
 
 
@@ -161,6 +177,34 @@ def test_an_address_that_the_server_cannot_take_is_permanent(postmaster: Postmas
     with plain as port, pytest.raises(AddressNotSupported, match="SMTPUTF8"):
         mailer_for(port).send(mail("jörg@example.org", utf8=True), ["jörg@example.org"])
     assert postmaster.conversation == [("EHLO", "example.com")]
+
+
+def test_an_address_that_the_server_cannot_take_costs_nobody_else_a_copy(postmaster: Postmaster) -> None:
+    message = mail("jörg@example.org, ada@example.org", utf8=True)
+    with mail_server(postmaster, enable_SMTPUTF8=False) as port:
+        refusals = mailer_for(port).send(message, ["jörg@example.org", "ada@example.org"])
+    assert [(one.address, one.code) for one in refusals] == [("jörg@example.org", 553)]
+    assert postmaster.messages[0]["To"] == "ada@example.org"
+    assert postmaster.raw[0].isascii()
+    assert [one for one in postmaster.conversation if one[0] == "RCPT TO"] == [("RCPT TO", "ada@example.org")]
+
+
+def test_an_address_in_quotes_travels_in_quotes() -> None:
+    with scripted(b"220 hello\r\n", OK, OK, OK, OK, OK) as (port, heard):
+        mailer_for(port).send(mail(), ['"ada..b"@example.org'])
+    assert b'rcpt TO:<"ada..b"@example.org>\r\n' in heard
+
+
+def test_bounces_go_to_an_address_of_their_own(postmaster: Postmaster) -> None:
+    with mail_server(postmaster) as port:
+        SmtpMailer(
+            SmtpServer("smtp", "127.0.0.1", port),
+            host_name="example.com",
+            timeout_seconds=5,
+            envelope_sender="bounces@example.com",
+        ).send(mail(), ["ada@example.org"])
+    assert ("MAIL FROM", "bounces@example.com") in postmaster.conversation
+    assert postmaster.messages[0]["From"] == "no-reply@example.com"
 
 
 # Refused ---------------------------------------------------------------------------------------------------------
@@ -208,8 +252,11 @@ def test_a_refusal_is_permanent_exactly_when_the_email_can_never_be_sent(
 
 
 @contextlib.contextmanager
-def scripted(*replies: bytes | None) -> Iterator[tuple[int, list[bytes]]]:
-    """A server that greets, then answers line by line; ``None`` hangs up, and after the last reply it is silent."""
+def scripted(*replies: bytes | None, body: bool = True) -> Iterator[tuple[int, list[bytes]]]:
+    """A server that greets, then answers line by line; ``None`` hangs up, and after the last reply it is silent.
+
+    Without ``body`` it reads no more than a line of the message.
+    """
     heard: list[bytes] = []
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(5)
@@ -226,7 +273,7 @@ def scripted(*replies: bytes | None) -> Iterator[tuple[int, list[bytes]]]:
                     heard.append(lines.readline())
                     if heard[-1] == b"data\r\n":
                         connection.sendall(b"354 go on\r\n")
-                        while lines.readline() not in (b".\r\n", b""):
+                        while lines.readline() not in (b".\r\n", b"") and body:
                             pass
                 lines.read()
 
@@ -258,12 +305,238 @@ OK = b"250 OK\r\n"
         (b"HTTP/1.1 400 Bad Request\r\n",),
         (b"220 hello\r\n", None),
         (b"220 hello\r\n", OK, None),
-        (b"220 hello\r\n", OK, OK, OK, None),  # after the final dot: whether it was taken cannot be known
     ],
 )
 def test_a_server_that_turns_away_or_hangs_up_is_tried_again(replies: tuple[bytes | None, ...]) -> None:
     with scripted(*replies) as (port, _), pytest.raises(MailServerUnavailable):
         mailer_for(port).send(mail(), ["ada@example.org"])
+
+
+@pytest.mark.parametrize("ending", [None, b"nonsense\r\n", b"354 go on\r\n"])
+def test_whether_a_server_took_it_that_gives_no_answer_to_the_final_dot_is_unknown(ending: bytes | None) -> None:
+    with scripted(b"220 hello\r\n", OK, OK, OK, ending) as (port, _), pytest.raises(OutcomeUnknown):
+        mailer_for(port).send(mail(), ["ada@example.org"])
+
+
+def test_the_answer_to_the_final_dot_has_a_time_of_its_own() -> None:
+    heard = threading.Event()
+
+    class Slow(Postmaster):
+        async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802  the name that aiosmtpd calls
+            await asyncio.to_thread(heard.wait, 5)
+            return "250 OK"
+
+    with mail_server(Slow()) as port:
+        mailer = mailer_for(port, timeout=0.2)
+        threading.Timer(0.5, heard.set).start()
+        assert mailer.send(mail(), ["ada@example.org"]) == ()
+        heard.clear()
+        with pytest.raises(OutcomeUnknown):
+            SmtpMailer(
+                SmtpServer("smtp", "127.0.0.1", port), host_name="example.com", timeout_seconds=5, dot_seconds=0.1
+            ).send(mail(), ["ada@example.org"])
+        heard.set()
+
+
+@pytest.mark.parametrize("answer", ["250 OK", "251 will forward", "252 cannot verify", "200 fine"])
+def test_any_positive_answer_to_the_final_dot_is_one(mailer: SmtpMailer, postmaster: Postmaster, answer: str) -> None:
+    postmaster.answers = {"DATA": answer}
+    assert mailer.send(mail(), ["ada@example.org"]) == ()
+
+
+def test_a_server_that_hangs_up_before_the_final_dot_has_not_taken_it() -> None:
+    seen: list[str] = []
+
+    def at_dot(finish: Callable[[], tuple[int, str]], accepted: object, refusals: object) -> tuple[int, str]:
+        seen.append("dot")
+        return finish()
+
+    with scripted(b"220 hello\r\n", OK, OK, OK, None, body=False) as (port, _), pytest.raises(MailServerUnavailable):
+        mailer_for(port).send(large_mail(), ["ada@example.org"], at_dot=at_dot)
+    assert seen == []
+
+
+def test_what_a_server_says_before_it_hangs_up_is_heard() -> None:
+    too_big = b"552 5.3.4 Message too big\r\n"
+    with (
+        scripted(b"220 hello\r\n", OK, OK, OK, too_big, None, body=False) as (port, _),
+        pytest.raises((MessageRefused, MailServerUnavailable)) as error,
+    ):
+        mailer_for(port).send(large_mail(), ["ada@example.org"])
+    # A connection that is reset may take the answer with it.
+    assert isinstance(error.value, MailServerUnavailable) or "552 5.3.4" in str(error.value)
+
+
+def test_a_message_above_the_announced_size_is_refused_before_it_is_offered(postmaster: Postmaster) -> None:
+    with mail_server(postmaster, data_size_limit=1000) as port:
+        mailer = mailer_for(port)
+        assert mailer.send(mail(), ["ada@example.org"]) == ()
+        with pytest.raises(MessageRefused, match="takes up to 1,000"):
+            mailer.send(large_mail(), ["ada@example.org"])
+    assert len([one for one in postmaster.conversation if one[0] == "MAIL FROM"]) == 1
+
+
+# Whose fault -------------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_of_us_counts_against_the_server_once_five_domains_meet_it(
+    mailer: SmtpMailer, postmaster: Postmaster
+) -> None:
+    denied = {f"a@d{number}.example": "554 5.7.1 Relay access denied" for number in range(6)}
+    postmaster.answers = dict(denied)
+    for number in (0, 0, 1, 2, 3):
+        with pytest.raises(SenderDistrusted, match="EMAIL_SMTP_URL"):
+            mailer.send(mail(), [f"a@d{number}.example"])
+    with pytest.raises(MailServerMisconfigured):
+        mailer.send(mail(), ["a@d4.example"])
+    mailer.send(mail(), ["ada@example.org"])  # accepted: it was about those recipients
+    with pytest.raises(SenderDistrusted):
+        mailer.send(mail(), ["a@d5.example"])
+
+
+@pytest.mark.parametrize(
+    ("answers", "error"),
+    [
+        ({"a@example.org": "550 5.4.5 Daily user sending quota exceeded"}, QuotaReached),
+        ({"MAIL": "454 Throttling failure: Daily message quota exceeded."}, QuotaReached),
+        ({"MAIL": "550 5.7.0 too many emails per second"}, MessageDeferred),
+        ({"DATA": "550 5.7.0 too many emails per second"}, MessageDeferred),
+        ({"MAIL": "421 4.7.0 too many connections"}, TooManyConnections),
+        ({"DATA": "554 5.7.1 Client host [192.0.2.1] blocked using a list"}, SenderDistrusted),
+    ],
+)
+def test_limits_and_distrust_are_not_the_recipients(
+    mailer: SmtpMailer, postmaster: Postmaster, answers: Answers, error: type[Exception]
+) -> None:
+    postmaster.answers = answers
+    with pytest.raises(error):
+        mailer.send(mail(), ["a@example.org"])
+
+
+# Connections -------------------------------------------------------------------------------------------------------
+
+
+class Counting(Postmaster):
+    """Lets only so many connections in, and knows how many there were."""
+
+    def __init__(self, most: int = 100) -> None:
+        super().__init__()
+        self.most, self.open, self.all = most, 0, 0
+
+    def factory(self, **options: Any) -> SMTP:
+        counting = self
+
+        class Server(SMTP):
+            def connection_made(self, transport: Any) -> None:
+                counting.open += 1
+                counting.all += 1
+                if counting.open > counting.most:
+                    transport.write(b"421 4.7.0 Too many connections from your address\r\n")
+                    transport.close()
+                    self.turned_away = True
+                    return
+                super().connection_made(transport)
+
+            def connection_lost(self, error: Exception | None) -> None:
+                counting.open -= 1
+                if not getattr(self, "turned_away", False):
+                    super().connection_lost(error)
+
+        return Server(self, **options)
+
+
+class CountingController(OnFreePort):
+    def factory(self) -> SMTP:
+        assert isinstance(self.handler, Counting)
+        return self.handler.factory(hostname="127.0.0.1")
+
+
+@contextlib.contextmanager
+def counted(handler: Counting, **options: Any) -> Iterator[tuple[SmtpMailer, int]]:
+    controller = CountingController(handler)
+    controller.start()
+    handler.all = 0  # the controller has made sure that it answers
+    server = SmtpServer("smtp", "127.0.0.1", controller.port)
+    mailer = SmtpMailer(server, host_name="example.com", timeout_seconds=5, **options)
+    try:
+        yield mailer, controller.port
+    finally:
+        mailer.close()
+        controller.stop()
+
+
+def test_a_connection_carries_so_many_emails_and_no_more() -> None:
+    handler = Counting()
+    with counted(handler, mails_per_connection=4, most_connections=1) as (mailer, _):
+        for _ in range(10):
+            mailer.send(mail(), ["ada@example.org"])
+    assert (len(handler.messages), handler.all) == (10, 3)
+
+
+def test_a_refused_email_leaves_the_connection_usable() -> None:
+    handler = Counting()
+    handler.answers = {"gone@example.org": "550 unknown"}
+    with counted(handler, mails_per_connection=100, most_connections=1) as (mailer, _):
+        for _ in range(3):
+            with pytest.raises(MessageRefused):
+                mailer.send(mail(), ["gone@example.org"])
+            mailer.send(mail(), ["ada@example.org"])
+    assert (len(handler.messages), handler.all) == (3, 1)
+
+
+def test_a_connection_that_the_server_has_closed_is_not_used() -> None:
+    with scripted(b"220 hello\r\n", OK, OK, OK, OK, None) as (port, _):
+        server = SmtpServer("smtp", "127.0.0.1", port)
+        mailer = SmtpMailer(server, host_name="example.com", timeout_seconds=0.3, mails_per_connection=10)
+        assert mailer.send(mail(), ["ada@example.org"]) == ()
+        with pytest.raises(MailServerUnavailable, match="cannot be reached"):
+            mailer.send(mail(), ["ada@example.org"])  # a new connection, which this server does not take
+        mailer.close()
+
+
+def test_no_more_connections_are_open_than_allowed() -> None:
+    handler = Counting(most=2)
+    with counted(handler, mails_per_connection=5, most_connections=2) as (mailer, _), ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda _: mailer.send(mail(), ["ada@example.org"]), range(24))) == [()] * 24
+    assert len(handler.messages) == 24
+
+
+def test_a_server_that_allows_fewer_connections_gets_fewer() -> None:
+    handler = Counting(most=2)
+    with counted(handler, mails_per_connection=100, most_connections=6) as (mailer, _), ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda _: mailer.send(mail(), ["ada@example.org"]), range(30))) == [()] * 30
+    assert len(handler.messages) == 30
+
+
+def test_a_server_without_room_for_the_first_connection_is_asked_again_soon() -> None:
+    with counted(Counting(most=0)) as (mailer, _), pytest.raises(TooManyConnections, match=r"421 4\.7\.0"):
+        mailer.send(mail(), ["ada@example.org"])
+
+
+def test_an_idle_connection_is_closed() -> None:
+    closed = threading.Event()
+
+    class Watched(Counting):
+        def factory(self, **options: Any) -> SMTP:
+            server = super().factory(**options)
+            lost = server.connection_lost
+
+            def connection_lost(error: Exception | None) -> None:
+                lost(error)
+                closed.set()
+
+            server.connection_lost = connection_lost  # type: ignore[method-assign]
+            return server
+
+    controller = CountingController(Watched())
+    controller.start()
+    dialler = Dialler(SmtpServer("smtp", "127.0.0.1", controller.port), "example.com", 5)
+    connections = Connections(dialler.dial, mails=10, idle=0.05)
+    with connections.lend() as session:
+        assert session.is_alive()
+    assert closed.wait(5)
+    connections.close()
+    controller.stop()
 
 
 @pytest.mark.parametrize("replies", [(), (b"220 hello\r\n", OK, OK)])
@@ -353,6 +626,40 @@ def test_no_failure_of_a_login_is_the_jobs_or_shows_the_password(
     shown = everything_a_report_could_hold(failed.value)
     assert "swordfish" not in shown
     assert "AGFkYQBzd29yZGZpc2g=" not in shown  # AUTH PLAIN's "\0ada\0swordfish"
+
+
+TOKEN = b"334 eyJzdGF0dXMiOiI0MDEifQ==\r\n"
+
+
+def test_an_access_token_is_read_at_each_login_and_never_shown(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    bearer = b"220 hello\r\n", b"250-hello\r\n250 AUTH XOAUTH2\r\n"
+    for number, replies in enumerate(((b"235 fine\r\n", OK, OK, OK, OK), (TOKEN, b"535 5.7.8 expired\r\n"))):
+        token.write_text(f"swordfish-{number}\n")
+        with scripted(*bearer, *replies) as (port, heard):
+            mailer = SmtpMailer(
+                SmtpServer("smtp", "127.0.0.1", port, username="ada", password=SecretStr("")),
+                host_name="example.com",
+                timeout_seconds=5,
+                access_token=token,
+            )
+            if number == 0:
+                assert mailer.send(mail(), ["ada@example.org"]) == ()
+            else:
+                with pytest.raises(MailServerMisconfigured, match=r"refused the credentials \(535\)") as failed:
+                    mailer.send(mail(), ["ada@example.org"])
+                shown = everything_a_report_could_hold(failed.value)
+                assert "swordfish" not in shown
+        said = base64.b64decode(heard[1].split()[-1])
+        assert said == f"user=ada\x01auth=Bearer swordfish-{number}\x01\x01".encode()
+    token.unlink()
+    with scripted(*bearer) as (port, _), pytest.raises(MailServerMisconfigured, match="EMAIL_ACCESS_TOKEN_PATH"):
+        SmtpMailer(
+            SmtpServer("smtp", "127.0.0.1", port, username="ada", password=SecretStr("")),
+            host_name="example.com",
+            timeout_seconds=5,
+            access_token=token,
+        ).send(mail(), ["ada@example.org"])
 
 
 @pytest.fixture(scope="module")

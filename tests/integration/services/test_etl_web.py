@@ -1,14 +1,16 @@
 import gzip
 import threading
+import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from etl_service.adapters.web import AllowedHosts
-from etl_service.errors import SourceForbidden, SourceMissing, SourceTooLarge, SourceUnavailable
+from etl_service.errors import SourceForbidden, SourceMissing, SourceTooLarge, SourceUnavailable, SourceUnreadable
 
 
 class Pages(BaseHTTPRequestHandler):
@@ -31,6 +33,13 @@ class Pages(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "1000")
                 self.end_headers()
                 self.wfile.write(b"short")
+            case ["encoded" | "stops" as how, *codings]:
+                body = packed(*codings)
+                self.answer(200, body[:-5] if how == "stops" else body, ("Content-Encoding", ", ".join(codings)))
+            case ["charset", charset]:
+                self.answer(200, b"id\n", ("Content-Type", f"text/csv; charset={charset}"))
+            case ["later", code, *when]:
+                self.answer(int(code), b"", ("Retry-After", " ".join(when)))
             case ["silent"]:
                 self.server.finished.wait(5)  # type: ignore[attr-defined]  # set by the fixture
             case _:
@@ -44,7 +53,27 @@ class Pages(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return "Thu, 01 Oct 2026 08:00:00 GMT"
+
     def log_message(self, *_: object) -> None: ...
+
+
+ROWS = b"id,name\n" + b"".join(b"%d,n%d\n" % (n, n) for n in range(2000))
+HALF = len(ROWS) // 2
+
+
+def packed(*codings: str) -> bytes:
+    body = ROWS
+    for coding in codings:
+        match coding:
+            case "deflate":
+                body = zlib.compress(body)
+            case "zstd":
+                body = pa.compress(body, codec="zstd", asbytes=True)
+            case _:
+                body = gzip.compress(body[:HALF]) + gzip.compress(body[HALF:])
+    return body
 
 
 def brief_client() -> httpx.Client:
@@ -127,6 +156,51 @@ def test_a_server_that_stops_or_stays_silent_is_transient(
 def test_a_server_that_is_down_is_transient(tmp_path: Path) -> None:
     with pytest.raises(SourceUnavailable):
         AllowedHosts(brief_client, ["127.0.0.1:1"]).download("http://127.0.0.1:1/", tmp_path / "x", limit=5)
+
+
+@pytest.mark.parametrize("codings", ["gzip", "x-gzip", "deflate", "zstd", "deflate/gzip"])
+def test_a_body_is_decoded_to_its_last_byte(web: AllowedHosts, server: str, codings: str, tmp_path: Path) -> None:
+    web.download(f"http://{server}/encoded/{codings}", tmp_path / "x", limit=len(ROWS))
+    assert (tmp_path / "x").read_bytes() == ROWS
+
+
+@pytest.mark.parametrize("codings", ["gzip", "deflate", "zstd", "deflate/gzip"])
+def test_a_body_that_stops_in_the_middle_is_transient(
+    web: AllowedHosts, server: str, codings: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceUnavailable, match="stopped in the middle"):
+        web.download(f"http://{server}/stops/{codings}", tmp_path / "x", limit=len(ROWS))
+
+
+def test_a_coding_that_is_not_known_is_permanent(web: AllowedHosts, server: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceUnreadable, match="Content-Encoding 'br', which is not known"):
+        web.download(f"http://{server}/encoded/br", tmp_path / "x", limit=len(ROWS))
+
+
+@pytest.mark.parametrize(
+    ("when", "seconds"),
+    [
+        ("3600", 3600),
+        ("Thu,/01/Oct/2026/08:05:00/GMT", 300),
+        ("Thu,/01/Oct/2026/07:00:00/GMT", 0),
+        ("soon", None),
+        ("9" * 400, 1e9),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_wait_that_a_server_asks_for_is_kept(
+    web: AllowedHosts, server: str, status: int, when: str, seconds: float | None, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceUnavailable) as caught:
+        web.download(f"http://{server}/later/{status}/{when}", tmp_path / "x", limit=5)
+    asked = caught.value.retry_after
+    assert (asked.total_seconds() if asked is not None else None) == seconds
+    assert caught.value.delay == (None if seconds is None else 1000 * seconds)
+
+
+def test_the_charset_of_the_server_is_handed_on(web: AllowedHosts, server: str, tmp_path: Path) -> None:
+    assert web.download(f"http://{server}/charset/windows-1252", tmp_path / "x", limit=5) == "windows-1252"
+    assert web.download(f"http://{server}/table.csv", tmp_path / "x", limit=5) is None
 
 
 def test_the_limit_counts_what_is_unpacked(web: AllowedHosts, server: str, tmp_path: Path) -> None:

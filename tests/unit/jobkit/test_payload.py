@@ -181,6 +181,18 @@ class Word(enum.StrEnum):
     RED = "red"
 
 
+class Column(BaseModel):
+    type: str = "integer"
+
+
+class Tabular(Job, queue="case"):
+    columns: list[Column] = Field(default_factory=lambda: [Column()])
+
+
+def test_a_model_with_a_field_of_the_name_type_travels() -> None:
+    assert arrive(Tabular()) == Tabular()
+
+
 class Loose(Job, queue="case"):
     anything: Any = None
     several: set[Any] = Field(default_factory=set)

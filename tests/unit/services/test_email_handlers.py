@@ -1,18 +1,33 @@
-from collections.abc import Sequence
+import os
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from email_service.adapters.attachments import StoredAttachments, open_store
+from email_service.adapters.mailer import AtDot
 from email_service.adapters.renderer import Rendered, TemplateRenderer
-from email_service.errors import MailServerUnavailable, TemplateFailed
+from email_service.adapters.rules import Rules
+from email_service.adapters.suppressions import SuppressionList
+from email_service.errors import (
+    AddressNotSupported,
+    AttachmentUnusable,
+    MailServerUnavailable,
+    NotAllowed,
+    StorageUnavailable,
+    Suppressed,
+    SuppressionsUnreadable,
+    TemplateFailed,
+)
 from email_service.handlers import build_message, message_id, one_line, send_email
-from jobkit.contracts.email import EmailSent, Refusal, SendEmail
+from jobkit.contracts.email import Attachment, EmailSent, Refusal, Remainder, SendEmail
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 SENDER = "no-reply@example.com"
@@ -34,14 +49,26 @@ class Desk:
     sent: list[tuple[EmailMessage, tuple[str, ...]]] = field(default_factory=list)
     down: bool = False
 
-    def send(self, message: EmailMessage, recipients: Sequence[str]) -> tuple[Refusal, ...]:
+    def send(
+        self, message: EmailMessage, recipients: Sequence[str], *, at_dot: AtDot | None = None
+    ) -> tuple[Refusal, ...]:
         if self.down:
             raise MailServerUnavailable("127.0.0.1:25 cannot be reached")
         self.sent.append((message, tuple(recipients)))
         return tuple(Refusal(address=a, code=self.refusals[a], reason="no") for a in recipients if a in self.refusals)
 
 
-def run(job: SendEmail, desk: Desk, *, job_id: str = "job-1", follow_ups: list[SendEmail] | None = None) -> EmailSent:
+def run(
+    job: SendEmail,
+    desk: Desk,
+    *,
+    job_id: str = "job-1",
+    follow_ups: list[SendEmail] | None = None,
+    portions: list[SendEmail] | None = None,
+    sent_at: datetime | None = None,
+    rules: Rules | None = None,
+    suppressed: Container[str] = (),
+) -> EmailSent:
     return send_email(
         job,
         job_id,
@@ -50,6 +77,10 @@ def run(job: SendEmail, desk: Desk, *, job_id: str = "job-1", follow_ups: list[S
         sender=SENDER,
         now=NOW,
         follow_up=(follow_ups if follow_ups is not None else []).append,
+        next_portion=portions.append if portions is not None else None,
+        sent_at=sent_at,
+        rules=rules,
+        suppressed=suppressed,
     )
 
 
@@ -109,10 +140,181 @@ def test_a_message_id_is_a_header_whatever_the_job_is_called(job_id: str) -> Non
     assert right == "example.com>"
 
 
-def test_an_addressee_named_twice_gets_one_copy() -> None:
+def test_a_key_that_is_used_again_makes_another_email() -> None:
     desk = Desk()
-    run(JOB.model_copy(update={"to": ("ada@example.org",) * 2, "cc": ("ada@example.org",)}), desk)
-    assert desk.sent[0][1] == ("ada@example.org",)
+    monday, wednesday = NOW, NOW + timedelta(days=2)
+    for sent_at in (monday, wednesday, monday):
+        run(JOB, desk, job_id="digest/ada", sent_at=sent_at)
+    first, other, again = (message["Message-ID"] for message, _ in desk.sent)
+    assert first == again != other
+
+
+def test_a_remainder_keeps_the_message_id_of_the_first_job() -> None:
+    follow_ups: list[SendEmail] = []
+    first = Desk({"bob@example.org": 450})
+    run(JOB, first, sent_at=NOW, follow_ups=follow_ups)
+    second = Desk()
+    run(follow_ups.pop(), second, job_id="job-2", sent_at=NOW + timedelta(hours=1))
+    assert first.sent[0][0]["Message-ID"] == second.sent[0][0]["Message-ID"]
+
+
+def test_a_remainder_of_an_earlier_version_has_the_message_id_of_its_first_job() -> None:
+    desk = Desk()
+    old = Remainder(job_id="job-1", recipients=("bob@example.org",))
+    run(JOB.model_copy(update={"remainder": old}), desk, job_id="job-2", sent_at=NOW)
+    assert desk.sent[0][0]["Message-ID"] == message_id("job-1", SENDER)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ("ada@example.org",),
+        ("ada@EXAMPLE.org",),
+        ("Ada@example.org",),
+        ('"ada"@example.org',),
+        ("Ada Lovelace <ada@example.org>",),
+    ],
+)
+def test_a_mailbox_named_twice_gets_one_copy(others: tuple[str, ...]) -> None:
+    desk = Desk()
+    result = run(JOB.model_copy(update={"to": ("ada@example.org", *others), "cc": others, "bcc": others}), desk)
+    assert desk.sent[0][1] == result.accepted == ("ada@example.org",)
+
+
+def test_two_forms_of_one_international_domain_are_one_mailbox() -> None:
+    desk = Desk()
+    run(JOB.model_copy(update={"to": ("ada@bücher.example", "ada@XN--BCHER-KVA.example"), "cc": ()}), desk)
+    assert desk.sent[0][1] == ("ada@xn--bcher-kva.example",)
+
+
+def test_the_result_names_addresses_as_the_job_does() -> None:
+    desk = Desk({"bob@xn--bcher-kva.example": 550})
+    result = run(JOB.model_copy(update={"to": ("ada@bücher.example", "bob@bücher.example"), "cc": ()}), desk)
+    assert result.accepted == ("ada@bücher.example",)
+    assert [one.address for one in result.refused] == ["bob@bücher.example"]
+
+
+def test_a_domain_that_cannot_exist_costs_nobody_else_a_copy() -> None:
+    desk = Desk()
+    wrong = "bob@" + "ü" * 60 + ".example"  # its label is longer than DNS allows
+    result = run(JOB.model_copy(update={"to": ("ada@example.org", wrong), "cc": ()}), desk)
+    assert desk.sent[0][1] == result.accepted == ("ada@example.org",)
+    assert [(one.address, one.code) for one in result.refused] == [(wrong, 553)]
+    assert desk.sent[0][0]["To"] == "ada@example.org"
+    with pytest.raises(AddressNotSupported, match="no name of a host"):
+        run(JOB.model_copy(update={"to": (wrong,), "cc": ()}), desk)
+
+
+def test_a_blind_copy_is_delivered_and_not_named() -> None:
+    desk = Desk()
+    result = run(JOB.model_copy(update={"bcc": ("eve@example.org",)}), desk)
+    assert result.accepted[-1] == desk.sent[0][1][-1] == "eve@example.org"
+    assert "eve@" not in desk.sent[0][0].as_string()
+
+
+def test_a_long_list_is_divided_and_each_portion_is_a_job() -> None:
+    people = tuple(f"person{number}@example.org" for number in range(50))
+    job = JOB.model_copy(update={"to": people[:25], "cc": people[25:40], "bcc": people[40:]})
+    portions: list[SendEmail] = []
+    desk = Desk()
+    result = run(job, desk, portions=portions, sent_at=NOW, rules=Rules(portion=20))
+    assert (result.accepted, result.portions) == (people[:20], 3)
+    for number, portion in enumerate(portions):
+        over_the_wire = SendEmail.model_validate_json(portion.model_dump_json())
+        run(over_the_wire, desk, job_id=f"child-{number}", portions=portions, sent_at=NOW, rules=Rules(portion=20))
+    assert [recipients for _, recipients in desk.sent] == [people[:20], people[20:40], people[40:]]
+    assert len(portions) == 2
+    assert len({(m["Message-ID"], m["To"], m["Cc"], m["Subject"]) for m, _ in desk.sent}) == 1
+
+
+# What the settings allow -------------------------------------------------------------------------------------------
+
+
+def test_a_job_sends_from_those_addresses_alone_that_are_allowed() -> None:
+    rules = Rules(senders=frozenset({"support@shop.example", "@news.example"}))
+    for sender in ("Acme <support@SHOP.example>", "weekly@news.example", SENDER):
+        desk = Desk()
+        run(JOB.model_copy(update={"sender": sender}), desk, rules=rules)
+        assert desk.sent[0][0]["From"] == sender
+        domain = sender.rpartition("@")[2].strip(">")
+        assert desk.sent[0][0]["Message-ID"].endswith(f"@{domain}>")
+    for sender in ("eve@shop.example", "a@sub.news.example", "a@evilnews.example"):
+        with pytest.raises(NotAllowed, match="EMAIL_SENDERS"):
+            run(JOB.model_copy(update={"sender": sender}), Desk(), rules=rules)
+
+
+def test_a_job_sets_those_headers_alone_that_are_allowed() -> None:
+    desk = Desk()
+    run(JOB.model_copy(update={"headers": {"X-Tenant": "7"}}), desk, rules=Rules(headers=frozenset({"x-tenant"})))
+    assert desk.sent[0][0]["X-Tenant"] == "7"
+    with pytest.raises(NotAllowed, match="EMAIL_HEADERS"):
+        run(JOB.model_copy(update={"headers": {"X-Other": "7"}}), Desk())
+
+
+def test_nobody_writes_to_whom_the_suppression_list_names(tmp_path: Path) -> None:
+    path = tmp_path / "suppressed"
+    path.write_text("\ufeff# bounced\nBOB@example.org  # in May\n@gone.example\n\n", encoding="utf-8")
+    listed = SuppressionList(path)
+    desk = Desk()
+    result = run(
+        JOB.model_copy(update={"to": ("ada@example.org", "bob@example.org", "a@gone.example")}), desk, suppressed=listed
+    )
+    assert desk.sent[0][1] == result.accepted == ("ada@example.org", "cyn@example.org")
+    assert [one.address for one in result.refused] == ["bob@example.org", "a@gone.example"]
+    with pytest.raises(Suppressed):
+        run(JOB.model_copy(update={"to": ("bob@example.org",), "cc": ()}), desk, suppressed=listed)
+    path.write_text("cyn@example.org\n")
+    assert run(JOB, desk, suppressed=listed).accepted == ("ada@example.org", "bob@example.org")
+    path.unlink()
+    with pytest.raises(SuppressionsUnreadable, match="EMAIL_SUPPRESSIONS"):
+        run(JOB, desk, suppressed=listed)
+
+
+def test_the_variant_of_a_template_is_told_its_language(tmp_path: Path) -> None:
+    for name, text in (("hi", "Hello {{ name }}"), ("hi.de", "Hallo {{ name }} ({{ language }})")):
+        (tmp_path / name).mkdir()
+        for part in ("subject.txt", "body.html", "body.txt"):
+            (tmp_path / name / part).write_text(text)
+    desk = Desk()
+    send_email(
+        SendEmail(template="hi", language="de-AT", to=("a@example.org",), variables={"name": "Ada"}),
+        "job-1",
+        renderer=TemplateRenderer.from_folder(tmp_path),
+        mailer=desk,
+        sender=SENDER,
+        now=NOW,
+        follow_up=print,
+    )
+    assert desk.sent[0][0]["Subject"] == "Hallo Ada (de-AT)"
+
+
+# Attachments -------------------------------------------------------------------------------------------------------
+
+
+def test_attachments_come_from_the_storage_within_their_bounds(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"x" * 60)
+    (tmp_path / "b.txt").write_bytes(b"y" * 60)
+    os.mkfifo(tmp_path / "pipe")
+    stored = StoredAttachments(open_store(tmp_path.as_uri()), max_bytes=100)
+    assert stored.read([Attachment(key="a.txt")])[0].data == b"x" * 60
+    for keys, words in (
+        (["a.txt", "b.txt"], "EMAIL_MAX_ATTACHMENT_BYTES"),
+        (["gone"], "upload"),
+        (["pipe"], "pipe"),
+        (["x" * 300], "cannot be a key"),
+        (["../outside"], "cannot be a key|upload"),
+    ):
+        with pytest.raises(AttachmentUnusable, match=words):
+            stored.read([Attachment(key=key) for key in keys])
+    with pytest.raises(AttachmentUnusable, match="EMAIL_STORAGE_URL"):
+        StoredAttachments(None, max_bytes=100).read([Attachment(key="a.txt")])
+
+
+def test_a_storage_that_is_away_is_no_fault_of_the_key(tmp_path: Path) -> None:
+    stored = StoredAttachments(open_store(str(tmp_path)), max_bytes=100)
+    tmp_path.rmdir()
+    with pytest.raises(StorageUnavailable):
+        stored.read([Attachment(key="a.txt")])
 
 
 def test_a_mail_server_that_is_down_leaves_no_follow_up_behind() -> None:

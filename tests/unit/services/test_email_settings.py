@@ -29,6 +29,8 @@ def server(monkeypatch: pytest.MonkeyPatch, url: str) -> SmtpServer:
         ("smtps://mail.example.com", "smtps", "mail.example.com", 465),
         ("smtp://[::1]:1025", "smtp", "::1", 1025),
         ("smtp://127.0.0.1:2525/", "smtp", "127.0.0.1", 2525),
+        ("smtp://mail_relay:25", "smtp", "mail_relay", 25),
+        ("smtps://post.bücher.example", "smtps", "post.xn--bcher-kva.example", 465),
     ],
 )
 def test_the_scheme_decides_the_encryption_and_the_port(
@@ -42,6 +44,20 @@ def test_credentials_are_percent_decoded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.username == "ada@example.com"
     assert found.password is not None
     assert found.password.get_secret_value() == "p/w#?"
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMAIL_SENDERS", "support@shop.example, @news.example ,")
+    monkeypatch.setenv("EMAIL_HEADERS", "X-Tenant,x-campaign")
+    found = EmailSettings.load()
+    assert found.allowed_senders == {"support@shop.example", "@news.example"}
+    assert found.allowed_headers == {"x-tenant", "x-campaign"}
+
+
+def test_a_sender_may_have_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMAIL_SENDER", "Bücher & Co. <shop@example.com>")
+    with open_resources(EmailSettings.load()) as resources:
+        assert resources.sender == "Bücher & Co. <shop@example.com>"
 
 
 def test_the_password_is_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +76,26 @@ def test_the_password_is_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EMAIL_SMTP_URL", "smtp://ada:25/?hunter2@mail.example.com"),
         ("EMAIL_SMTP_URL", "smtp://ada:hunter2%C3%BC@mail.example.com"),
         ("EMAIL_SMTP_URL", "smtp://hunter2@mail.example.com"),
-        ("EMAIL_SENDER", "Ada <ada@example.com>"),
+        ("EMAIL_SENDER", "Ada ada@example.com"),
+        ("EMAIL_SENDER", "Ada <jörg@example.com>"),
+        ("EMAIL_SENDERS", "support@example.com, shop"),
+        ("EMAIL_SENDERS", "jörg@example.com"),
+        ("EMAIL_ENVELOPE_SENDER", "Ada <ada@example.com>"),
+        ("EMAIL_HEADERS", "X-Tenant,Bcc"),
+        ("EMAIL_DOT_SECONDS", "601"),
+        ("EMAIL_PORTION", "101"),
+        ("EMAIL_CONNECTIONS", "0"),
+        ("EMAIL_STORAGE_URL", "ftp://files.example.com"),
+        ("EMAIL_SUPPRESSIONS", "/does/not/exist"),
+        ("EMAIL_ACCESS_TOKEN_PATH", "/does/not/exist"),
+        ("EMAIL_SMTP_URL", "smtp://mail..example.com"),
+        ("EMAIL_SMTP_URL", "smtp://-mail.example.com"),
+        ("EMAIL_SMTP_URL", "smtp://mail server"),
+        ("EMAIL_SMTP_URL", f"smtp://{'a' * 64}.example.com"),
+        ("EMAIL_SMTP_URL", "smtp://1025"),
+        ("EMAIL_SMTP_URL", "smtp://127.0.0.256:25"),
+        ("EMAIL_SMTP_URL", "smtp://[::x]:25"),
+        ("EMAIL_SMTP_URL", f"smtp://{'ü' * 60}.example.com"),
         ("EMAIL_SENDER", "jörg@example.com"),
         ("EMAIL_TIMEOUT_SECONDS", "0"),
         ("EMAIL_TIMEOUT_SECONDS", "soon"),
@@ -107,5 +142,5 @@ def test_the_readme_tells_every_variable_with_its_default() -> None:
             value = value.get_secret_value()
         shown = f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
         assert default.strip() == (
-            {"EMAIL_TEMPLATES": "those in the package"}.get(name, "none") if value is None else shown
+            {"EMAIL_TEMPLATES": "those in the package"}.get(name, "none") if value in (None, "") else shown
         )

@@ -9,7 +9,7 @@ from etl_service.adapters.resources import open_resources
 from etl_service.adapters.sqlite import SqliteWarehouse
 from etl_service.errors import DatabaseUnavailable, DiskUnavailable, SourceMissing
 from etl_service.settings import EtlSettings
-from jobkit.contracts.etl import Column, RunPipeline
+from jobkit.contracts.etl import Column, LoadTable, RunPipeline, TransformTable
 from jobkit.errors import SettingsError
 
 GOOD = {"source": "in/a.csv", "format": "csv", "table": "t", "columns": [{"name": "a", "type": "text"}]}
@@ -41,7 +41,10 @@ def test_keys_and_urls_are_sources(source: str) -> None:
     assert RunPipeline.model_validate(GOOD | {"source": source}).source == source
 
 
-@pytest.mark.parametrize("table", ["jobkit_inbox", "sqlite_master", "pg_class", 'a"b', "a;b", "A", "_a", "", "a" * 64])
+@pytest.mark.parametrize(
+    "table",
+    ["jobkit_inbox", "JOBKIT_INBOX", "sqlite_master", "pg_class", 'a"b', "a;b", " a", "1a", "", "a" * 64, "ä" * 32],
+)
 def test_a_table_name_that_is_not_ours_to_write_is_refused(table: str) -> None:
     with pytest.raises(ValidationError, match="table"):
         RunPipeline.model_validate(GOOD | {"table": table})
@@ -56,11 +59,52 @@ def test_a_table_name_that_is_not_ours_to_write_is_refused(table: str) -> None:
         ({"key": ["a", "a"]}, "names a column twice"),
         ({"columns": [{"name": "a", "type": "date", "case": "lower"}]}, "is for text only"),
         ({"mode": "upsert"}, "'append' or 'replace'"),
+        ({"columns": [{"name": "_row", "type": "text"}]}, "the service's own name"),
+        ({"columns": [{"name": "a", "type": "decimal"}]}, "write decimal"),
+        ({"columns": [{"name": "a", "type": "decimal(2, 3)"}]}, "write decimal"),
+        ({"columns": [{"name": "a", "type": "text", "scale": 2}]}, "for decimal only"),
+        ({"columns": [{"name": "a", "type": "text", "format": "%Y-%m-%d"}]}, "for date and timestamp only"),
+        ({"columns": [{"name": "a", "type": "date", "format": "%d.%m"}]}, "needs a year, a month and a day"),
+        ({"columns": [{"name": "a", "type": "date", "format": "%Y-%m-%d %H"}]}, "has no time"),
+        ({"columns": [{"name": "a", "type": "timestamp", "format": "%Y-%m-%d %I"}]}, "%I and %p together"),
+        ({"columns": [{"name": "a", "type": "timestamp", "format": "%Y-%m-%d %q"}]}, "unknown directive %q"),
+        ({"columns": [{"name": "a", "type": "timestamp", "timezone": "Nowhere"}]}, "not a time zone"),
+        ({"columns": [{"name": "a", "type": "date", "timezone": "UTC"}]}, "for timestamp only"),
+        ({"max_rejected": 1.5}, "share from 0.0 to 1.0"),
+        ({"max_rejected": -1}, "greater than or equal to 0"),
+        ({"encoding": "base64"}, "not the encoding of a text"),
+        ({"encoding": "idna"}, "not the encoding of a file"),
+        ({"delimiter": '"'}, "delimiter"),
+        ({"decimal_mark": ",", "thousands_mark": ","}, "are the same"),
     ],
 )
 def test_a_contradictory_job_is_refused_with_the_reason(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RunPipeline.model_validate(GOOD | changes)
+
+
+@pytest.mark.parametrize("name", ["userName", "order", "_id", "Größe", "Order ID", "a-b", "a$1"])
+def test_names_of_tables_that_others_made_can_be_used(name: str) -> None:
+    job = RunPipeline.model_validate(GOOD | {"table": name, "columns": [{"name": name, "type": "text"}]})
+    assert (job.table, job.columns[0].name) == (name, name)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(1, 1), (1.0, 1.0), (0, 0), (0.25, 0.25)])
+def test_a_number_and_a_share_of_rejects_stay_what_they_are_on_the_wire(given: float, kept: float) -> None:
+    job = RunPipeline.model_validate_json(RunPipeline.model_validate(GOOD | {"max_rejected": given}).model_dump_json())
+    assert (job.max_rejected, type(job.max_rejected)) == (kept, type(kept))
+
+
+def test_a_decimal_is_declared_in_short() -> None:
+    short = Column.model_validate({"name": "a", "type": "decimal(12, 2)"})
+    assert short == Column(name="a", type="decimal", precision=12, scale=2)
+
+
+def test_a_job_from_before_these_options_runs_as_it_did() -> None:
+    columns = [{"name": "a", "type": "text", "source_name": None, "required": False, "trim": True, "case": "keep"}]
+    old = {"table": "t", "columns": columns, "key": [], "mode": "append", "run_id": "r"}
+    assert TransformTable.model_validate(old | {"extract": "e", "format": "csv"}).missing is None
+    assert not LoadTable.model_validate(old | {"rows": "x", "rejects": None, "rows_rejected": 0}).allow_empty
 
 
 def test_a_column_is_read_under_its_own_name_unless_told_otherwise() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 #: The longest of the services' own defaults of ``<SERVICE>_STOP_GRACE_SECONDS``, and the most that they accept.
-LONGEST_DEFAULT, MAXIMUM = 630, 7200
+LONGEST_DEFAULT, MAXIMUM = 840, 7200
 
 
 def grace_seconds(variables: Mapping[str, str]) -> int:

@@ -1,20 +1,24 @@
 """Sending one e-mail: plain functions that know no queue."""
 
 import hashlib
-import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from datetime import datetime
-from email import policy
 from email.message import EmailMessage
 
-from email_service.adapters.mailer import Mailer
-from email_service.adapters.renderer import Rendered, Renderer
-from email_service.errors import TemplateFailed
-from jobkit.contracts.email import EmailSent, Remainder, SendEmail
+from pydantic import JsonValue
 
-# 7bit: whatever the server announces, only ASCII goes over the wire (headers with SMTPUTF8 apart).
-_ASCII = policy.SMTP.clone(cte_type="7bit")
-_INTERNATIONAL = policy.SMTPUTF8.clone(cte_type="7bit")
+from email_service.adapters.addresses import domain_of, on_the_wire, once_each
+from email_service.adapters.attachments import Attachments
+from email_service.adapters.mailer import Mailer
+from email_service.adapters.message import AttachedFile, build_message, header_text, one_line
+from email_service.adapters.outcome import FinalDot, Marks, Outcome
+from email_service.adapters.renderer import Renderer
+from email_service.adapters.replies import may_pass
+from email_service.adapters.rules import Rules
+from email_service.errors import AddressNotSupported, AttachmentUnusable, OutcomeUnknown, Suppressed
+from jobkit.contracts.email import EmailSent, Refusal, Remainder, SendEmail, address_of
+
+__all__ = ["Rules", "build_message", "header_text", "message_id", "one_line", "send_email"]
 
 
 def send_email(
@@ -26,6 +30,12 @@ def send_email(
     sender: str,
     now: datetime,
     follow_up: Callable[[SendEmail], object],
+    next_portion: Callable[[SendEmail], object] | None = None,
+    sent_at: datetime | None = None,
+    marks: Marks | None = None,
+    rules: Rules | None = None,
+    attachments: Attachments | None = None,
+    suppressed: Container[str] = (),
 ) -> EmailSent:
     """Render the e-mail and hand it to the mail server.
 
@@ -33,79 +43,139 @@ def send_email(
     are named in the result; for those refused for now ``follow_up`` gets a job that reaches them alone, under the same
     Message-ID. Nobody who has a copy is sent another one on their account.
 
+    Args:
+        job: The e-mail.
+        job_id: The job's id; with ``sent_at`` it makes the Message-ID.
+        renderer: Makes its subject and bodies.
+        mailer: Hands it over.
+        sender: Who it is from, if the job does not say.
+        now: Its date.
+        follow_up: Sends a job for recipients who were refused for now.
+        next_portion: Sends a job for a further portion of many recipients. None: ``follow_up``.
+        sent_at: When the job was sent.
+        marks: The job's record, by which a later run knows how far this one came. None: no later run knows.
+        rules: What the settings say.
+        attachments: Reads what is attached.
+        suppressed: Addresses that nobody should write to.
+
     Raises:
         PermanentError: the template, the variables, the addresses or the message can never be sent.
         TransientError: nobody has got it, and it may work later.
+        Snooze: whether somebody has got it is unknown, and the job waits before it sends the e-mail once more.
     """
-    first_job = job.remainder.job_id if job.remainder else job_id
-    recipients = tuple(dict.fromkeys(job.remainder.recipients if job.remainder else (*job.to, *job.cc)))
-    message = build_message(
-        job,
-        renderer.render(job.template, job.variables),
-        sender=sender,
-        now=now,
-        message_id=message_id(first_job, sender),
+    rules = rules or Rules()
+    rules.check_headers(job)
+    from_ = rules.sender_of(job, sender)
+    first = job.remainder or Remainder(
+        job_id=job_id, recipients=once_each((*job.to, *job.cc, *job.bcc)), message_id=message_id(job_id, from_, sent_at)
     )
-    refusals = mailer.send(message, recipients)
-    refused = tuple(r for r in refusals if 500 <= r.code < 600)
-    deferred = tuple(r for r in refusals if r not in refused)
-    if deferred:
-        rest = Remainder(job_id=first_job, recipients=tuple(r.address for r in deferred))
-        follow_up(job.model_copy(update={"remainder": rest}))
-    without = {r.address for r in refusals}
-    return EmailSent(
-        message_id=message["Message-ID"],
-        accepted=tuple(address for address in recipients if address not in without),
-        refused=refused,
-        deferred=deferred,
-    )
+    if first.message_id is None:  # of a job that an earlier version sent
+        first = first.model_copy(update={"message_id": message_id(first.job_id, from_)})
+    reachable, refusals = _sorted_out(once_each(first.recipients), suppressed)
+    portions = _portions(list(reachable), rules.portion, marks)
+    dot = FinalDot(marks, wait=rules.dot_wait, again_after=rules.again_after) if marks is not None else None
+    outcome = dot.earlier() if dot is not None else None
+    for portion in portions[1:]:  # before this one, whose end says nothing about the others
+        rest = first.model_copy(update={"recipients": tuple(reachable[one] for one in portion)})
+        (next_portion or follow_up)(job.model_copy(update={"remainder": rest}))
+    if outcome is None:
+        message = build_message(
+            job,
+            renderer.render(renderer.variant(job.template, job.language), _variables(job)),
+            sender=from_,
+            now=now,
+            message_id=str(first.message_id),
+            files=_read(job, attachments),
+        )
+        outcome = _hand_over(mailer, message, portions[0], dot)
+    return _result(job, first, outcome, reachable, refusals, follow_up, len(portions))
 
 
-def message_id(job_id: str, sender: str) -> str:
+def message_id(job_id: str, sender: str, sent_at: datetime | None = None) -> str:
     """The same for every run of a job, so that a mailbox can tell a second copy from a second e-mail.
 
+    It follows from the job's id and the moment at which it was sent, since a key may be used again for another e-mail.
     A digest, since a job's id or key may hold what recipients should not read or a header must not contain.
     """
-    return f"<{hashlib.sha256(job_id.encode()).hexdigest()[:40]}@{sender.partition('@')[2]}>"
+    told = job_id if sent_at is None else f"{job_id}\n{round(sent_at.timestamp() * 1000)}"
+    domain = domain_of(on_the_wire(address_of(sender)))
+    return f"<{hashlib.sha256(told.encode()).hexdigest()[:40]}@{domain}>"
 
 
-def build_message(job: SendEmail, rendered: Rendered, *, sender: str, now: datetime, message_id: str) -> EmailMessage:
-    """The e-mail as it travels: a text and an HTML alternative (RFC 2046, 5.1.4), and the headers a good sender sets.
-
-    Raises:
-        TemplateFailed: the subject cannot be a header.
-        ValueError: another header value holds a line break (``email.policy``): the second lock, after the contract's.
-    """
-    addresses = (sender, *job.to, *job.cc, job.reply_to or "")
-    message = EmailMessage(policy=_ASCII if all(a.isascii() for a in addresses) else _INTERNATIONAL)
-    message["From"] = sender
-    message["To"] = ", ".join(job.to)
-    if job.cc:
-        message["Cc"] = ", ".join(job.cc)
-    if job.reply_to:
-        message["Reply-To"] = job.reply_to
-    message["Subject"] = one_line(rendered.subject)
-    message["Date"] = now
-    message["Message-ID"] = message_id
-    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office notes in return, please
-    message.set_content(rendered.text, cte="quoted-printable")
-    message.add_alternative(rendered.html, subtype="html", cte="quoted-printable")
-    return message
+def _variables(job: SendEmail) -> dict[str, JsonValue]:
+    return {**({"language": job.language} if job.language else {}), **job.variables}
 
 
-def one_line(subject: str) -> str:
-    """The subject, if it can be a header as it is.
+def _sorted_out(recipients: Sequence[str], suppressed: Container[str]) -> tuple[dict[str, str], tuple[Refusal, ...]]:
+    """Return those who can be written to, by the form of their address that travels, and why the others cannot.
 
     Raises:
-        TemplateFailed: it is empty; it holds a control character or another kind of line break; or it holds "=?", the
-            start of an encoded word (RFC 2047). Python decodes such a word when the header is set, and versions before
-            3.11.10 and 3.12.5 (CVE-2024-6923) then write the line breaks inside it as they are: a header of its own.
+        Suppressed, AddressNotSupported: nobody can.
     """
-    if not subject:
-        raise TemplateFailed("the subject is empty")
-    bad = next((c for c in subject if unicodedata.category(c) in ("Cc", "Zl", "Zp")), None)
-    if bad is not None:
-        raise TemplateFailed(f"the subject holds {bad!a}, but must be one line without control characters")
-    if "=?" in subject:
-        raise TemplateFailed("the subject holds '=?', which begins an encoded word and could hide a line break")
-    return subject
+    reachable: dict[str, str] = {}
+    refusals = []
+    for address in recipients:
+        if address in suppressed:
+            refusals.append(Refusal(address=address, code=550, reason="5.7.1 it is on the suppression list"))
+            continue
+        try:
+            reachable[on_the_wire(address)] = address
+        except ValueError as error:
+            refusals.append(Refusal(address=address, code=553, reason=f"5.1.2 {error}"))
+    if not reachable:
+        first = refusals[0]
+        kind = Suppressed if any(one.code == 550 for one in refusals) else AddressNotSupported
+        raise kind(f"nobody can be written to: {first.address}: {first.reason}")
+    return reachable, tuple(refusals)
+
+
+def _portions(addresses: list[str], size: int, marks: Marks | None) -> list[list[str]]:
+    """Return the recipients in portions: the same in every run, though a setting may change in between."""
+    if len(addresses) > 1 and marks is not None:
+        size = int(marks.remember("portion", str(size)))
+    return [addresses[start : start + size] for start in range(0, len(addresses), size)]
+
+
+def _read(job: SendEmail, attachments: Attachments | None) -> tuple[AttachedFile, ...]:
+    if not job.attachments:
+        return ()
+    if attachments is None:
+        raise AttachmentUnusable("there is no storage for attachments")
+    return attachments.read(job.attachments)
+
+
+def _hand_over(mailer: Mailer, message: EmailMessage, recipients: list[str], dot: FinalDot | None) -> Outcome:
+    if dot is None:
+        refusals = mailer.send(message, recipients)
+    else:
+        try:
+            refusals = mailer.send(message, recipients, at_dot=dot)
+        except OutcomeUnknown:
+            return dot.after_silence()
+    without = {one.address for one in refusals}
+    return Outcome(at=0.0, accepted=tuple(one for one in recipients if one not in without), refusals=refusals)
+
+
+def _result(
+    job: SendEmail,
+    first: Remainder,
+    outcome: Outcome,
+    spelled: dict[str, str],
+    refusals: tuple[Refusal, ...],
+    follow_up: Callable[[SendEmail], object],
+    portions: int,
+) -> EmailSent:
+    told = [one.model_copy(update={"address": spelled.get(one.address, one.address)}) for one in outcome.refusals]
+    had = tuple(spelled.get(one, one) for one in outcome.accepted)
+    deferred = tuple(one for one in told if may_pass(one.code, one.reason))
+    if deferred:
+        rest = first.model_copy(update={"recipients": tuple(one.address for one in deferred)})
+        follow_up(job.model_copy(update={"remainder": rest}))
+    return EmailSent(
+        message_id=str(first.message_id),
+        accepted=had if outcome.known else (),
+        refused=(*refusals, *(one for one in told if one not in deferred)),
+        deferred=deferred,
+        unknown=() if outcome.known else had,
+        portions=portions,
+    )

@@ -2,10 +2,11 @@
 
 from etl_service import handlers
 from etl_service.adapters.resources import Resources, open_resources
-from etl_service.errors import DatabaseUnavailable, StorageUnavailable
+from etl_service.errors import DatabaseDown, StorageUnavailable, TransformTooLong
 from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.context import Context
 from jobkit.contracts.etl import LoadTable, RunPipeline, TransformTable
+from jobkit.errors import TimeLimitExceeded
 from jobkit.retry import exponential
 from jobkit.service import Service
 from jobkit.time import minutes
@@ -17,7 +18,7 @@ service = Service("etl", lifespan=open_resources)
 RETRY = exponential(first=5, cap=600, attempts=10)
 
 STORAGE = CircuitBreaker("storage", trips_on=StorageUnavailable)
-WAREHOUSE = CircuitBreaker("warehouse", trips_on=DatabaseUnavailable)
+WAREHOUSE = CircuitBreaker("warehouse", trips_on=DatabaseDown)
 
 
 @service.actor(RunPipeline, retry=RETRY, time_limit=minutes(5), breaker=STORAGE)
@@ -32,7 +33,13 @@ def run_pipeline(job: RunPipeline, context: Context[Resources]) -> handlers.Extr
 @service.actor(TransformTable, retry=RETRY, time_limit=minutes(5), breaker=STORAGE)
 def transform_table(job: TransformTable, context: Context[Resources]) -> handlers.Transformed:
     """Split the copy into typed rows and rejects, and send the next step."""
-    return handlers.transform_table(job, context.resources.files, send=context.send, progress=context.progress)
+    try:
+        return handlers.transform_table(job, context.resources.files, send=context.send, progress=context.progress)
+    except TimeLimitExceeded as error:
+        # It begins from zero each time: what was too long twice will be too long again.
+        if context.remember("time limit", str(context.attempt)) != str(context.attempt):
+            raise TransformTooLong("the transform ran into its time limit twice: split the source") from error
+        raise
 
 
 @service.actor(LoadTable, retry=RETRY, time_limit=minutes(5), breaker=WAREHOUSE)

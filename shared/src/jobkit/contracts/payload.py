@@ -185,7 +185,8 @@ def _can_hide_differences(contract: type[Job]) -> bool:
     while waiting:
         part = waiting.pop()
         if isinstance(part, Mapping):
-            if part.get("type") in _HIDING:
+            kind = part.get("type")  # a mapping of a model's fields may have one of that name
+            if isinstance(kind, str) and kind in _HIDING:
                 return True
             waiting.extend(part.values())
         elif isinstance(part, list | tuple):

@@ -1,176 +1,326 @@
 """The mail server: one SMTP conversation for each e-mail, its answers told apart into give up and try again."""
 
 import contextlib
+import re
 import smtplib
 import ssl
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from email.message import EmailMessage
 from email.policy import EmailPolicy
-from typing import Protocol
+from pathlib import Path
+from typing import Final, Protocol
 
+from email_service.adapters.addresses import domain_of
+from email_service.adapters.connections import Connections
+from email_service.adapters.message import downgraded
+from email_service.adapters.replies import Verdict, plain, verdict_on
 from email_service.adapters.server import SmtpServer
+from email_service.adapters.session import MAX_REASON, SHORT_TIMEOUT, Dialler, Session
 from email_service.errors import (
     AddressNotSupported,
     MailServerMisconfigured,
     MailServerUnavailable,
     MessageDeferred,
     MessageRefused,
+    OutcomeUnknown,
+    QuotaReached,
+    SenderDistrusted,
+    TooManyConnections,
 )
 from jobkit.contracts.email import Refusal
 from jobkit.errors import JobkitError
 
-#: Seconds for the good-bye. The e-mail is out by then, and a longer wait only widens the window for a second copy.
-QUIT_TIMEOUT = 2.0
+#: Seconds that the answer to the final dot may take (RFC 5321, 4.5.3.2.6). A server scans and delivers meanwhile.
+DOT_SECONDS: Final = 600.0
 
-#: Characters of a server's answer that are kept: answers can be long, and results and dead letters should not be.
-MAX_REASON = 160
+#: Seconds for the questions who may be sent to. Those who were not asked get the e-mail from a further job.
+RECIPIENT_SECONDS: Final = 90.0
+
+#: Recipient domains with which a server has to refuse us, and none accepted meanwhile, until it counts as our fault.
+DISTRUSTING_DOMAINS: Final = 5
+
+_BLOCK: Final = 64 * 1024
+
+Reply = tuple[int, str]
+
+
+class AtDot(Protocol):
+    """Surrounds the final dot, from which on the server may have taken the e-mail."""
+
+    def __call__(self, finish: Callable[[], Reply], accepted: Sequence[str], refusals: Sequence[Refusal]) -> Reply:
+        """Call ``finish`` once, which sends the dot and returns the answer, and return that.
+
+        Raises:
+            Exception: before ``finish`` was called; then nobody gets the e-mail.
+        """
+        ...
 
 
 class Mailer(Protocol):
     """Hands an e-mail to a mail server."""
 
-    def send(self, message: EmailMessage, recipients: Sequence[str]) -> tuple[Refusal, ...]:
-        """Send to each of ``recipients`` (not read from the headers) and return those whom the server refused.
+    def send(
+        self, message: EmailMessage, recipients: Sequence[str], *, at_dot: AtDot | None = None
+    ) -> tuple[Refusal, ...]:
+        """Send to each of ``recipients`` (not read from the headers) and return those whom the server did not accept.
 
-        If it returns, the server has taken the e-mail for all others, at least one; if it raises, for nobody, or the
-        connection was lost before the answer came and that cannot be known.
+        If it returns, the server has taken the e-mail for all others, at least one; if it raises anything but
+        ``OutcomeUnknown``, for nobody.
 
         Raises:
-            MessageRefused: the message, or every recipient, got a 5xx.
-            MessageDeferred: the message, or every recipient, was refused, not all with 5xx.
-            AddressNotSupported: the addresses need SMTPUTF8 and the server has none.
+            MessageRefused: the message, or every recipient, was refused for good, or it is above the server's SIZE.
+            MessageDeferred: the message, or every recipient, was refused, and not for good.
+            QuotaReached: the same, for hours.
+            AddressNotSupported: each address needs SMTPUTF8 and the server has none.
+            SenderDistrusted: the server refuses us, as it says of this e-mail.
             MailServerMisconfigured: the server refuses us, not this e-mail.
+            TooManyConnections: it does so for a moment.
             MailServerUnavailable: no answer.
+            OutcomeUnknown: no answer to the final dot.
         """
         ...
 
 
 class SmtpMailer:
-    """A ``Mailer`` that opens a connection for each e-mail, so that threads share nothing and nothing goes stale.
+    """A ``Mailer`` over SMTP. Safe to share between threads.
 
     Args:
         server: The mail server.
-        host_name: What we call ourselves in EHLO. Given, because asking the resolver for it takes unbounded time.
-        timeout_seconds: For the connection and for each answer.
+        host_name: What we call ourselves in EHLO.
+        timeout_seconds: For the connection and for each answer but the last.
         tls: Whom to trust; by default the system's authorities, or those in the file that SSL_CERT_FILE names.
+        dot_seconds: For the answer to the final dot.
+        envelope_sender: Where bounces go; None takes the sender.
+        access_token: The file with an access token, for a login by XOAUTH2 instead of the password.
+        most_connections: Connections at a time.
+        mails_per_connection: E-mails over each of them. With 1, none is used again.
     """
 
     def __init__(
-        self, server: SmtpServer, *, host_name: str, timeout_seconds: float, tls: ssl.SSLContext | None = None
+        self,
+        server: SmtpServer,
+        *,
+        host_name: str,
+        timeout_seconds: float,
+        tls: ssl.SSLContext | None = None,
+        dot_seconds: float = DOT_SECONDS,
+        envelope_sender: str | None = None,
+        access_token: Path | None = None,
+        most_connections: int = 256,
+        mails_per_connection: int = 1,
     ) -> None:
         self._server = server
-        self._host_name = host_name
-        self._timeout = timeout_seconds
         # Reading the authorities takes a while, and plain smtp:// has no use for them.
-        self._tls = tls or (ssl.create_default_context() if server.security != "smtp" else None)
+        tls = tls or (ssl.create_default_context() if server.security != "smtp" else None)
+        dialler = Dialler(server, host_name, timeout_seconds, tls, access_token)
+        self._connections = Connections(dialler.dial, most=most_connections, mails=mails_per_connection)
+        self._dot_seconds = dot_seconds
+        self._envelope_sender = envelope_sender
+        self._distrust = _Distrust()
 
-    def send(self, message: EmailMessage, recipients: Sequence[str]) -> tuple[Refusal, ...]:
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        self._connections.close()
+
+    def send(
+        self, message: EmailMessage, recipients: Sequence[str], *, at_dot: AtDot | None = None
+    ) -> tuple[Refusal, ...]:
         """See ``Mailer``."""
-        try:
-            with contextlib.closing(self._connect()) as smtp:
-                refused = self._converse(smtp, message, recipients)
-        except smtplib.SMTPRecipientsRefused as error:
-            refusals = _refusals(error.recipients)
-            raise _verdict(*(r.code for r in refusals))(f"every recipient was refused: {_summary(refusals)}") from error
-        except smtplib.SMTPDataError as error:
-            raise _verdict(error.smtp_code)(f"{self._server} refused the message: {_answer(error)}") from error
-        except smtplib.SMTPSenderRefused as error:
-            raise self._sender_refused(error) from error
-        except smtplib.SMTPResponseException as error:  # greeting, EHLO or STARTTLS: before it knew of any e-mail
-            raise MailServerUnavailable(f"{self._server} is not ready for mail: {_answer(error)}") from error
-        except (smtplib.SMTPException, OSError) as error:
-            raise MailServerUnavailable(f"{self._server} cannot be reached or hung up: {error}") from error
-        return refused
+        with self._connections.lend() as session:
+            try:
+                outcome = self._converse(session, message, recipients, at_dot or _finish)
+            except (smtplib.SMTPException, OSError) as error:
+                raise MailServerUnavailable(f"{self._server} cannot be reached or hung up: {error}") from error
+        if isinstance(outcome, JobkitError):
+            raise outcome
+        self._distrust.clear()
+        return outcome
 
-    def _converse(self, smtp: smtplib.SMTP, message: EmailMessage, recipients: Sequence[str]) -> tuple[Refusal, ...]:
-        if self._server.security == "smtp+starttls":
-            self._encrypt(smtp)
-        if self._server.username is not None:
-            self._log_in(smtp)
-        smtp.ehlo_or_helo_if_needed()
-        options = []
+    def _converse(
+        self, session: Session, message: EmailMessage, recipients: Sequence[str], at_dot: AtDot
+    ) -> tuple[Refusal, ...] | JobkitError:
+        """Return whom the server did not accept, or why it took nothing; the connection can be used further."""
+        smtp = session.smtp
+        international = isinstance(message.policy, EmailPolicy) and message.policy.utf8
+        unreachable: list[Refusal] = []
+        if international and not smtp.has_extn("smtputf8"):
+            unreachable = [_not_ascii(one) for one in recipients if not one.isascii()]
+            recipients = [one for one in recipients if one.isascii()]
+            if not recipients:
+                return AddressNotSupported(f"no address is ASCII, and {self._server} does not offer SMTPUTF8")
+            message, international = downgraded(message), False
+        data = message.as_bytes()
+        if (limit := _size_limit(smtp)) and len(data) > limit:
+            return MessageRefused(f"the message has {len(data):,} bytes, and {self._server} takes up to {limit:,}")
+        if (refusal := self._begin(smtp, message, len(data), international=international)) is not None:
+            return refusal
+        accepted, refusals = self._ask_for(smtp, recipients)
+        if not accepted:
+            return self._nobody(refusals, recipients)
+        code, words = _command(smtp, "data")
+        if code != 354:
+            return self._refused(code, words, recipients)
+        if (early := _send_body(session, data)) is not None:
+            return self._refused(*early, recipients)
+        finish = _Finish(session, self._server, self._dot_seconds)
+        code, words = at_dot(finish, accepted, (*unreachable, *refusals))
+        if 200 <= code < 300:
+            return (*unreachable, *refusals)
+        return self._refused(code, words, recipients)
+
+    def _begin(
+        self, smtp: smtplib.SMTP, message: EmailMessage, size: int, *, international: bool
+    ) -> JobkitError | None:
+        sender = self._envelope_sender or message["From"].addresses[0].addr_spec
+        options = [f"SIZE={size}"] if smtp.has_extn("size") else []
         # Only when an address needs it: many servers do not have it.
-        if isinstance(message.policy, EmailPolicy) and message.policy.utf8:
-            if not smtp.has_extn("smtputf8"):
-                raise AddressNotSupported(f"an address is not ASCII, and {self._server} does not offer SMTPUTF8")
-            options = ["SMTPUTF8", "BODY=8BITMIME"]
-        refused = smtp.sendmail(message["From"].addresses[0].addr_spec, recipients, message.as_bytes(), options)
-        with contextlib.suppress(smtplib.SMTPException, OSError):  # the e-mail is out, whatever the server says now
-            if smtp.sock is not None:
-                smtp.sock.settimeout(QUIT_TIMEOUT)
-            smtp.quit()
-        return _refusals(refused)
+        options += ["BODY=8BITMIME", "SMTPUTF8"] if international else []
+        smtp.command_encoding = "utf-8" if international else "ascii"
+        code, words = _command(smtp, " ".join(["mail", f"FROM:<{sender}>", *options]))
+        return None if 200 <= code < 300 else self._sender_refused(sender, code, words)
 
-    def _connect(self) -> smtplib.SMTP:
-        server = self._server
-        try:
-            if server.security == "smtps":
-                return smtplib.SMTP_SSL(
-                    server.host, server.port, self._host_name, timeout=self._timeout, context=self._tls
-                )
-            return smtplib.SMTP(server.host, server.port, self._host_name, timeout=self._timeout)
-        except ssl.SSLError as error:
-            raise self._misconfigured(f"TLS with {server} failed ({error.reason or error})") from error
+    def _ask_for(self, smtp: smtplib.SMTP, recipients: Sequence[str]) -> tuple[list[str], list[Refusal]]:
+        accepted: list[str] = []
+        refusals: list[Refusal] = []
+        until = time.monotonic() + RECIPIENT_SECONDS
+        for recipient in recipients:
+            if accepted and time.monotonic() > until:
+                refusals.append(Refusal(address=recipient, code=451, reason="not asked for: the server is slow"))
+                continue
+            code, words = _command(smtp, f"rcpt TO:<{recipient}>")
+            if 200 <= code < 300:
+                accepted.append(recipient)
+                continue
+            refusals.append(Refusal(address=recipient, code=code, reason=words))
+            if code == 421:  # it closes the connection, so that nobody gets the e-mail now
+                return [], refusals
+        return accepted, refusals
 
-    def _encrypt(self, smtp: smtplib.SMTP) -> None:
-        try:
-            smtp.starttls(context=self._tls)
-        except smtplib.SMTPNotSupportedError as error:
-            raise self._misconfigured(f"{self._server} does not offer STARTTLS") from error
-        except ssl.SSLError as error:
-            raise self._misconfigured(f"TLS with {self._server} failed ({error.reason or error})") from error
+    def _nobody(self, refusals: Sequence[Refusal], recipients: Sequence[str]) -> JobkitError:
+        verdicts = {verdict_on(one.code, one.reason) for one in refusals}
+        what = f"every recipient was refused: {_summary(refusals)}"
+        if verdicts == {Verdict.PERMANENT}:
+            return MessageRefused(what)
+        return self._error(verdicts - {Verdict.PERMANENT}, what, recipients)
 
-    def _log_in(self, smtp: smtplib.SMTP) -> None:
-        # "from None": the frames of smtplib's login hold the password, and error reports send along local variables.
-        # For the same reason the server's words are left out: some echo what they were given.
-        assert self._server.username is not None and self._server.password is not None  # noqa: S101, PT018  for mypy
-        try:
-            smtp.login(self._server.username, self._server.password.get_secret_value())
-        except smtplib.SMTPAuthenticationError as error:
-            if 400 <= error.smtp_code < 500:
-                raise MailServerUnavailable(
-                    f"{self._server} cannot check credentials now ({error.smtp_code})"
-                ) from None
-            raise self._misconfigured(f"{self._server} refused the credentials ({error.smtp_code})") from None
-        except smtplib.SMTPServerDisconnected:
-            raise MailServerUnavailable(f"{self._server} hung up during the login") from None
-        except smtplib.SMTPException:
-            raise self._misconfigured(f"{self._server} offers no way to log in that takes these credentials") from None
+    def _refused(self, code: int, words: str, recipients: Sequence[str]) -> JobkitError:
+        return self._error({verdict_on(code, words)}, f"{self._server} refused the message: {code} {words}", recipients)
 
-    def _sender_refused(self, error: smtplib.SMTPSenderRefused) -> JobkitError:
-        if not 500 <= error.smtp_code < 600:
-            return MessageDeferred(f"{self._server} does not take mail now: {_answer(error)}")
-        if error.smtp_code == 552:  # the one thing in MAIL FROM that depends on the e-mail is its size (RFC 1870)
-            return MessageRefused(f"the message is too large for {self._server}: {_answer(error)}")
-        if error.smtp_code == 530:
-            return self._misconfigured(f"{self._server} asks for credentials ({error.smtp_code})")
+    def _error(self, verdicts: set[Verdict], what: str, recipients: Sequence[str]) -> JobkitError:
+        if verdicts == {Verdict.PERMANENT}:
+            return MessageRefused(what)
+        if Verdict.QUOTA in verdicts:
+            return QuotaReached(what)
+        if Verdict.CONNECTIONS in verdicts:
+            return TooManyConnections(what)
+        if verdicts == {Verdict.OURS}:
+            return self._distrust.note(f"{what}; check EMAIL_SMTP_URL and EMAIL_SENDER", recipients)
+        return MessageDeferred(what)
+
+    def _sender_refused(self, sender: str, code: int, words: str) -> JobkitError:
+        answer = f"{code} {words}"
+        verdict = verdict_on(code, words)
+        if verdict is Verdict.QUOTA:
+            return QuotaReached(f"{self._server} takes no more mail for some hours: {answer}")
+        if verdict is Verdict.CONNECTIONS:
+            return TooManyConnections(f"{self._server} has enough connections of ours: {answer}")
+        if verdict is Verdict.RATE or not 500 <= code < 600:
+            return MessageDeferred(f"{self._server} does not take mail now: {answer}")
+        if code == 552:  # the one thing in MAIL FROM that depends on the e-mail is its size (RFC 1870)
+            return MessageRefused(f"the message is too large for {self._server}: {answer}")
+        if code == 530:
+            return MailServerMisconfigured(f"{self._server} asks for credentials ({code}); check EMAIL_SMTP_URL")
         return MailServerMisconfigured(
-            f"{self._server} takes no mail from {error.sender}: {_answer(error)}; check EMAIL_SENDER and EMAIL_SMTP_URL"
+            f"{self._server} takes no mail from {sender}: {answer}; check EMAIL_SENDER and EMAIL_SMTP_URL"
         )
 
-    def _misconfigured(self, what: str) -> MailServerMisconfigured:
-        return MailServerMisconfigured(f"{what}; check EMAIL_SMTP_URL")
+
+class _Distrust:
+    """Tells a server that refuses us from one that refuses some e-mails with words that sound like it."""
+
+    def __init__(self) -> None:
+        self._domains: set[str] = set()
+        self._lock = threading.Lock()
+
+    def note(self, what: str, recipients: Sequence[str]) -> JobkitError:
+        """Return what a refusal means."""
+        with self._lock:
+            self._domains |= {domain_of(one).lower() for one in recipients[:DISTRUSTING_DOMAINS]}
+            everybody = len(self._domains) >= DISTRUSTING_DOMAINS
+        return MailServerMisconfigured(what) if everybody else SenderDistrusted(what)
+
+    def clear(self) -> None:
+        """Note that an e-mail was accepted."""
+        with self._lock:
+            self._domains.clear()
 
 
-def _verdict(*codes: int) -> type[MessageRefused | MessageDeferred]:
-    """Permanent only if every code says so: one recipient who may be reached later is worth another attempt."""
-    return MessageRefused if all(500 <= code < 600 for code in codes) else MessageDeferred
+class _Finish:
+    """Sends the final dot and waits for the answer."""
+
+    def __init__(self, session: Session, server: SmtpServer, seconds: float) -> None:
+        self._session = session
+        self._server = server
+        self._seconds = seconds
+
+    def __call__(self) -> Reply:
+        self._session.wait_for(self._seconds)
+        try:
+            self._session.smtp.send(b".\r\n")
+            code, words = _reply(self._session.smtp)
+        except (smtplib.SMTPException, OSError) as error:
+            raise OutcomeUnknown(f"{self._server} has the message and did not answer: {error}") from error
+        if not 200 <= code < 300 and not 400 <= code < 600:
+            raise OutcomeUnknown(f"{self._server} has the message and answered with no sense: {code} {words}")
+        return code, words
 
 
-def _refusals(replies: dict[str, tuple[int, bytes]]) -> tuple[Refusal, ...]:
-    return tuple(Refusal(address=who, code=code, reason=_words(text)) for who, (code, text) in replies.items())
+def _finish(finish: Callable[[], Reply], accepted: Sequence[str], refusals: Sequence[Refusal]) -> Reply:  # noqa: ARG001
+    return finish()
+
+
+def _send_body(session: Session, data: bytes) -> Reply | None:
+    """Send all but the final dot. Return the answer of a server that hangs up before, None from one that does not."""
+    stuffed = re.sub(rb"(?m)^\.", b"..", data if data.endswith(b"\r\n") else data + b"\r\n")
+    sock = session.smtp.sock
+    if sock is None:
+        raise smtplib.SMTPServerDisconnected("the connection is closed")
+    try:
+        for start in range(0, len(stuffed), _BLOCK):  # the timeout is for one call, however much it has to send
+            sock.sendall(stuffed[start : start + _BLOCK])
+    except OSError:
+        session.wait_for(SHORT_TIMEOUT)
+        with contextlib.suppress(smtplib.SMTPException, OSError):
+            code, words = _reply(session.smtp)
+            if 400 <= code < 600:
+                return code, words
+        raise
+    return None
+
+
+def _command(smtp: smtplib.SMTP, line: str) -> Reply:
+    smtp.putcmd(line)
+    return _reply(smtp)
+
+
+def _reply(smtp: smtplib.SMTP) -> Reply:
+    code, text = smtp.getreply()
+    return code, plain(text, MAX_REASON)
+
+
+def _size_limit(smtp: smtplib.SMTP) -> int:
+    announced = smtp.esmtp_features.get("size", "").strip()
+    return int(announced) if announced.isdecimal() else 0
+
+
+def _not_ascii(address: str) -> Refusal:
+    return Refusal(
+        address=address, code=553, reason="5.6.7 it has letters beyond ASCII, and the server does not offer SMTPUTF8"
+    )
 
 
 def _summary(refusals: Sequence[Refusal]) -> str:
     first = f"{refusals[0].address} with {refusals[0].code} {refusals[0].reason}"
     return first if len(refusals) == 1 else f"{first} (and {len(refusals) - 1} more)"
-
-
-def _answer(error: smtplib.SMTPResponseException) -> str:
-    return f"{error.smtp_code} {_words(error.smtp_error)}"
-
-
-def _words(text: bytes | str) -> str:
-    words = text.decode(errors="replace") if isinstance(text, bytes) else text
-    printable = "".join(c if c.isprintable() else " " for c in words)  # they end up in somebody's terminal
-    return " ".join(printable.split())[:MAX_REASON]

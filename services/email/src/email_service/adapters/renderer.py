@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from css_inline import CSSInliner
-from jinja2 import FileSystemLoader, StrictUndefined, TemplateNotFound, TemplateSyntaxError, select_autoescape
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateNotFound, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import JsonValue
 
+from email_service.adapters.nesting import refuse_deep_nesting
+from email_service.adapters.sources import WholeLines
+from email_service.adapters.values import bound, is_none, of_json, or_default, shown, to_null
 from email_service.errors import TemplateFailed, TemplateMissing, TemplatesUnreadable
 from jobkit.errors import SettingsError
 
@@ -28,6 +31,10 @@ class Rendered:
 class Renderer(Protocol):
     """Turns a template's name and variables into an e-mail's subject and bodies."""
 
+    def variant(self, template: str, language: str | None) -> str:
+        """Return the name of the template's variant in a language, or the template's own if it has none."""
+        ...
+
     def render(self, template: str, variables: Mapping[str, JsonValue]) -> Rendered:
         """Render all parts.
 
@@ -39,6 +46,38 @@ class Renderer(Protocol):
         ...
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja2 as letters need it.
+
+    ``order.items`` is the variable of that name before it is the method of a mapping. Whatever would read like code in
+    a letter is an error where it is printed: a null, a method, a generator.
+    """
+
+    def __init__(self, folder: Path, *, html: bool) -> None:
+        super().__init__(
+            loader=FileSystemLoader(folder, encoding="utf-8-sig"),  # editors on Windows write a byte order mark
+            undefined=StrictUndefined,
+            autoescape=html,  # by the part that is rendered, whatever the files that it includes are called
+            finalize=shown,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[WholeLines],
+        )
+        self.filters["default"] = self.filters["d"] = or_default
+        self.tests["none"] = is_none
+        self.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": to_null}
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Look up ``obj.attribute`` in a template."""
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        return bound(super().getattr(obj, attribute), attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Look up ``obj[argument]`` in a template."""
+        return bound(super().getitem(obj, argument), str(argument))
+
+
 class TemplateRenderer:
     """Renders Jinja2 templates from a folder: ``<name>/subject.txt``, ``<name>/body.html``, ``<name>/body.txt``.
 
@@ -48,15 +87,12 @@ class TemplateRenderer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._environment = ImmutableSandboxedEnvironment(
-            loader=FileSystemLoader(folder),
-            undefined=StrictUndefined,
-            autoescape=select_autoescape(enabled_extensions=("html",), default=False),
-            trim_blocks=True,
-            lstrip_blocks=True,
+        self._text, self._html = _Environment(folder, html=False), _Environment(folder, html=True)
+        # A stylesheet named by a template would be read from this machine or its network. What cannot be inlined
+        # stays: rules for :hover, for dark mode, for narrow screens.
+        self._inliner = CSSInliner(
+            load_remote_stylesheets=False, keep_at_rules=True, keep_style_tags=True, remove_inlined_selectors=True
         )
-        # A stylesheet named by a template would be read from this machine or its network.
-        self._inliner = CSSInliner(load_remote_stylesheets=False, keep_at_rules=True)
 
     @classmethod
     def from_folder(cls, folder: Path | None) -> Self:
@@ -74,20 +110,30 @@ class TemplateRenderer:
         """The templates that exist, sorted."""
         return sorted(path.parent.name for path in self._folder.glob("*/subject.txt"))
 
+    def variant(self, template: str, language: str | None) -> str:
+        """See ``Renderer``."""
+        tag = language or ""
+        while tag:
+            if (self._folder / f"{template}.{tag}" / "subject.txt").is_file():
+                return f"{template}.{tag}"
+            tag = tag.rpartition("-")[0]
+        return template
+
     def render(self, template: str, variables: Mapping[str, JsonValue]) -> Rendered:
         """See ``Renderer``."""
-        subject = self._part(f"{template}/subject.txt", variables).strip()
-        html = self._part(f"{template}/body.html", variables)
-        text = self._part(f"{template}/body.txt", variables)
+        subject = self._part(self._text, f"{template}/subject.txt", variables).strip()
+        html = self._part(self._html, f"{template}/body.html", variables)
+        text = self._part(self._text, f"{template}/body.txt", variables)
+        refuse_deep_nesting(html, f"{template}/body.html")
         try:
             html = self._inliner.inline(html)
         except ValueError as error:
             raise TemplateFailed(f"{template}/body.html: its styles cannot be inlined: {error}") from error
         return Rendered(subject, html, text)
 
-    def _part(self, name: str, variables: Mapping[str, JsonValue]) -> str:
+    def _part(self, environment: _Environment, name: str, variables: Mapping[str, JsonValue]) -> str:
         try:
-            text = self._environment.get_template(name).render(variables)
+            text = environment.get_template(name).render({key: of_json(value) for key, value in variables.items()})
             text.encode()  # half a surrogate pair, which JSON can carry, is not text
         except TemplateNotFound as error:
             known = ", ".join(self.names())
@@ -96,6 +142,8 @@ class TemplateRenderer:
             raise TemplateFailed(f"{error.name or name}, line {error.lineno}: {error.message}") from error
         except OSError as error:
             raise TemplatesUnreadable(f"{name} cannot be read: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise TemplateFailed(f"{name}, or a file that it includes, is not UTF-8: {error}") from error
         except MemoryError:
             raise
         except Exception as error:  # an expression may raise anything; the same variables will raise it again

@@ -6,6 +6,8 @@ from urllib.parse import unquote
 
 from pydantic import AnyUrl, Secret, SecretStr
 
+from email_service.settings import ascii_host
+
 Security = Literal["smtp", "smtp+starttls", "smtps"]
 
 #: RFC 5321 for relays, RFC 6409 for submission, RFC 8314 for implicit TLS.
@@ -29,7 +31,7 @@ class SmtpServer:
         security = cast(Security, url.scheme)
         return cls(
             security,
-            host=(url.host or "").strip("[]"),  # smtplib takes an IPv6 address without its brackets
+            host=ascii_host(unquote(url.host or "").strip("[]")),  # smtplib takes an IPv6 address without its brackets
             port=url.port or DEFAULT_PORTS[security],
             username=unquote(url.username) if url.username is not None else None,
             password=SecretStr(unquote(url.password)) if url.password is not None else None,

@@ -1,21 +1,40 @@
 """Object storage: sources, what one step leaves for the next, and rejects."""
 
+import errno
 import hashlib
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import obstore
-from obstore.exceptions import BaseError, InvalidPathError, NotFoundError
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from etl_service.errors import DiskUnavailable, SourceMissing, SourceTooLarge, StorageUnavailable
-from jobkit.errors import SettingsError
+from etl_service.errors import (
+    DiskFull,
+    DiskTooSmall,
+    DiskUnavailable,
+    SourceChanged,
+    SourceMissing,
+    SourceTooLarge,
+    StorageTrouble,
+    StorageUnavailable,
+)
+from jobkit.errors import JobkitError, SettingsError
+from jobkit.storage import Trouble, refuse_special_file, trouble_of
 
+if TYPE_CHECKING:
+    from obstore import GetResult
+
+#: Bytes that are collected before they are written.
 _CHUNK = 1 << 20
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Files(Protocol):
@@ -27,7 +46,8 @@ class Files(Protocol):
         Raises:
             SourceMissing: there is none under that key.
             SourceTooLarge: it has more than ``limit`` bytes.
-            StorageUnavailable: the storage did not answer.
+            SourceChanged: it was written while it was copied.
+            StorageTrouble: the storage did not hand it out; ``StorageUnavailable`` if it hands out nothing.
             DiskUnavailable: the file could not be written.
         """
 
@@ -37,7 +57,7 @@ class Files(Protocol):
         The digest is that of the content, so a second upload of the same bytes writes the same object.
 
         Raises:
-            StorageUnavailable: the storage did not take it.
+            StorageTrouble: the storage did not take it; ``StorageUnavailable`` if it takes nothing.
             DiskUnavailable: the file could not be read.
         """
 
@@ -68,38 +88,59 @@ class ObjectFiles:
     def download(self, key: str, to: Path, *, limit: int | None = None) -> None:
         """See ``Files``."""
         try:
+            refuse_special_file(self._store, key)
             found = obstore.get(self._store, key)
-        except (FileNotFoundError, NotFoundError) as error:
-            raise SourceMissing(f"there is no object {key!r} in storage") from error
-        except (InvalidPathError, ValueError) as error:
-            raise SourceMissing(f"{key!r} cannot be the key of an object") from error
-        except (BaseError, OSError) as error:
-            raise StorageUnavailable(f"{key!r} could not be read: {str(error).splitlines()[0]}") from error
+        except (BaseError, OSError, ValueError) as error:
+            raise self._explained(error, key, "read") from error
         size = found.meta["size"]
         if limit is not None and size > limit:
             raise SourceTooLarge(f"{key!r} has {size} bytes, and ETL_MAX_BYTES allows {limit}")
-        try:
-            with to.open("wb") as file:
-                for chunk in found.stream(min_chunk_size=_CHUNK):
+        with _disk(f"{key!r} could not be written to the local disk"):
+            _need_room(to.parent, size)
+            with to.open("wb", buffering=_CHUNK) as file:
+                for chunk in self._chunks(found, key):
                     file.write(chunk)
-        except BaseError as error:
-            raise StorageUnavailable(f"{key!r} could not be copied: {str(error).splitlines()[0]}") from error
-        except OSError as error:
-            raise DiskUnavailable(f"{key!r} could not be written to the local disk: {error}") from error
+
+    def _chunks(self, found: "GetResult", key: str) -> Iterator[bytes]:
+        size, copied = found.meta["size"], 0
+        try:
+            # Without a least size: of a local file that has become shorter, it would collect empty chunks for ever.
+            for chunk in found.stream(min_chunk_size=0):
+                copied += len(chunk)
+                if not chunk or copied > size:
+                    break
+                yield bytes(chunk)
+            now = self._store.head(key)
+        except (BaseError, OSError, ValueError) as error:
+            raise self._explained(error, key, "copied") from error
+        if copied != size or (now["size"], now["e_tag"]) != (size, found.meta["e_tag"]):
+            raise SourceChanged(
+                f"{key!r} changed while it was copied ({copied} of {size} bytes read, {now['size']} now): "
+                "let its producer write another object and rename it"
+            )
+
+    def _explained(self, error: Exception, key: str, done: str) -> JobkitError:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        match trouble_of(error, self._store):
+            case Trouble.MISSING:
+                return SourceMissing(f"there is no object {key!r} in storage")
+            case Trouble.BAD_KEY:
+                return SourceMissing(f"{key!r} cannot be the key of an object: {reason}")
+            case Trouble.FORBIDDEN:
+                return StorageTrouble(f"{key!r} may not be {done}, or is not there: {reason}")
+            case _:
+                return StorageUnavailable(f"{key!r} could not be {done}: {reason}")
 
     def upload(self, path: Path, *, folder: str, name: str) -> str:
         """See ``Files``."""
-        try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise DiskUnavailable(f"{name} could not be read from the local disk: {error}") from error
+        with _disk(f"{name} could not be read from the local disk"), path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         stem, _, suffix = name.partition(".")
         key = f"{folder}/{stem}-{digest[:32]}.{suffix}"
         try:
             obstore.put(self._store, key, path)
-        except (BaseError, OSError) as error:
-            raise StorageUnavailable(f"{name} could not be stored: {str(error).splitlines()[0]}") from error
+        except (BaseError, OSError, ValueError) as error:
+            raise self._explained(error, key, "stored") from error
         return key
 
 
@@ -108,10 +149,41 @@ def scratch() -> Iterator[Path]:
     """A local folder for the time of one job.
 
     Raises:
-        DiskUnavailable: the disk is full or not writable.
+        DiskFull: the disk has no room left.
+        DiskTooSmall: the files in the folder alone fill it.
+        DiskUnavailable: it cannot be written to for another reason.
     """
-    try:
-        with tempfile.TemporaryDirectory(prefix="etl-") as folder:
+    with _disk("local disk"), tempfile.TemporaryDirectory(prefix="etl-") as folder:
+        try:
             yield Path(folder)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                _refuse_if_alone(Path(folder), needed=0)
+            raise
+
+
+@contextmanager
+def _disk(what: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise DiskUnavailable(f"local disk: {error}") from error
+        if error.errno in _NO_ROOM:
+            raise DiskFull(f"{what}: no room left in {tempfile.gettempdir()}") from error
+        raise DiskUnavailable(f"{what}: {error}") from error
+
+
+def _need_room(folder: Path, size: int) -> None:
+    if shutil.disk_usage(folder).free < size:
+        _refuse_if_alone(folder, needed=size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _refuse_if_alone(folder: Path, *, needed: int) -> None:
+    """Raise if the files in the folder, with ``needed`` bytes more, take most of the disk: no wait makes them room."""
+    own = needed + sum(path.stat().st_size for path in folder.iterdir())
+    total = shutil.disk_usage(folder).total
+    if own > total // 2:
+        raise DiskTooSmall(
+            f"the job's files take {own:,} bytes of the {total:,} that {tempfile.gettempdir()} has: "
+            "give it more, or set TMPDIR"
+        )

@@ -5,11 +5,28 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from etl_service.errors import SourceUnreadable
 from jobkit.contracts.etl import Column
 
-#: Large enough that Polars works on columns, small enough that a hundred wide columns stay within some 100 MB.
+#: Large enough that Polars works on columns.
 BATCH_ROWS = 20_000
+
+#: Bytes of the text in a batch, with what Python adds to each cell. A batch takes a small multiple of it in memory.
+BATCH_BYTES = 16 << 20
+
+#: Bytes that Python needs for a cell beside its characters.
+CELL_BYTES = 64
+
+#: Characters of one record: a line of JSON, or a row of CSV with all its lines. A parser needs some 25 times as much.
+LONGEST_RECORD = 4 << 20
+
+#: Values in one line of JSON. Each takes 100 to 250 bytes, whatever it takes in the line.
+MOST_VALUES = 200_000
+
+#: Characters of one cell of a CSV file.
+LONGEST_CELL = 1 << 20
+
+#: Characters of a malformed record that are kept with its reject.
+LONGEST_REJECT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,7 @@ class Batch:
     rows: list[tuple[str | None, ...]] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     done: float = 0.0  # the part of the source that has been read, 0 to 1
+    bytes: int = 0
 
     def frame(self) -> pl.DataFrame:
         """The cells, with the row's number in ``_row``."""
@@ -43,32 +61,25 @@ class Batch:
     @property
     def full(self) -> bool:
         """Whether it is time for the next batch."""
-        return len(self.rows) + len(self.rejects) >= BATCH_ROWS
+        return len(self.rows) + len(self.rejects) >= BATCH_ROWS or self.bytes >= BATCH_BYTES
 
 
-def batches(rows: Iterator[tuple[int, Row]], columns: Sequence[Column], done: Callable[[], float]) -> Iterator[Batch]:
-    """Collect numbered rows; ``done`` returns the part of the source that has been read."""
+def batches(
+    rows: Iterator[tuple[int, int, Row]], columns: Sequence[Column], done: Callable[[], float]
+) -> Iterator[Batch]:
+    """Collect rows, each with its number and its size in characters; ``done`` returns the part that has been read."""
     batch = Batch(columns)
-    for number, row in rows:
+    overhead = CELL_BYTES * (len(columns) + 1)
+    for number, size, row in rows:
+        batch.bytes += size + overhead
         if isinstance(row, Reject):
             batch.rejects.append(row)
         else:
             batch.numbers.append(number)
             batch.rows.append(row)
         if batch.full:
-            batch.done = done()
+            batch.done = min(1.0, done())
             yield batch
             batch = Batch(columns)
     batch.done = 1.0
     yield batch
-
-
-def positions_of(names: Sequence[str], columns: Sequence[Column]) -> list[int]:
-    """Where the job's columns stand among the names of the source; raises ``SourceUnreadable`` if they do not."""
-    if repeated := sorted({name for name in names if name and names.count(name) > 1}):
-        raise SourceUnreadable(f"the source names the columns {', '.join(repeated)[:500]} more than once")
-    if missing := [column.source for column in columns if column.source not in names]:
-        raise SourceUnreadable(
-            f"the source has no columns {', '.join(missing)[:500]}: it has {', '.join(names)[:500] or 'none'}"
-        )
-    return [names.index(column.source) for column in columns]

@@ -1,62 +1,75 @@
-"""CSV as in RFC 4180: a header, commas, double quotes, UTF-8."""
+"""CSV: a header, then rows."""
 
-import csv
-import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from etl_service.errors import SourceUnreadable
-from etl_service.sources.batch import Batch, Reject, Row, batches, positions_of
+from etl_service.sources.batch import LONGEST_REJECT, Batch, Reject, Row, batches
+from etl_service.sources.csv_records import Record, Records
+from etl_service.sources.names import clean, positions_of
+from etl_service.sources.text import encoding_of, opened, part_read
+from etl_service.sources.writing import AS_USUAL, Writing
 from jobkit.contracts.etl import Column
 
+#: What a first line like ``sep=;`` says to a spreadsheet.
+_SEPARATOR = re.compile(r"\ufeff*sep=([^\"\r\n])[\r\n]*", re.IGNORECASE)
 
-class _Lines:
-    """The lines of a file, of which those that belong to the current record are remembered."""
-
-    def __init__(self, text: TextIO) -> None:
-        self._text = text
-        self.record: list[str] = []
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._text:
-            self.record.append(line)
-            yield line
+#: Delimiters that an error suggests if the header would fit with them.
+_OTHERS = (";", "\t", "|", ",")
 
 
-def read_csv(path: Path, columns: Sequence[Column]) -> Iterator[Batch]:
-    """Read a local file. A cell holds at most 128 KiB, so that an unclosed quote cannot take the rest of it."""
+def read_csv(path: Path, columns: Sequence[Column], writing: Writing = AS_USUAL) -> Iterator[Batch]:
+    """Read a local file. A cell has at most ``LONGEST_CELL`` characters, and a record ``LONGEST_RECORD``."""
     size = path.stat().st_size
-    with path.open(encoding="utf-8-sig", newline="") as text:
-        lines = _Lines(text)
-        reader = csv.reader(lines, strict=True)
-        try:
-            names = [name.strip() for name in next(reader, [])]
-        except csv.Error as error:
-            raise SourceUnreadable(f"the header of the source is not valid CSV: {error}") from error
-        rows = _rows(lines, reader, len(names), positions_of(names, columns))
-        yield from batches(rows, columns, lambda: os.lseek(text.fileno(), 0, os.SEEK_CUR) / size)
+    with opened(path, encoding_of(path, writing.encoding), newline="") as text:
+        records = Records(text, writing.delimiter or ",", nulls=False)
+        delimiter = _separator(records, writing)
+        header = _header(records)
+        records.nulls = writing.missing is None
+        names = [clean(cell or "") for cell in header.cells] if header else []
+        hint = _hint(header, columns, delimiter) if header else ""
+        positions = positions_of(names, columns, hint=hint)
+        yield from batches(_rows(records, len(names), positions), columns, lambda: part_read(text, size))
 
 
-def _rows(
-    lines: _Lines, reader: Iterator[list[str]], width: int, positions: Sequence[int]
-) -> Iterator[tuple[int, Row]]:
-    number = 0
-    while True:
-        lines.record.clear()
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            # The reader starts afresh with the next line; the lines that it has taken are kept in the reject.
-            number += 1
-            yield number, Reject(number, {"*": f"is not valid CSV: {error}"}, "".join(lines.record))
-            continue
-        if cells is None:
-            return
-        if not cells:
-            continue  # a blank line is not a row
-        number += 1
-        if len(cells) == width:
-            yield number, tuple([cells[position] for position in positions])
-        else:
-            yield number, Reject(number, {"*": f"has {len(cells)} cells instead of {width}"}, cells)
+def _separator(records: Records, writing: Writing) -> str:
+    delimiter = writing.delimiter or ","
+    if said := _SEPARATOR.fullmatch(records.peek()):
+        records.skip()
+        if writing.delimiter is None:
+            delimiter = said[1]
+            records.separate_by(delimiter)
+    return delimiter
+
+
+def _header(records: Records) -> Record | None:
+    try:
+        header = next(iter(records), None)
+    except SourceUnreadable as error:
+        raise SourceUnreadable(f"the header of the source is not valid CSV: {error}") from error
+    if header is not None and header.damage:
+        raise SourceUnreadable(f"the header of the source is not valid CSV: {header.damage}")
+    return header
+
+
+def _hint(header: Record, columns: Sequence[Column], delimiter: str) -> str:
+    wanted = {clean(column.source) for column in columns}
+    for other in _OTHERS:
+        if other != delimiter and wanted <= {clean(name.strip('"')) for name in header.text.split(other)}:
+            return f". Its delimiter may be {other!r}: name it in the job"
+    return ""
+
+
+def _rows(records: Records, width: int, positions: Sequence[int | None]) -> Iterator[tuple[int, int, Row]]:
+    for number, record in enumerate(records, 1):
+        yield number, len(record.text), _row(number, record, width, positions)
+
+
+def _row(number: int, record: Record, width: int, positions: Sequence[int | None]) -> Row:
+    if record.damage:
+        return Reject(number, {"*": record.damage}, record.text[:LONGEST_REJECT])
+    cells = record.cells
+    if len(cells) != width:
+        return Reject(number, {"*": f"has {len(cells)} cells instead of {width}"}, cells)
+    return tuple([None if position is None else cells[position] for position in positions])

@@ -1,45 +1,205 @@
 """Parquet, batch by batch."""
 
-from collections.abc import Iterator, Sequence
+import json
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
+import pyarrow.compute as pc  # type: ignore[import-untyped]  # ships no types
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # ships no types
 
 from etl_service.errors import SourceUnreadable
-from etl_service.sources.batch import BATCH_ROWS, Batch, positions_of
+from etl_service.sources.batch import BATCH_BYTES, BATCH_ROWS, CELL_BYTES, Batch
+from etl_service.sources.names import clean, positions_of
+from etl_service.sources.writing import AS_USUAL, Writing
 from jobkit.contracts.etl import Column
 
+#: Types whose cells are read with the job's decimal and thousands marks.
+_NUMBERS = frozenset({"integer", "number", "decimal"})
 
-def read_parquet(path: Path, columns: Sequence[Column]) -> Iterator[Batch]:
+#: Encodings of column chunks (https://parquet.apache.org/docs/file-format/data-pages/encodings/).
+_DICTIONARIES = frozenset({"PLAIN_DICTIONARY", "RLE_DICTIONARY"})
+_PLAIN = frozenset({"PLAIN", "RLE", "BIT_PACKED"})
+
+#: Bytes of one row. Nobody would want more, and they are needed at once.
+_LONGEST_ROW = 4 * BATCH_BYTES
+
+_UUID_BYTES = 16
+
+
+def read_parquet(path: Path, columns: Sequence[Column], writing: Writing = AS_USUAL) -> Iterator[Batch]:
     """Read a local file; its cells become text, so that one set of rules types the cells of every format."""
     try:
         with pq.ParquetFile(path) as file:
-            names = list(file.schema_arrow.names)
-            positions_of(names, columns)
-            number = 0
-            for record_batch in file.iter_batches(BATCH_ROWS, columns=[column.source for column in columns]):
-                count = record_batch.num_rows
-                frame = pl.DataFrame(pa.Table.from_batches([record_batch]))
-                cells = frame.select([_as_text(frame[c.source], c).alias(c.name) for c in columns])
-                numbers = list(range(number + 1, number + count + 1))
-                number += count
-                yield Batch(columns, numbers, cells.rows(), done=number / file.metadata.num_rows)
-            if number == 0:
-                yield Batch(columns, done=1.0)
+            names, dictionaries = list(file.schema_arrow.names), _dictionaries(file.metadata)
+        # Times of 96 bits as microseconds: as nanoseconds they wrap around outside of the years 1677 to 2262.
+        # Texts as dictionaries, as they are in the file: a long one in many rows takes its room once.
+        with pq.ParquetFile(
+            path,
+            coerce_int96_timestamp_unit="us",
+            read_dictionary=dictionaries,
+            page_checksum_verification=True,
+        ) as file:
+            yield from _batches(file, names, columns, writing)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the local disk's fault, not the file's
-        reason = (str(error).splitlines() or ["no reason given"])[0][:300]
-        raise SourceUnreadable(f"the source is not readable as Parquet, or is cut off: {reason}") from error
+        raise SourceUnreadable(f"the source is not readable as Parquet, or is cut off: {reason_of(error)}") from error
 
 
-def _as_text(cells: pl.Series, column: Column) -> pl.Series:
-    kind = cells.dtype
-    if isinstance(kind, pl.Datetime):
-        utc = cells.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if kind.time_zone else cells
-        return utc.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f")
-    if kind.is_numeric() or kind in (pl.String, pl.Boolean, pl.Date, pl.Null, pl.Categorical, pl.Enum):
-        return cells.cast(pl.String)
+def _dictionaries(metadata: pq.FileMetaData) -> list[str]:
+    """The columns of texts or bytes that are dictionaries in the file, wholly or until these became too large."""
+    encodings: dict[str, set[str]] = {}
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(number)
+            if chunk.physical_type == "BYTE_ARRAY":
+                encodings.setdefault(chunk.path_in_schema, set()).update(chunk.encodings)
+    # Arrow reads no other encoding into a dictionary.
+    return [path for path, found in encodings.items() if found & _DICTIONARIES and found <= _DICTIONARIES | _PLAIN]
+
+
+def _batches(
+    file: pq.ParquetFile, names: Sequence[str], columns: Sequence[Column], writing: Writing
+) -> Iterator[Batch]:
+    positions = positions_of([clean(name) for name in names], columns)
+    wanted = sorted({names[position] for position in positions if position is not None})
+    total, number = max(1, file.metadata.num_rows), 0
+    for decoded in file.iter_batches(_rows_at_once(file, len(columns)), columns=wanted):
+        for part in _bounded(decoded):
+            count = part.num_rows
+            cells = [
+                pl.Series(column.name, [None] * count, dtype=pl.String)
+                if position is None
+                else _text(part.column(names[position]), column, writing)
+                for column, position in zip(columns, positions, strict=True)
+            ]
+            numbers = list(range(number + 1, number + count + 1))
+            number += count
+            yield Batch(columns, numbers, pl.DataFrame(cells).rows(), done=number / total)
+    if number == 0:
+        yield Batch(columns, done=1.0)
+
+
+def _rows_at_once(file: pq.ParquetFile, columns: int) -> int:
+    """How many rows are decoded at once, by what the file says of their size."""
+    rows = max(1, file.metadata.num_rows)
+    size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
+    if size // rows > _LONGEST_ROW:
+        raise SourceUnreadable(f"the source has rows of {size // rows:,} bytes, and {_LONGEST_ROW:,} are the most")
+    return int(max(1, min(BATCH_ROWS, BATCH_BYTES // (size // rows + CELL_BYTES * (columns + 1)))))
+
+
+def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Cut a batch into parts that fit into ``BATCH_BYTES`` when their dictionaries are resolved."""
+    rows = batch.num_rows
+    if rows <= 1 or sum(map(_resolved, batch.columns)) <= BATCH_BYTES:
+        yield batch
+        return
+    yield from _bounded(batch.slice(0, rows // 2))
+    yield from _bounded(batch.slice(rows // 2))
+
+
+def _resolved(cells: pa.Array) -> int:
+    """Bytes of a column when its dictionary is resolved."""
+    if not pa.types.is_dictionary(cells.type):
+        return int(cells.nbytes)
+    if not (_is_text(cells.type.value_type) or _is_bytes(cells.type.value_type)):
+        return 0  # of a fixed size, which the rows bound
+    lengths = pc.binary_length(cells.dictionary)
+    return int(pc.sum(lengths.take(cells.indices)).as_py() or 0)
+
+
+def _text(cells: pa.Array, column: Column, writing: Writing) -> pl.Series:
+    try:
+        cells.validate(full=True)
+        texts = _as_text(cells, column)
+    except (pa.ArrowException, pl.exceptions.PolarsError, ValueError, OverflowError) as error:
+        raise SourceUnreadable(f"column {column.source!r} of the source cannot be read: {reason_of(error)}") from error
+    except pl.exceptions.PanicException as error:
+        raise SourceUnreadable(
+            f"column {column.source!r} of the source holds {cells.type}, which cannot be read"
+        ) from error
+    if writing.decimal_mark != "." and column.type in _NUMBERS and not _is_text(_decoded(cells.type)):
+        texts = texts.str.replace(".", writing.decimal_mark, literal=True)
+    return texts.alias(column.name)
+
+
+def _as_text(cells: pa.Array, column: Column) -> pl.Series:
+    kind = cells.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _as_text_of_extension(cells, column)
+    if pa.types.is_dictionary(kind):
+        cells.dictionary.validate(full=True)
+        return _as_text(cells.dictionary_decode(), column)
+    if pa.types.is_timestamp(kind):
+        return _times(cells)
+    if pa.types.is_decimal(kind):
+        return _each(cells, lambda value: format(value, "f"))
+    if pa.types.is_fixed_size_binary(kind) and column.type == "uuid" and kind.byte_width == _UUID_BYTES:
+        return _each(cells, lambda value: str(uuid.UUID(bytes=value)))
+    if _is_bytes(kind):
+        return _series(
+            cells.cast(pa.large_string())
+        )  # what writers without a type for texts leave; refuses other bytes
+    if _has_one_text(kind) or (pa.types.is_time(kind) and column.type == "text"):
+        return _series(cells.cast(pa.large_string()))
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return _series(cells).cast(pl.String)
+    if column.type == "json" and pa.types.is_nested(kind):
+        return _each(cells, lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain))
     raise SourceUnreadable(f"column {column.source!r} of the source holds {kind}, which cannot become {column.type}")
+
+
+def _as_text_of_extension(cells: pa.Array, column: Column) -> pl.Series:
+    if cells.type.extension_name == "arrow.uuid":
+        return _each(cells.storage, lambda value: str(uuid.UUID(bytes=value)))
+    return _as_text(cells.storage, column)
+
+
+def _decoded(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _times(cells: pa.Array) -> pl.Series:
+    kind = cells.type
+    # With a zone the values are in UTC, whatever the zone's name is.
+    local = _series(cells.cast(pa.timestamp(kind.unit, "UTC")).cast(pa.timestamp(kind.unit)) if kind.tz else cells)
+    return local.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f" + ("Z" if kind.tz else ""))
+
+
+def _has_one_text(kind: pa.DataType) -> bool:
+    return bool(_is_text(kind) or pa.types.is_null(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, date | time | Decimal | uuid.UUID):
+        return str(value)
+    raise ValueError(f"a {type(value).__name__} has no form in JSON")
+
+
+def _each(cells: pa.Array, text: Callable[..., str]) -> pl.Series:
+    return pl.Series([None if value is None else text(value) for value in cells.to_pylist()], dtype=pl.String)
+
+
+def _series(cells: pa.Array) -> pl.Series:
+    series = pl.from_arrow(cells)
+    assert isinstance(series, pl.Series)  # noqa: S101  what Polars makes of an array
+    return series
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what Arrow or Polars says."""
+    return (str(error).splitlines() or ["no reason given"])[0][:300]

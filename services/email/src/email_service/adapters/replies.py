@@ -1,0 +1,125 @@
+"""What an answer of a mail server means: whose fault it is, and whether a wait can help.
+
+The code alone does not tell. Providers answer 5xx where the same e-mail passes an hour later, and where every e-mail is
+refused because of a setting. So the enhanced code (RFC 3463) and the words decide, by what these say of themselves:
+
+- Gmail: https://support.google.com/a/answer/3726730 (5.4.5 daily quota, 4.7.28 and 5.7.26 for the sender)
+- Exchange Online: https://learn.microsoft.com/exchange/mail-flow-best-practices/non-delivery-reports-in-exchange-online
+  (5.1.90 daily limit, 5.1.8 and 5.7.708 for the sender, 4.3.2 concurrent connections)
+- Amazon SES: https://docs.aws.amazon.com/ses/latest/dg/troubleshoot-smtp.html (454 throttling, daily quota)
+- Mailtrap and other relays that answer "550 5.7.0 … too many emails per second"
+- Postfix: https://www.postfix.org/postconf.5.html (relay access denied, sender or client host rejected)
+- Exim's default configuration: https://www.exim.org/exim-html-current/doc/html/spec_html/ (relay not permitted)
+"""
+
+import re
+from enum import Enum, auto
+from typing import Final
+
+
+class Verdict(Enum):
+    """What a refusal speaks against, or how long it lasts."""
+
+    PERMANENT = auto()  #: This recipient or this e-mail, for good.
+    LATER = auto()  #: This recipient or this e-mail, for now.
+    RATE = auto()  #: We send too fast.
+    QUOTA = auto()  #: We have sent enough for hours.
+    CONNECTIONS = auto()  #: We have too many connections.
+    OURS = auto()  #: What we are: our login, sender, address or encryption.
+
+
+_ENHANCED: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b")
+
+_TOO_LARGE: Final = re.compile(
+    r"\b5\.(3\.4|2\.3)\b|(message|mail|e-?mail|size|data).{0,40}(too (big|large|long)|exceeds?.{0,30}(size|maximum))",
+    re.I,
+)
+
+#: A mailbox that is full, or does not take what it gets, is no quota of ours.
+_QUOTA: Final = re.compile(
+    r"""\b5\.4\.5\b | \b5\.1\.90\b
+      | (daily|hourly|monthly|per[ ](day|hour|month)|24[ -]?h).{0,60}(quota|limit)
+      | (quota|limit|allowed).{0,60}(daily|hourly|monthly|per[ ](day|hour|month)|24[ -]?h)
+      | (send(ing)?|relay|submission|message|outgoing|recipient|e-?mail)[ ]?(quota|limits?)\b.{0,40}(exceed|reach|used)
+      | (exceeded|reached)[ ](your|the)[ ](\w+[ ])?(quota|limit)\b | credits[ ]exceeded
+      | over[ ]your[ ](\w+[ ])?quota | exceeded[ ](your|the|its)[ ](\w+[ ])?(messaging|sending|message)[ ]limits?
+      | limit[ ]on[ ]the[ ]number[ ]of[ ].{0,20}(outgoing|messages)
+      | SubmissionQuotaExceeded | ErrorExceededMessageLimit""",
+    re.I | re.X,
+)
+
+_CONNECTIONS: Final = re.compile(
+    r"""(too[ ]many|maximum|limit|exceed\w*).{0,40}(connections?|sessions?|concurren\w*)\b
+      | (connections?|sessions?|concurren\w*).{0,40}(limit|exceeded|too[ ]many) | thread[ ]limit""",
+    re.I | re.X,
+)
+
+_RATE: Final = re.compile(
+    r"""too[ ](many(?![ ](hops|received))|fast|quick|frequent) | throttl | slow[ ]down | rate.?(limit|exceed)
+      | (limit|exceed|maximum).{0,30}\brate\b
+      | try.{0,10}[ ](again|later) | retry[ ](later|again|in|after) | temporar(y|ily) | greylist""",
+    re.I | re.X,
+)
+
+_OURS: Final = re.compile(
+    r"""relay(ing)?[ ](access[ ])?(is[ ])?(denied|not[ ]|prohibited|forbidden|refused)
+      | (unable[ ]to|cannot|can't|do[ ]not|don't|does[ ]not|doesn't|may[ ]not|no|not[ ](allowed|permitted)[ ]to)[ ]relay
+      # a login
+      | auth\w*[ ](is[ ])?(required|needed|first) | (requires?|needs?)[ ]authent | unauthenticated
+      | must[ ](first[ ])?(be[ ])?(authent|log[ ]?in) | not[ ](logged[ ]in|authenticated) | log[ ]?in[ ]first
+      | credentials
+      # the sender
+      | sender('s)?[ ](address[ ]|domain[ ]|\S+@\S+[ ])?(is[ ])?(rejected|denied|refused|blocked|invalid|not[ ])
+      | sender[ ](address[ ])?verif | not[ ]owned[ ]by[ ] | send[ ]?as[ ]?denied
+      | not[ ](allowed|permitted|authori[sz]ed)[ ]to[ ](send|perform) | sending[ ]denied | verified[ ]sender
+      | \b5\.1\.[78]\b | \b5\.7\.(2\d|50\d|60\d|7[05]\d)\b
+      | \b(spf|dkim|dmarc)\b.{0,80}(fail|pass|policy|align|check|verif|reject|not[ ])
+      | (account|sending)\b.{0,30}(suspended|disabled|deactivated|paused|not[ ](yet[ ])?activ)
+      | (address|domain|identit\w+)\b.{0,20}not[ ]verified
+      # our machine
+      | (client|your|sending|connecting|remote|source)[ -](host|ip|server|address|network|mta|domain|system)\b
+        .{0,80}(block|reject|denied|listed|reputation|not[ ]allowed|banned|refused)
+      | block(ed|ing)?[ ](using|by|because[ ]of[ ]your) | (black|block|deny)[ -]?list | \b(rbl|dnsbl)\b
+      | spamhaus | spamcop | barracuda | (poor|low|bad)[ ](ip[ ]|domain[ ])?reputation
+      | \b(helo|ehlo)\b.{0,60}(reject|invalid|denied|refused)
+      | reverse[ -](dns|lookup|hostname) | \bptr\b | find[ ]your[ ](reverse[ ])?hostname
+      # encryption
+      | starttls | (must|should)[ ]use[ ](tls|ssl|encrypt) | (encryption|tls)[ ](is[ ])?(required|needed)
+      | requires?[ ](tls|encryption)""",
+    re.I | re.X,
+)
+
+
+def verdict_on(code: int, words: str) -> Verdict:
+    """Return what a refusal means.
+
+    Args:
+        code: The reply code, 400 to 599.
+        words: The text behind it, with its enhanced code if it has one.
+    """
+    enhanced = _ENHANCED.match(words)
+    if code >= 500 and _TOO_LARGE.search(words):
+        return Verdict.PERMANENT
+    if _QUOTA.search(words):
+        return Verdict.QUOTA
+    if code in (530, 535) or _OURS.search(words):
+        return Verdict.OURS
+    if enhanced and enhanced[0].startswith("5.1."):  # no such mailbox, whatever the words advise to try
+        return Verdict.PERMANENT
+    if _CONNECTIONS.search(words):
+        return Verdict.CONNECTIONS
+    if _RATE.search(words):
+        return Verdict.RATE
+    return Verdict.PERMANENT if 500 <= code < 600 else Verdict.LATER
+
+
+def may_pass(code: int, words: str) -> bool:
+    """Return whether the same e-mail may be taken later."""
+    return verdict_on(code, words) is not Verdict.PERMANENT
+
+
+def plain(text: bytes | str, longest: int) -> str:
+    """Return a server's words in one line without control characters, cut to ``longest`` characters."""
+    words = text.decode(errors="replace") if isinstance(text, bytes) else text
+    printable = "".join(c if c.isprintable() else " " for c in words)  # they end up in somebody's terminal
+    return " ".join(printable.split())[:longest]

@@ -1,0 +1,149 @@
+"""Packed files: what is in a gzip, zstd, deflate or zip file, all of it or an error."""
+
+import gzip
+import lzma
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
+
+from etl_service.errors import SourceTooLarge, SourceUnreadable
+
+_CHUNK = 1 << 20
+
+#: The first bytes of packed files (RFC 1952, RFC 8878, APPNOTE of PKWARE). No text and no Parquet file begins so.
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+
+#: Names of ``Content-Encoding`` (RFC 9110, 8.4.1, RFC 8878) that are unpacked; other than these are not asked for.
+ENCODINGS = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate", "zstd": "zstd"}
+
+#: A file may be packed this often, as in ``.csv.gz`` that is sent with a Content-Encoding.
+_LAYERS = 3
+
+#: Members that an archiver of macOS adds for itself.
+_NO_CONTENT = ("__MACOSX/", ".DS_Store")
+
+
+class Truncated(SourceUnreadable):
+    """The packed data ends before its end mark."""
+
+
+def unpack(path: Path, *, limit: int) -> None:
+    """Replace a file by what is packed in it, as its first bytes say; leave any other file alone.
+
+    Raises:
+        SourceUnreadable: it is damaged or cut off, or is an archive of several files.
+        SourceTooLarge: it has more than ``limit`` bytes when unpacked.
+    """
+    for _ in range(_LAYERS):
+        kind = _kind(path)
+        if kind is None:
+            return
+        decode(path, kind, limit=limit)
+    raise SourceUnreadable(f"the source is packed more than {_LAYERS} times")
+
+
+def decode(path: Path, kind: str, *, limit: int) -> None:
+    """Replace a file by what is packed in it.
+
+    Args:
+        path: The file.
+        kind: ``gzip`` (of any number of members), ``deflate`` (with or without a zlib header), ``zstd`` or ``zip``.
+        limit: The most bytes that it may have when unpacked.
+
+    Raises:
+        Truncated: it is cut off.
+        SourceUnreadable: it is damaged, or is an archive of several files.
+        SourceTooLarge: it has more than ``limit`` bytes when unpacked.
+    """
+    unpacked = path.with_name(path.name + ".unpacked")
+    size = 0
+    try:
+        with _opened(path, kind) as chunks, unpacked.open("wb") as file:
+            for chunk in chunks:
+                size += len(chunk)
+                if size > limit:
+                    raise SourceTooLarge(f"the source has more than the {limit} bytes that ETL_MAX_BYTES allows")
+                file.write(chunk)
+    except EOFError as error:
+        raise Truncated(f"the source is cut off: its {kind} data ends in the middle") from error
+    except (zlib.error, lzma.LZMAError, OSError, zipfile.BadZipFile, NotImplementedError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the local disk's fault, not the file's
+        raise SourceUnreadable(f"the source cannot be unpacked: its {kind} data is damaged ({error})") from error
+    unpacked.replace(path)
+
+
+def _kind(path: Path) -> str | None:
+    with path.open("rb") as file:
+        start = file.read(4)
+    return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+
+
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[Iterator[bytes]]:
+    match kind:
+        case "gzip":
+            with gzip.open(path) as file:
+                yield _chunks(file)
+        case "deflate":
+            with path.open("rb") as file:
+                yield _inflated(file)
+        case "zstd":
+            with path.open("rb") as file:
+                yield _zstd(file)
+        case _:
+            with zipfile.ZipFile(path) as archive, archive.open(_only_member(archive)) as file:
+                yield _chunks(file)
+
+
+def _chunks(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK):
+        yield chunk
+
+
+def _inflated(file: IO[bytes]) -> Iterator[bytes]:
+    start = file.read(2)
+    has_header = len(start) == 2 and start[0] & 0x0F == 8 and int.from_bytes(start) % 31 == 0  # RFC 1950, 2.2
+    inflater = zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
+    packed = start
+    while packed:
+        yield inflater.decompress(packed, _CHUNK)
+        packed = inflater.unconsumed_tail or (b"" if inflater.eof else file.read(_CHUNK))
+    if not inflater.eof:
+        raise EOFError
+    if (inflater.unused_data + file.read(1)).strip(b"\0"):
+        raise zlib.error("more data after its end")
+
+
+def _zstd(file: IO[bytes]) -> Iterator[bytes]:
+    try:
+        with pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd") as stream:
+            while chunk := stream.read(_CHUNK):
+                yield chunk
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        if "runcated" in str(error):
+            raise EOFError from error
+        raise zlib.error(str(error)) from error
+
+
+def _only_member(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    members = [member for member in archive.infolist() if not member.is_dir() and not _is_no_content(member.filename)]
+    names = ", ".join(member.filename for member in members)[:300]
+    if any(member.filename == "[Content_Types].xml" for member in members):
+        raise SourceUnreadable("the source is an Office document: export its sheet as CSV")
+    if len(members) != 1:
+        raise SourceUnreadable(f"the source is a zip archive of {len(members)} files ({names}), and must have one")
+    if members[0].flag_bits & 1:
+        raise SourceUnreadable(f"the source is a zip archive whose file {names} is encrypted")
+    return members[0]
+
+
+def _is_no_content(name: str) -> bool:
+    return name.startswith(_NO_CONTENT[0]) or name.rpartition("/")[2] == _NO_CONTENT[1]
