@@ -8,6 +8,7 @@ resident MiB of the process before the first job, and at its most.
 
 import json
 import re
+import resource
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,9 @@ from jobkit.errors import Snooze
 
 
 def resident(figure: str) -> float:
-    """Return MiB: ``VmRSS`` of this moment, ``VmHWM`` at the most so far."""
+    """Return MiB: ``VmRSS`` of this moment, ``VmHWM`` at the most so far. Other systems tell the latter alone."""
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     found = re.search(rf"^{figure}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) / 1024

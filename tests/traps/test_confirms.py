@@ -62,7 +62,7 @@ def test_a_send_to_a_queue_that_is_gone_makes_it_and_returns_when_the_job_is_in_
     assert depth(vhost_url, "work") == 1
 
 
-def test_a_send_that_is_refused_raises_after_pauses_and_its_hooks_have_run_once(
+def test_a_send_that_is_refused_raises_and_its_hooks_have_run_once(
     ours: Ours, vhost_url: str, refuse_publishing: Callable[[bool], None]
 ) -> None:
     enqueued = Enqueued()
@@ -70,9 +70,7 @@ def test_a_send_that_is_refused_raises_after_pauses_and_its_hooks_have_run_once(
     ours.send("taken")
     message = ours.broker.get_actor("work").message(name="refused")
     refuse_publishing(True)
-    started = time.monotonic()
     with pytest.raises(SendError):
         ours.broker.enqueue(message)
     assert len(enqueued.hooks) == 1
-    assert time.monotonic() - started > 0.4, "the broker had time to come to itself"
     assert depth(vhost_url, "work") == 1

@@ -132,6 +132,10 @@ class NothingRan(PermanentError):
     """The actor returned a coroutine or an iterator: the work in it has not been done."""
 
 
+#: Bytes of a result. Larger ones belong into object storage, with their key as the result.
+MAX_RESULT = 262_144
+
+
 class ResultNotKept(PermanentError):
     """The actor has done its work and returned what the job's record cannot keep."""
 

@@ -17,7 +17,7 @@ from jobkit.context import Context
 from jobkit.contracts.job import Job
 from jobkit.contracts.tick import during
 from jobkit.defaults import Defaults
-from jobkit.errors import ResultNotKept, text_of
+from jobkit.errors import MAX_RESULT, ResultNotKept, text_of
 from jobkit.execution import Execution, current
 from jobkit.interrupts import Interrupts
 from jobkit.middleware.lifespan import Lifespan
@@ -32,9 +32,6 @@ from jobkit.store.base import JobStore
 R = TypeVar("R")
 
 LargeResult = Literal["fail", "drop"]
-
-#: Bytes. Larger results belong into object storage, with their key as the result.
-MAX_RESULT = 262_144
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +87,9 @@ class Runner(Generic[R]):
             refuse_undone(declared.contract.actor, result)
             execution.result = encode_result(result, drop_large=declared.large_result == "drop")
 
-        return in_one_process(limited(run, self._interrupts, declared.time_limit), declared.contract.actor)
+        # A forked child ends inside the time limit's window: it must not use its parent's locks.
+        alone = in_one_process(run, declared.contract.actor)
+        return limited(alone, self._interrupts, declared.time_limit)
 
     def _context(self, execution: Execution) -> Context[R]:
         lease, resources = execution.lease, self._lifespan.resources

@@ -28,7 +28,7 @@ from inference_service.errors import (
     UnknownModel,
 )
 from jobkit.contracts.inference import PredictBatch, PromoteModel, RemoveOldCheckpoints, TrainModel
-from jobkit.runner import MAX_RESULT
+from jobkit.errors import MAX_RESULT
 
 EXPORT_TOLERANCE = 1e-4  #: Probabilities in 32-bit floats differ by 1e-6 between libraries; a wrong export by far more.
 SUM_TOLERANCE = 1e-3  #: A model's probabilities may be rounded; beyond this they are none.
