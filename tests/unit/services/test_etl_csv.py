@@ -2,13 +2,17 @@
 
 import csv
 import io
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl_service.errors import SourceUnreadable
+from etl_service.sources import csv_records
 from etl_service.sources.batch import LONGEST_CELL, LONGEST_RECORD, Reject
 from etl_service.sources.csv_records import Records
 from etl_service.sources.reader import read
@@ -27,7 +31,7 @@ def rows_of(
     return [row for batch in batches for row in batch.rows], [reject for batch in batches for reject in batch.rejects]
 
 
-def cells_of(text: str, delimiter: str = ",") -> list[list[str | None]]:
+def cells_of(text: str, delimiter: str = ",") -> list[Sequence[str | None]]:
     records = list(Records(io.StringIO(text, newline=""), delimiter, nulls=False))
     assert not any(record.damage for record in records)
     return [record.cells for record in records]
@@ -69,6 +73,24 @@ def test_any_text_ends_in_records_that_hold_all_its_lines_or_in_a_clear_error(te
         line for line in text.splitlines() if line.strip(", ")
     ]
     assert [record.line for record in records] == sorted({record.line for record in records})
+
+
+LINE = st.lists(st.sampled_from(["a", '"', '""', '",', ",", " ", "\t", "NULL", "\\N"]), max_size=14).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(lines=st.lists(LINE, max_size=4), nulls=st.booleans())
+def test_the_fast_way_and_the_slow_way_read_the_same(lines: list[str], *, nulls: bool) -> None:
+    def told() -> list[object]:
+        found: list[object] = []
+        records = Records(io.StringIO("\n".join(lines)), ",", nulls=nulls)
+        with suppress(SourceUnreadable):
+            found.extend((record.line, record.damage or list(record.cells)) for record in records)
+        return found
+
+    fast = told()
+    with patch.object(csv_records, "_LONGEST_FAST_LINE", 0):
+        assert told() == fast
 
 
 def test_a_cell_of_many_lines_is_one_cell(tmp_path: Path) -> None:
@@ -148,12 +170,13 @@ def test_rows_of_nothing_but_delimiters_are_no_rows(tmp_path: Path) -> None:
 
 def test_null_of_databases_is_missing_only_without_quotes(tmp_path: Path) -> None:
     assert rows_of(tmp_path, "NULL\n1\n", "NULL")[0] == [("1",)]  # a name is no value
-    content = 'a,b\nNULL,"NULL"\n\\N,"\\N"\nNULLA,null\n"x",NULL\n'
+    content = 'a,b\nNULL,"NULL"\n\\N,"\\N"\nNULLA,null\n"x",NULL\n NULL ," NULL "\n'
     assert rows_of(tmp_path, content, "a", "b")[0] == [
         (None, "NULL"),
         (None, "\\N"),
         ("NULLA", "null"),
         ("x", None),
+        (None, " NULL "),
     ]
 
 
