@@ -2,9 +2,11 @@
 
 import csv
 import io
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 from unittest.mock import patch
 
 import pytest
@@ -211,6 +213,13 @@ def test_invisible_characters_around_a_name_are_no_part_of_it(tmp_path: Path, na
     assert rows_of(tmp_path, "id,b\n1,2\n", name)[0] == [("1",)]
 
 
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_name_may_be_written_with_composed_letters_or_not(tmp_path: Path, form: Literal["NFC", "NFD"]) -> None:
+    name = unicodedata.normalize(form, "Größe é")
+    assert rows_of(tmp_path, f"{name},b\n1,2\n", "Größe é")[0] == [("1",)]
+    assert rows_of(tmp_path, "Größe é,b\n1,2\n", name)[0] == [("1",)]
+
+
 def test_invisible_characters_within_a_name_are_shown(tmp_path: Path) -> None:
     with pytest.raises(SourceUnreadable, match=r"no columns user: it has us\\u200ber"):
         rows_of(tmp_path, "us\u200ber\n1\n", "user")
@@ -225,6 +234,7 @@ def test_a_column_that_may_be_absent_is_missing(tmp_path: Path) -> None:
     [
         ("a,b\n1,Köln €\n".encode("cp1252"), "windows-1252"),
         ("a,b\n1,Köln €\n".encode("utf-16"), None),
+        ("a,b\n1,Köln €\n".encode("utf-32"), None),
         ("a,b\n1,Köln €\n".encode("utf-8-sig"), "utf-8"),
         ("a,b\n1,Köln €\n".encode("utf-16-le"), "utf-16-le"),
     ],

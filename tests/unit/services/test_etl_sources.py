@@ -67,6 +67,13 @@ def test_json_numbers_have_a_point_whatever_mark_texts_have(tmp_path: Path) -> N
     assert cast(batch.frame(), columns, (), writing)[0]["a"].to_pylist() == [1.5, 1000.5]
 
 
+def test_byte_order_marks_of_files_that_were_joined_are_no_part_of_a_line(tmp_path: Path) -> None:
+    content = b"\xef\xbb\xbf\xef\xbb\xbf" + lines('{"a": 1}') + b"\xef\xbb\xbf" + lines('{"a": 2}')
+    (tmp_path / "x").write_bytes(content)
+    batches = list(read(tmp_path / "x", "jsonl", [Column(name="a", type="integer")]))
+    assert [(batch.rows, batch.rejects) for batch in batches] == [([("1",), ("2",)], [])]
+
+
 def test_a_key_twice_in_an_object_is_a_reject(tmp_path: Path) -> None:
     content = lines('{"a": 1, "a": 2}', '{"a": 1, "b": {"c": 1, "c": 2}}', '{"a": 3, "\\ufeffa": 4}', '{"a": 5}')
     rows, rejects = typed(tmp_path, "jsonl", content, ("a", "integer"))
