@@ -114,6 +114,13 @@ def test_json_columns_take_any_value_and_keep_its_digits(tmp_path: Path) -> None
     assert rejects == []
 
 
+def test_whole_numbers_that_were_kept_as_doubles_are_integers(tmp_path: Path) -> None:
+    column = pa.array([1.0, None, 1e16, -9007199254740992.0, 1e18, 1e19, 1.5])  # as pandas keeps some with gaps
+    rows, rejects = typed(tmp_path, "parquet", parquet(column), ("a", "integer"))
+    assert rows == [(1,), (None,), (10**16,), (-9007199254740992,), (10**18,)]
+    assert [reject.row for reject in rejects] == [6, 7]
+
+
 def test_times_of_96_bits_are_read_far_beyond_the_range_of_nanoseconds(tmp_path: Path) -> None:
     moments = [datetime(9999, 12, 31), datetime(1, 1, 1), datetime(2026, 10, 1, 8, 30, 0, 123456), None]  # noqa: DTZ001  without a zone
     content = parquet(pa.array(moments, pa.timestamp("us")), use_deprecated_int96_timestamps=True)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]  # ships no types
 
 from etl_service.errors import SourceUnreadable
 from etl_service.sources.batch import BATCH_BYTES, BATCH_ROWS, CELL_BYTES, Batch
+from etl_service.sources.json_values import written_out
 from etl_service.sources.names import clean, positions_of
 from etl_service.sources.writing import AS_USUAL, Writing
 from jobkit.contracts.etl import Column
@@ -148,6 +149,8 @@ def _as_text(cells: pa.Array, column: Column) -> pl.Series:
         )  # what writers without a type for texts leave; refuses other bytes
     if _has_one_text(kind) or (pa.types.is_time(kind) and column.type == "text"):
         return _series(cells.cast(pa.large_string()))
+    if pa.types.is_floating(kind) and column.type == "integer":  # Polars writes 1e16 with its exponent
+        return _each(cells, lambda value: written_out(repr(float(value))))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _series(cells).cast(pl.String)
     if column.type == "json" and pa.types.is_nested(kind):
