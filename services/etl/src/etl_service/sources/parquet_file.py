@@ -149,13 +149,17 @@ def _as_text(cells: pa.Array, column: Column) -> pl.Series:
         )  # what writers without a type for texts leave; refuses other bytes
     if _has_one_text(kind) or (pa.types.is_time(kind) and column.type == "text"):
         return _series(cells.cast(pa.large_string()))
-    if pa.types.is_floating(kind) and column.type == "integer":  # Polars writes 1e16 with its exponent
-        return _each(cells, lambda value: written_out(repr(float(value))))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return _series(cells).cast(pl.String)
+        return _number(cells, column)
     if column.type == "json" and pa.types.is_nested(kind):
         return _each(cells, lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain))
     raise SourceUnreadable(f"column {column.source!r} of the source holds {kind}, which cannot become {column.type}")
+
+
+def _number(cells: pa.Array, column: Column) -> pl.Series:
+    if column.type == "integer" and pa.types.is_floating(cells.type):  # Polars writes 1e16 with its exponent
+        return _each(cells, lambda value: written_out(repr(float(value))))
+    return _series(cells).cast(pl.String)
 
 
 def _as_text_of_extension(cells: pa.Array, column: Column) -> pl.Series:
