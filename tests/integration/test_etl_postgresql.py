@@ -398,6 +398,16 @@ def test_loads_of_the_same_keys_in_another_order_wait_for_each_other(
     assert database.execute("SELECT count(DISTINCT name) FROM people").fetchone() == (1,)
 
 
+def test_a_key_that_is_checked_only_at_the_commit_is_permanent(
+    warehouse: PostgresqlWarehouse, database: psycopg.Connection, tmp_path: Path
+) -> None:
+    rows = rows_file(tmp_path, row(1))
+    warehouse.load("m", job(), rows, progress=ignore)
+    database.execute("ALTER TABLE people ADD UNIQUE (id) DEFERRABLE")
+    with pytest.raises(TableMismatch, match="deferrable"):
+        warehouse.load("m2", job(key=("id",)), rows, progress=ignore)
+
+
 def test_a_view_and_a_trigger_that_refuse_are_permanent(
     warehouse: PostgresqlWarehouse, database: psycopg.Connection, tmp_path: Path
 ) -> None:

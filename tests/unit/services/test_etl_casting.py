@@ -189,7 +189,7 @@ def test_spellings_of_a_missing_value_are_those_of_the_job() -> None:
 def test_a_number_with_more_digits_than_a_double_is_noted(text: str, *, rounded: bool) -> None:
     frame = pl.DataFrame({"_row": [7], "cell": [text]})
     table, _ = cast(frame, [Column(name="cell", type="number")])
-    assert rounded_of(table.schema) == ({"cell": 7} if rounded else {})
+    assert rounded_of(table.schema.metadata) == ({"cell": 7} if rounded else {})
 
 
 @settings(max_examples=60, deadline=None)

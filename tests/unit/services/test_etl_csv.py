@@ -2,13 +2,19 @@
 
 import csv
 import io
+import unicodedata
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl_service.errors import SourceUnreadable
+from etl_service.sources import csv_records
 from etl_service.sources.batch import LONGEST_CELL, LONGEST_RECORD, Reject
 from etl_service.sources.csv_records import Records
 from etl_service.sources.reader import read
@@ -27,7 +33,7 @@ def rows_of(
     return [row for batch in batches for row in batch.rows], [reject for batch in batches for reject in batch.rejects]
 
 
-def cells_of(text: str, delimiter: str = ",") -> list[list[str | None]]:
+def cells_of(text: str, delimiter: str = ",") -> list[Sequence[str | None]]:
     records = list(Records(io.StringIO(text, newline=""), delimiter, nulls=False))
     assert not any(record.damage for record in records)
     return [record.cells for record in records]
@@ -69,6 +75,24 @@ def test_any_text_ends_in_records_that_hold_all_its_lines_or_in_a_clear_error(te
         line for line in text.splitlines() if line.strip(", ")
     ]
     assert [record.line for record in records] == sorted({record.line for record in records})
+
+
+LINE = st.lists(st.sampled_from(["a", '"', '""', '",', ",", " ", "\t", "NULL", "\\N"]), max_size=14).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(lines=st.lists(LINE, max_size=4), nulls=st.booleans())
+def test_the_fast_way_and_the_slow_way_read_the_same(lines: list[str], *, nulls: bool) -> None:
+    def told() -> list[object]:
+        found: list[object] = []
+        records = Records(io.StringIO("\n".join(lines)), ",", nulls=nulls)
+        with suppress(SourceUnreadable):
+            found.extend((record.line, record.damage or list(record.cells)) for record in records)
+        return found
+
+    fast = told()
+    with patch.object(csv_records, "_LONGEST_FAST_LINE", 0):
+        assert told() == fast
 
 
 def test_a_cell_of_many_lines_is_one_cell(tmp_path: Path) -> None:
@@ -148,12 +172,13 @@ def test_rows_of_nothing_but_delimiters_are_no_rows(tmp_path: Path) -> None:
 
 def test_null_of_databases_is_missing_only_without_quotes(tmp_path: Path) -> None:
     assert rows_of(tmp_path, "NULL\n1\n", "NULL")[0] == [("1",)]  # a name is no value
-    content = 'a,b\nNULL,"NULL"\n\\N,"\\N"\nNULLA,null\n"x",NULL\n'
+    content = 'a,b\nNULL,"NULL"\n\\N,"\\N"\nNULLA,null\n"x",NULL\n NULL ," NULL "\n'
     assert rows_of(tmp_path, content, "a", "b")[0] == [
         (None, "NULL"),
         (None, "\\N"),
         ("NULLA", "null"),
         ("x", None),
+        (None, " NULL "),
     ]
 
 
@@ -188,6 +213,13 @@ def test_invisible_characters_around_a_name_are_no_part_of_it(tmp_path: Path, na
     assert rows_of(tmp_path, "id,b\n1,2\n", name)[0] == [("1",)]
 
 
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_name_may_be_written_with_composed_letters_or_not(tmp_path: Path, form: Literal["NFC", "NFD"]) -> None:
+    name = unicodedata.normalize(form, "Größe é")
+    assert rows_of(tmp_path, f"{name},b\n1,2\n", "Größe é")[0] == [("1",)]
+    assert rows_of(tmp_path, "Größe é,b\n1,2\n", name)[0] == [("1",)]
+
+
 def test_invisible_characters_within_a_name_are_shown(tmp_path: Path) -> None:
     with pytest.raises(SourceUnreadable, match=r"no columns user: it has us\\u200ber"):
         rows_of(tmp_path, "us\u200ber\n1\n", "user")
@@ -202,6 +234,7 @@ def test_a_column_that_may_be_absent_is_missing(tmp_path: Path) -> None:
     [
         ("a,b\n1,Köln €\n".encode("cp1252"), "windows-1252"),
         ("a,b\n1,Köln €\n".encode("utf-16"), None),
+        ("a,b\n1,Köln €\n".encode("utf-32"), None),
         ("a,b\n1,Köln €\n".encode("utf-8-sig"), "utf-8"),
         ("a,b\n1,Köln €\n".encode("utf-16-le"), "utf-16-le"),
     ],

@@ -15,6 +15,7 @@ from etl_service.errors import (
     SourceMissing,
     SourceTooLarge,
     SourceUnreadable,
+    TableMismatch,
     TooManyRejects,
 )
 from jobkit.contracts.etl import Column, LoadTable, RunPipeline, SourceJob, TableJob, TransformTable
@@ -424,6 +425,15 @@ def test_the_charset_of_a_server_is_used_where_the_file_needs_one(world: World, 
     assert isinstance(load, LoadTable)
     handlers.load_table(load, "r", world.files, world.warehouse, progress=progress)
     assert world.rows("SELECT * FROM orders") == [("Köln",)]
+
+
+def test_a_number_that_a_double_has_rounded_goes_from_the_source_into_no_exact_column(world: World) -> None:
+    world.put("in/x.csv", "amount\n1.5\n123456789012345678.12\n")
+    connection = sqlite3.connect(world.database)
+    connection.execute("CREATE TABLE orders (amount TEXT)")
+    connection.close()
+    with pytest.raises(TableMismatch, match=r"is TEXT, and row 2 has more digits .* declare it decimal"):
+        world.run(pipeline(source="in/x.csv", columns=[{"name": "amount", "type": "number"}]))
 
 
 def test_the_options_of_the_first_job_reach_the_others(world: World) -> None:

@@ -44,6 +44,7 @@ WHOLE: list[tuple[str, bytes]] = [
     ("deflate", raw_deflate(ROWS)),
     ("zstd", zstd(ROWS)),
     ("zstd", zstd(ROWS[:HALF]) + zstd(ROWS[HALF:])),
+    ("zstd", b"\x50\x2a\x4d\x18\x04\0\0\0size" + zstd(ROWS)),  # as pzstd begins: with a frame to skip
     ("zip", zipped("rows.csv")),
     ("zip", zipped("folder/rows.csv", "__MACOSX/folder/._rows.csv", "folder/.DS_Store")),
 ]

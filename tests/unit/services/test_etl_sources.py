@@ -67,6 +67,13 @@ def test_json_numbers_have_a_point_whatever_mark_texts_have(tmp_path: Path) -> N
     assert cast(batch.frame(), columns, (), writing)[0]["a"].to_pylist() == [1.5, 1000.5]
 
 
+def test_byte_order_marks_of_files_that_were_joined_are_no_part_of_a_line(tmp_path: Path) -> None:
+    content = b"\xef\xbb\xbf\xef\xbb\xbf" + lines('{"a": 1}') + b"\xef\xbb\xbf" + lines('{"a": 2}')
+    (tmp_path / "x").write_bytes(content)
+    batches = list(read(tmp_path / "x", "jsonl", [Column(name="a", type="integer")]))
+    assert [(batch.rows, batch.rejects) for batch in batches] == [([("1",), ("2",)], [])]
+
+
 def test_a_key_twice_in_an_object_is_a_reject(tmp_path: Path) -> None:
     content = lines('{"a": 1, "a": 2}', '{"a": 1, "b": {"c": 1, "c": 2}}', '{"a": 3, "\\ufeffa": 4}', '{"a": 5}')
     rows, rejects = typed(tmp_path, "jsonl", content, ("a", "integer"))
@@ -105,6 +112,13 @@ def test_json_columns_take_any_value_and_keep_its_digits(tmp_path: Path) -> None
     rows, rejects = typed(tmp_path, "jsonl", content, ("a", "json"))
     assert rows == [('{"p": 1.10, "q": [1, null]}',), ('"x"',), (None,), ("1e400",)]
     assert rejects == []
+
+
+def test_whole_numbers_that_were_kept_as_doubles_are_integers(tmp_path: Path) -> None:
+    column = pa.array([1.0, None, 1e16, -9007199254740992.0, 1e18, 1e19, 1.5])  # as pandas keeps some with gaps
+    rows, rejects = typed(tmp_path, "parquet", parquet(column), ("a", "integer"))
+    assert rows == [(1,), (None,), (10**16,), (-9007199254740992,), (10**18,)]
+    assert [reject.row for reject in rejects] == [6, 7]
 
 
 def test_times_of_96_bits_are_read_far_beyond_the_range_of_nanoseconds(tmp_path: Path) -> None:

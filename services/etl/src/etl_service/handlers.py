@@ -181,7 +181,7 @@ def _split(job: TransformTable, extract: Path, rows: Path, rejects: Path, progre
         rejects_file = stack.enter_context(rejects.open("w", encoding="utf-8"))
         for batch in read(extract, job.format, job.columns, writing, allow_empty=job.allow_empty):
             good, bad = cast(batch.frame(), job.columns, job.key, writing)
-            rounded = rounded_of(good.schema) | rounded  # the first row of each column stays
+            rounded = rounded_of(good.schema.metadata) | rounded  # the first row of each column stays
             writer.write_table(good)
             all_bad = sorted([*batch.rejects, *bad], key=lambda reject: reject.row)
             rejects_file.writelines(_line(reject) for reject in all_bad)

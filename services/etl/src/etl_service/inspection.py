@@ -39,6 +39,9 @@ _MISSING = ("NULL", "null", r"\N", "NA", "N/A", "#N/A", "n/a", "NaN", "nan", "No
 _DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d", "%d.%m.%y", "%d %b %Y", "%d-%b-%y")
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M %p", "%I:%M:%S %p")
 
+#: What all of them have; few texts do.
+_DAY = r"[0-9][-./ ]\w+[-./ ]+[0-9]|[0-9]{8}"
+
 #: A number with a leading zero is a code, such as a postcode: as a number it would lose the zero.
 _CODE = r"^[+-]?0[0-9]"
 
@@ -118,7 +121,7 @@ def _delimiter_of(path: Path, writing: Writing) -> str:
     return said[1] if said else max(_DELIMITERS, key=score)
 
 
-def _whole(records: Records) -> Iterator[list[str | None]]:
+def _whole(records: Records) -> Iterator[Sequence[str | None]]:
     try:
         yield from (record.cells for record in records if not record.damage)
     except SourceUnreadable:  # with another delimiter its quotes may make sense
@@ -146,7 +149,7 @@ def _names(path: Path, form: Format, writing: Writing) -> tuple[list[str], set[s
     with opened(path, encoding_of(path, writing.encoding), newline="\n") as text:
         for line, _ in islice(lines(text, LONGEST_RECORD), SAMPLE):
             try:
-                record = parse(line)
+                record = parse(line.lstrip("\ufeff"))
             except ValueError:
                 continue
             if isinstance(record, dict):
@@ -190,9 +193,10 @@ def _typed(
     cells: pl.DataFrame, columns: Sequence[Column], writing: Writing
 ) -> tuple[list[Column], Writing, tuple[str, ...]]:
     """The columns with their types, and what that takes: marks of numbers and spellings of missing values."""
-    usual = _typed_with(cells, columns, writing)
-    lenient = _typed_with(cells, columns, replace(writing, missing=_MISSING))
-    typed, option = max(usual, lenient, key=lambda found: sum(column.type != "text" for column in found[0]))
+    typed, option = _typed_with(cells, columns, writing)
+    if any(bool(cells[column.name].str.strip_chars().is_in(_MISSING).any()) for column in columns):
+        lenient = _typed_with(cells, columns, replace(writing, missing=_MISSING))
+        typed, option = max((typed, option), lenient, key=lambda one: sum(column.type != "text" for column in one[0]))
     if option.missing is not None:
         used = [spelling for spelling in option.missing if _occurs(cells, typed, spelling)]
         option = replace(option, missing=tuple(used) or None)
@@ -259,6 +263,8 @@ def _others(cells: pl.Series, column: Column) -> Iterator[Column]:
     if not cells.is_in(["0", "1"]).any():
         yield _option(column, "boolean")
     yield from (_option(column, kind) for kind in ("date", "timestamp", "uuid"))
+    if not cells.str.contains(_DAY).any():
+        return
     yield from (_option(column, "date", day) for day in _DATES)
     yield from (_option(column, "timestamp", f"{day} {clock}") for day in _DATES for clock in _CLOCKS)
 

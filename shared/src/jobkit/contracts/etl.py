@@ -231,8 +231,8 @@ class SourceJob(TableJob):
     Attributes:
         format: ``csv`` with a header, ``jsonl`` (one JSON object in each line) or ``parquet``.
         delimiter: Between the cells of a CSV file. If not given, what its first line ``sep=;`` says, else a comma.
-        encoding: Of a text, as Python names it. If not given: UTF-16 with a byte order mark, UTF-8, or what the web
-            server says.
+        encoding: Of a text, as Python names it. If not given: UTF-16 or UTF-32 with a byte order mark, UTF-8, or what
+            the web server says.
         decimal_mark: In numbers that are written as text.
         thousands_mark: Between groups of digits, if any. A space stands for the non-breaking ones too.
         missing: Spellings of a missing value beside the empty cell, such as ``NA``. If not given, a cell of a CSV file

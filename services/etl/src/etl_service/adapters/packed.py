@@ -16,7 +16,11 @@ from etl_service.errors import SourceTooLarge, SourceUnreadable
 _CHUNK = 1 << 20
 
 #: The first bytes of packed files (RFC 1952, RFC 8878, APPNOTE of PKWARE). No text and no Parquet file begins so.
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"} | {
+    # Frames to skip, with which pzstd begins (RFC 8878, 3.1.2).
+    bytes((skipped, 0x2A, 0x4D, 0x18)): "zstd"
+    for skipped in range(0x50, 0x60)
+}
 
 #: Names of ``Content-Encoding`` (RFC 9110, 8.4.1, RFC 8878) that are unpacked; other than these are not asked for.
 ENCODINGS = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate", "zstd": "zstd"}

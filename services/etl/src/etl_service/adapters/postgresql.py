@@ -22,9 +22,9 @@ _DOWN = ("08", "28", "53", "57", "58", "25006")
 #: Another transaction: deadlock, serialization, a lock, an object in use; and a statement that was cancelled.
 _BUSY = ("40", "55", "57014")
 
-#: Of class 55, and permanent if a view or a trigger says so.
+#: Of class 55, and permanent if a view, a trigger or a deferrable key says so. SQL's words are not translated.
 _NOT_IN_STATE = "55000"
-_OF_VIEW_OR_TRIGGER = ("PG_DIAG_MESSAGE_HINT", "PG_DIAG_CONTEXT")
+_OF_THE_OBJECT = ("PG_DIAG_MESSAGE_HINT", "PG_DIAG_CONTEXT", "ON CONFLICT")
 
 #: Of the classes of errors in rows and tables: bad data, broken constraint, bad reference, equal keys in one statement.
 _OF_THE_TABLE = ("21", "22", "23", "42")
@@ -158,14 +158,14 @@ class PostgresqlWarehouse(AdbcWarehouse[Target]):
     def explain(self, error: Error) -> JobkitError:
         """See ``AdbcWarehouse``."""
         state = error.sqlstate or ""
-        told = str(error.details)
         text = str(error).rpartition("ERROR:")[2].rpartition("FATAL:")[2].strip().partition("\n")[0]
         text = (text or type(error).__name__)[:300]
+        told = f"{text} {error.details}"
         if not state:
             if error.status_code in _OF_THE_DRIVER:
                 return DatabaseRefuses(f"the driver of PostgreSQL cannot do this: {text}")
             return DatabaseDown(f"PostgreSQL at {self._shown}: {text}")
-        if state.startswith(_BUSY) and not (state == _NOT_IN_STATE and any(one in told for one in _OF_VIEW_OR_TRIGGER)):
+        if state.startswith(_BUSY) and not (state == _NOT_IN_STATE and any(one in told for one in _OF_THE_OBJECT)):
             return DatabaseUnavailable(f"PostgreSQL at {self._shown}: {text} (SQLSTATE {state})")
         if state.startswith(_DOWN):
             return DatabaseDown(f"PostgreSQL at {self._shown}: {text} (SQLSTATE {state})")

@@ -200,7 +200,7 @@ class AdbcWarehouse(ABC, Generic[T]):
                     cursor.adbc_ingest(STAGING.strip('"'), self.prepared(some), mode="append", temporary=True)
                 staged += some.num_rows
                 progress(90 * staged / max(1, file.metadata.num_rows))
-            return staged, rounded_of(file.schema_arrow)
+            return staged, rounded_of(file.metadata.metadata)
 
     def _refuse_changes(
         self, cursor: Cursor, table: TableJob, targets: Mapping[str, T], rounded: Mapping[str, int]

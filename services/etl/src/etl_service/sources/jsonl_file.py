@@ -81,7 +81,7 @@ class _Objects:
             )
 
     def _record(self, line: str) -> dict[str, object]:
-        record = parse(line)
+        record = parse(line.lstrip("\ufeff"))  # where files were joined
         if not isinstance(record, dict):
             raise ValueError("is not a JSON object")  # noqa: TRY004  one type for all that is wrong with a line
         meant = {self._meant(name): value for name, value in record.items()}

@@ -13,7 +13,8 @@ _LONGEST_LIST = 500
 def clean(name: str) -> str:
     """Return the name without blanks and invisible characters at its ends, such as a byte order mark.
 
-    Invisible are controls, formats (zero-width and direction marks) and separators of Unicode.
+    Invisible are controls, formats (zero-width and direction marks) and separators of Unicode. Letters with accents
+    are composed (NFC), as those of macOS look the same and are others.
     """
     if name.isascii() and name.isprintable():
         return name.strip()
@@ -22,7 +23,7 @@ def clean(name: str) -> str:
         start += 1
     while end > start and _invisible(name[end - 1]):
         end -= 1
-    return name[start:end]
+    return unicodedata.normalize("NFC", name[start:end])
 
 
 def shown(names: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]  # ships no types
 
 from etl_service.errors import SourceUnreadable
 from etl_service.sources.batch import BATCH_BYTES, BATCH_ROWS, CELL_BYTES, Batch
+from etl_service.sources.json_values import written_out
 from etl_service.sources.names import clean, positions_of
 from etl_service.sources.writing import AS_USUAL, Writing
 from jobkit.contracts.etl import Column
@@ -149,10 +150,16 @@ def _as_text(cells: pa.Array, column: Column) -> pl.Series:
     if _has_one_text(kind) or (pa.types.is_time(kind) and column.type == "text"):
         return _series(cells.cast(pa.large_string()))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return _series(cells).cast(pl.String)
+        return _number(cells, column)
     if column.type == "json" and pa.types.is_nested(kind):
         return _each(cells, lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain))
     raise SourceUnreadable(f"column {column.source!r} of the source holds {kind}, which cannot become {column.type}")
+
+
+def _number(cells: pa.Array, column: Column) -> pl.Series:
+    if column.type == "integer" and pa.types.is_floating(cells.type):  # Polars writes 1e16 with its exponent
+        return _each(cells, lambda value: written_out(repr(float(value))))
+    return _series(cells).cast(pl.String)
 
 
 def _as_text_of_extension(cells: pa.Array, column: Column) -> pl.Series:

@@ -12,7 +12,12 @@ from etl_service.errors import SourceUnreadable
 _BLOCK = 1 << 20
 
 #: Byte order marks that say more than "UTF-8" (https://www.unicode.org/faq/utf_bom.html).
-_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # begins with that of UTF-16, so it comes first
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 #: What browsers take these names for, as most who write them mean it (https://encoding.spec.whatwg.org/#names-and-labels).
 _MEANT = {"iso8859-1": "cp1252", "ascii": "cp1252"}
