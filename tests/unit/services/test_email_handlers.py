@@ -227,6 +227,26 @@ def test_a_long_list_is_divided_and_each_portion_is_a_job() -> None:
     assert len({(m["Message-ID"], m["To"], m["Cc"], m["Subject"]) for m, _ in desk.sent}) == 1
 
 
+def test_a_suppression_list_that_grows_between_two_runs_moves_nobody_to_another_portion() -> None:
+    people = tuple(f"person{number}@example.org" for number in range(6))
+    job = JOB.model_copy(update={"to": people, "cc": ()})
+    runs: list[list[SendEmail]] = [[], []]
+    desk = Desk(down=True)
+    with pytest.raises(MailServerUnavailable):
+        run(job, desk, portions=runs[0], rules=Rules(portion=2))
+    desk.down = False
+    result = run(job, desk, portions=runs[1], rules=Rules(portion=2), suppressed={people[0], people[2]})
+    assert (result.accepted, [one.address for one in result.refused], result.portions) == (people[1:2], [people[0]], 3)
+    assert runs[0] == runs[1]
+
+
+def test_a_portion_in_which_nobody_can_be_written_to_costs_the_others_nothing() -> None:
+    portions: list[SendEmail] = []
+    with pytest.raises(Suppressed):
+        run(JOB, Desk(), portions=portions, rules=Rules(portion=2), suppressed={"ada@example.org", "bob@example.org"})
+    assert [one.remainder and one.remainder.recipients for one in portions] == [("cyn@example.org",)]
+
+
 # What the settings allow -------------------------------------------------------------------------------------------
 
 
