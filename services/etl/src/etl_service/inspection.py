@@ -118,7 +118,7 @@ def _delimiter_of(path: Path, writing: Writing) -> str:
     return said[1] if said else max(_DELIMITERS, key=score)
 
 
-def _whole(records: Records) -> Iterator[Sequence[str | None]]:
+def _whole(records: Records) -> Iterator[list[str | None]]:
     try:
         yield from (record.cells for record in records if not record.damage)
     except SourceUnreadable:  # with another delimiter its quotes may make sense

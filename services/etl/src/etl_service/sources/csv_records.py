@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -14,9 +14,6 @@ from etl_service.sources.writing import DATABASE_NULLS
 
 #: Lines above this are left to the slow way: ``csv`` refuses cells above 128 KiB.
 _LONGEST_FAST_LINE = 100_000
-
-#: A cell in quotes that would be a missing value without them.
-_QUOTED_NULL = re.compile(rf'"\s*+(?:{"|".join(map(re.escape, DATABASE_NULLS))})\s*+"')
 
 
 @dataclass(slots=True)
@@ -32,7 +29,7 @@ class Record:
 
     line: int
     text: str
-    cells: Sequence[str | None]
+    cells: list[str | None]
     damage: str = ""
 
 
@@ -80,7 +77,7 @@ class Records:
         mark = re.escape(delimiter)
         blank = "[" + "".join(re.escape(blank) for blank in " \t" if blank != delimiter) + "]"
         end = rf"{blank}*+(?:({mark})|\r\n|\r|\n|\Z)"
-        cell = rf'(?:"[^"]*+(?:""[^"]*+)*+"|[^"{mark}\r\n]*+)'
+        cell = rf'(?:"[^"]*+"|[^"{mark}\r\n]*+)'
         self._delimiter = delimiter
         self._blanks = " \t\r\n\xa0" + delimiter
         self._opening = re.compile(rf'{blank}*+"')
@@ -108,19 +105,16 @@ class Records:
     def _record(self, line: str) -> Record:
         has_null = self.nulls and ("NULL" in line or "\\N" in line)
         if '"' not in line:
-            texts = line.rstrip("\r\n").split(self._delimiter)
-            if len(line) > LONGEST_CELL and any(len(text) > LONGEST_CELL for text in texts):
+            cells: list[str | None] = [*line.rstrip("\r\n").split(self._delimiter)]
+            if has_null:
+                cells = [None if cell is not None and cell.strip() in DATABASE_NULLS else cell for cell in cells]
+            if len(line) > LONGEST_CELL and any(cell and len(cell) > LONGEST_CELL for cell in cells):
                 return Record(self._number, line, [], _TOO_LONG)
-        elif (
-            len(line) < _LONGEST_FAST_LINE
-            and not (has_null and _QUOTED_NULL.search(line))
-            and self._regular.fullmatch(line)
-        ):
+            return Record(self._number, line, cells)
+        if not has_null and len(line) < _LONGEST_FAST_LINE and self._regular.fullmatch(line):
             self._line = line
-            texts = next(self._fast)
-        else:
-            return self._slow(line)
-        return Record(self._number, line, [*map(_or_missing, texts)] if has_null else texts)
+            return Record(self._number, line, [*next(self._fast)])
+        return self._slow(line)
 
     def _slow(self, line: str) -> Record:
         record = _Open(self._number, [line], size=len(line))
@@ -137,7 +131,7 @@ class Records:
         cell = line[at:end] if end >= 0 else line[at:].rstrip("\r\n")
         if len(cell) > LONGEST_CELL:
             record.damage = record.damage or _TOO_LONG
-        record.cells.append(_or_missing(cell) if self.nulls else cell)
+        record.cells.append(None if self.nulls and cell.strip() in DATABASE_NULLS else cell)
         return end + 1 if end >= 0 else None
 
     def _quoted_cell(self, record: _Open, line: str, at: int) -> tuple[str, int | None]:
@@ -276,10 +270,6 @@ class Records:
             self._plain -= 1
             self._plain_size -= len(line)
         return line
-
-
-def _or_missing(cell: str) -> str | None:
-    return None if cell.strip() in DATABASE_NULLS else cell
 
 
 _TOO_LONG = f"has a cell of more than {LONGEST_CELL:,} characters"
