@@ -444,13 +444,14 @@ def test_the_variant_of_a_language_is_taken_where_there_is_one(write: Write, tmp
     for name in ("mine.de", "mine.pt-BR"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "subject.txt").write_text(name)
-    wanted = [None, "de", "de-AT", "de-AT-1996", "pt", "pt-BR", "fr"]
+    wanted = [None, "de", "de-AT", "de-AT-1996", "pt", "pt-BR", "pt-br", "fr"]
     assert [renderer.variant("mine", one) for one in wanted] == [
         "mine",
         "mine.de",
         "mine.de",
         "mine.de",
         "mine",
+        "mine.pt-BR",
         "mine.pt-BR",
         "mine",
     ]

@@ -117,10 +117,11 @@ class TemplateRenderer:
 
     def variant(self, template: str, language: str | None) -> str:
         """See ``Renderer``."""
-        tag = language or ""
+        tag = language.lower() if language else ""
+        names = {name.lower(): name for name in self.names()} if tag else {}  # the case of a tag means nothing
         while tag:
-            if (self._folder / f"{template}.{tag}" / "subject.txt").is_file():
-                return f"{template}.{tag}"
+            if (found := names.get(f"{template}.{tag}")) is not None:
+                return found
             tag = tag.rpartition("-")[0]
         return template
 
