@@ -59,7 +59,7 @@ def test_no_file_of_a_preview_takes_the_place_of_another(
     files, out = tmp_path / "files", tmp_path / "out"
     files.mkdir()
     names = ("body.html", "a.png", "a.png", "..")
-    for number, name in enumerate(names):
+    for number in range(len(names)):
         (files / str(number)).write_text(f"{number}")
     monkeypatch.setenv("EMAIL_STORAGE_URL", str(files))
     job = {"attachments": [{"key": str(number), "name": name} for number, name in enumerate(names)]}
