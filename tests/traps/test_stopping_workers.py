@@ -11,7 +11,7 @@ from ledger import Ledger
 from queues import depth, message_body, publish, wait_until_empty
 from worker_process import WorkerProcess
 
-LONG = 2.5  # seconds that a job runs which the worker lets finish
+LONG = 5.0  # seconds that a job runs which the worker lets finish: longer than a busy machine takes to start another
 AT_ONCE = 4  # seconds: the worker's parent looks at its children once a second
 
 

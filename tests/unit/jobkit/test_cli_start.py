@@ -42,7 +42,7 @@ def test_a_signal_to_stop_is_heard_before_the_command_is_loaded(
 ) -> None:
     with loading(tmp_path, [*start, *command]) as process:
         process.send_signal(number)
-        assert process.wait(5) == 0
+        assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize("command", [["worker", "email"], ["scheduler"]], ids=["worker", "scheduler"])
@@ -78,7 +78,7 @@ def test_the_wrong_arguments_of_a_brief_command_keep_their_status() -> None:
 def test_a_command_that_is_brief_ends_as_any_other_program_does(tmp_path: Path) -> None:
     with loading(tmp_path, [*MODULE, "schedules"]) as process:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == -signal.SIGTERM
+        assert process.wait(30) == -signal.SIGTERM
 
 
 def test_the_handler_is_set_before_anything_large_is_loaded() -> None:

@@ -4,6 +4,8 @@ import functools
 import io
 import random
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -180,3 +182,40 @@ def test_a_bitmap_whose_header_leads_nowhere_is_damaged(run: Run) -> None:
     header = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 9999, 40, 8, 8, 1, 24, 0, 0, 0, 0, 0, 0)
     with pytest.raises(BrokenImage):
         run(header)
+
+
+COLLECTS_GARBAGE_IN_A_WARNING = """
+import gc
+import logging
+import sys
+
+from images_service import adapters
+import pyvips
+
+
+class Collects(logging.Handler):
+    def emit(self, record):
+        gc.collect()
+
+
+def waste(data):
+    image = pyvips.Image.new_from_buffer(data, "", fail_on="none", access="sequential")
+    image.copy_memory()
+    cycle = [image]
+    cycle.append(cycle)
+
+
+logging.getLogger("pyvips").addHandler(Collects())
+with open(sys.argv[1], "rb") as file:
+    data = file.read()
+for _ in range(30):
+    waste(data)
+"""
+
+
+def test_a_warning_of_libvips_within_a_warning_does_not_end_the_process(tmp_path: Path) -> None:
+    source = tmp_path / "damaged.jpg"
+    source.write_bytes(HOLES["a third is missing"](noise()))
+    command = [sys.executable, "-c", COLLECTS_GARBAGE_IN_A_WARNING, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
