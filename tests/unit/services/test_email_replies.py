@@ -37,6 +37,8 @@ ANSWERS = [
     (450, "4.2.1 The user you are trying to contact is receiving mail too quickly", "RATE"),
     (550, "5.2.1 The user you are trying to contact is receiving mail at a rate that prevents more", "RATE"),
     (450, "4.7.1 Error: too much mail from 192.0.2.1", "RATE"),
+    (550, "5.7.1 limit of 30 messages per minute reached", "RATE"),
+    (554, "Message limit exceeded: 10 messages per second", "RATE"),
     (550, "5.7.1 rate limit exceeded", "RATE"),
     (451, "4.7.500 Server busy. Please try again later from [192.0.2.1].", "RATE"),
     (452, "4.5.3 Your message has too many recipients.", "RATE"),
@@ -56,6 +58,7 @@ ANSWERS = [
     (451, "You have exceeded your messaging limits", "QUOTA"),
     (550, "Domain example.com has exceeded the max emails per hour (500/500) allowed. Discarded.", "QUOTA"),
     (550, "5.7.1 Sender limit exceeded", "QUOTA"),
+    (452, "4.3.1 quota for today exceeded", "QUOTA"),
     (550, "5.7.1 Hourly sending limit of 100 e-mails reached", "QUOTA"),
     # Connections.
     (421, "4.7.0 too many connections from your IP", "CONNECTIONS"),

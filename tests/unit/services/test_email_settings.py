@@ -100,6 +100,7 @@ def test_an_access_token_is_of_a_user_who_needs_no_password(monkeypatch: pytest.
         ("EMAIL_SMTP_URL", "smtp://mail..example.com"),
         ("EMAIL_SMTP_URL", "smtp://-mail.example.com"),
         ("EMAIL_SMTP_URL", "smtp://mail server"),
+        ("EMAIL_SMTP_URL", "smtp://mail.example.com:0"),
         ("EMAIL_SMTP_URL", f"smtp://{'a' * 64}.example.com"),
         ("EMAIL_SMTP_URL", "smtp://1025"),
         ("EMAIL_SMTP_URL", "smtp://127.0.0.256:25"),

@@ -169,6 +169,8 @@ class EmailSettings(ServiceSettings):
             raise ValueError("must end after the host and port; percent-encode special characters in the password")
         if not unquote(f"{url.username}{url.password}").isascii():
             raise ValueError("must hold a user and a password of ASCII characters, since smtplib sends no others")
+        if url.port == 0:
+            raise ValueError("names port 0, at which no server can be")
         try:
             ascii_host(unquote(url.host or "").strip("[]"))
         except ValueError:

@@ -36,8 +36,10 @@ _NOBODY: Final = re.compile(
     r"no such (user|mailbox|recipient)|(user|recipient|mailbox)( is)? (unknown|not found)", re.I
 )
 
-#: A mailbox that gets more than its server likes, for now.
-_BUSY_MAILBOX: Final = re.compile(r"receiving mail (too|at a rate)", re.I)
+#: What is over within minutes, whatever its code: a mailbox that gets more than its server likes, a short limit of ours.
+_SOON_OVER: Final = re.compile(
+    r"receiving mail (too|at a rate)|(limit|exceed|too many|max).{0,60}(per|a|every) (second|minute)", re.I
+)
 
 _TOO_LARGE: Final = re.compile(
     r"\b5\.(3\.4|2\.3)\b|(message|mail|e-?mail|size|data).{0,40}(too (big|large|long)|exceeds?.{0,30}(size|maximum))",
@@ -47,8 +49,8 @@ _TOO_LARGE: Final = re.compile(
 #: A mailbox that is full, or does not take what it gets, is no quota of ours.
 _QUOTA: Final = re.compile(
     r"""\b5\.4\.5\b | \b5\.1\.90\b
-      | (daily|hourly|monthly|per[ ](day|hour|month)|24[ -]?h).{0,60}(quota|limit)
-      | (quota|limit|allowed).{0,60}(daily|hourly|monthly|per[ ](day|hour|month)|24[ -]?h)
+      | (daily|hourly|monthly|today|per[ ](day|hour|month)|24[ -]?h).{0,60}(quota|limit)
+      | (quota|limit|allowed).{0,60}(daily|hourly|monthly|today|per[ ](day|hour|month)|24[ -]?h)
       | (send(ing|er)?|relay|submission|message|outgoing|recipient|e-?mail)[ ]?(quota|limits?)\b.{0,40}
         (exceed|reach|used)
       | exceed\w*.{0,30}(max|maximum|limit).{0,40}per[ ](day|hour|month)
@@ -114,7 +116,7 @@ def verdict_on(code: int, words: str) -> Verdict:
     lasts = Verdict.PERMANENT if 500 <= code < 600 else Verdict.LATER
     if code >= 500 and _TOO_LARGE.search(words):
         return Verdict.PERMANENT
-    if _BUSY_MAILBOX.search(words):
+    if _SOON_OVER.search(words):
         return Verdict.RATE
     if _MAILBOX.match(words):  # whatever the words advise to try, or call a quota or an account
         return lasts
