@@ -36,7 +36,7 @@ _NOBODY: Final = re.compile(
     r"no such (user|mailbox|recipient)|(user|recipient|mailbox)( is)? (unknown|not found)", re.I
 )
 
-#: What is over within minutes, whatever its code: a mailbox that gets more than its server likes, a short limit of ours.
+#: What is over within minutes, whatever its code: a mailbox that gets too much, a short limit of ours.
 _SOON_OVER: Final = re.compile(
     r"receiving mail (too|at a rate)|(limit|exceed|too many|max).{0,60}(per|a|every) (second|minute)", re.I
 )
