@@ -290,6 +290,18 @@ def test_nobody_writes_to_whom_the_suppression_list_names(tmp_path: Path) -> Non
         run(JOB, desk, suppressed=listed)
 
 
+@pytest.mark.parametrize(
+    "line", ["bob@example.org,2026-01-01", "mailto:bob@example.org", "bob", "a@b.example c@d.example"]
+)
+def test_a_line_of_the_suppression_list_that_spares_nobody_is_an_error(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "suppressed"
+    path.write_text(f"Ada <ada@example.org>\n{line}\n")
+    with pytest.raises(SuppressionsUnreadable, match="line 2"):
+        run(JOB, Desk(), suppressed=SuppressionList(path))
+    path.write_text("Ada <ada@example.org>\n")
+    assert run(JOB, Desk(), suppressed=SuppressionList(path)).accepted == ("bob@example.org", "cyn@example.org")
+
+
 def test_the_variant_of_a_template_is_told_its_language(tmp_path: Path) -> None:
     for name, text in (("hi", "Hello {{ name }}"), ("hi.de", "Hallo {{ name }} ({{ language }})")):
         (tmp_path / name).mkdir()
