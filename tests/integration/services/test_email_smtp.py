@@ -427,6 +427,17 @@ def test_a_refusal_of_us_counts_against_the_server_once_five_domains_meet_it(
         mailer.send(mail(), ["a@d5.example"])
 
 
+def test_a_refusal_of_a_jobs_own_sender_is_none_of_us(postmaster: Postmaster) -> None:
+    postmaster.answers = {"MAIL": "553 5.7.1 Sender address rejected: not owned by user app"}
+    with mail_server(postmaster) as port:
+        for usual, error in (("NO-REPLY@example.com", MailServerMisconfigured), ("a@example.com", SenderDistrusted)):
+            mailer = SmtpMailer(
+                SmtpServer("smtp", "127.0.0.1", port), host_name="x.example", timeout_seconds=5, usual_sender=usual
+            )
+            with pytest.raises(error, match="Sender address rejected"):
+                mailer.send(mail(), ["ada@example.org"])
+
+
 @pytest.mark.parametrize(
     ("answers", "error"),
     [

@@ -14,7 +14,7 @@ from email.policy import EmailPolicy
 from pathlib import Path
 from typing import Final, Protocol
 
-from email_service.adapters.addresses import domain_of
+from email_service.adapters.addresses import domain_of, mailbox_key
 from email_service.adapters.connections import Connections
 from email_service.adapters.message import downgraded
 from email_service.adapters.replies import Verdict, plain, verdict_on
@@ -98,6 +98,7 @@ class SmtpMailer:
         access_token: The file with an access token, for a login by XOAUTH2 instead of the password.
         most_connections: Connections at a time.
         mails_per_connection: E-mails over each of them. With 1, none is used again.
+        usual_sender: A refusal of any other sender is no refusal of us. None: there is no other.
     """
 
     def __init__(
@@ -112,8 +113,10 @@ class SmtpMailer:
         access_token: Path | None = None,
         most_connections: int = 256,
         mails_per_connection: int = 1,
+        usual_sender: str | None = None,
     ) -> None:
         self._server = server
+        self._usual_sender = usual_sender
         # Reading the authorities takes a while, and plain smtp:// has no use for them.
         tls = tls or (ssl.create_default_context() if server.security != "smtp" else None)
         dialler = Dialler(server, host_name, timeout_seconds, tls, access_token)
@@ -249,9 +252,10 @@ class SmtpMailer:
             return MessageRefused(f"the message is too large for {self._server}: {answer}")
         if code == 530:
             return MailServerMisconfigured(f"{self._server} asks for credentials ({code}); check EMAIL_SMTP_URL")
-        return MailServerMisconfigured(
-            f"{self._server} takes no mail from {sender}: {answer}; check EMAIL_SENDER and EMAIL_SMTP_URL"
-        )
+        what = f"{self._server} takes no mail from {sender}: {answer}; check"
+        if self._usual_sender is not None and mailbox_key(sender) != mailbox_key(self._usual_sender):
+            return SenderDistrusted(f"{what} the job's sender and EMAIL_SENDERS")
+        return MailServerMisconfigured(f"{what} EMAIL_SENDER and EMAIL_SMTP_URL")
 
 
 class _Distrust:
