@@ -130,6 +130,31 @@ def test_a_worse_model_is_a_candidate_unless_the_job_asks_otherwise(storage: Obj
     assert train(storage, "c", dataset="noise.npz", publish="latest", **at(2)).latest
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_that_were_shuffled_by_mistake_displace_no_good_model(storage: ObjectStorage, seed: int) -> None:
+    good = train(storage, "a", **at(0))
+    put(storage, "shuffled.npz", X, np.random.default_rng(seed).permutation(Y))
+    assert not train(storage, "b", dataset="shuffled.npz", **at(1)).latest
+    assert latest(storage) == good.digest
+
+
+@pytest.mark.parametrize("dataset", ["d.npz", "noise.npz"])
+def test_a_latest_version_whose_file_is_gone_is_replaced_by_any_other(storage: ObjectStorage, dataset: str) -> None:
+    gone = train(storage, "a", **at(0))
+    storage.delete(f"models/m/{gone.digest}.onnx")
+    worse = train(storage, "b", dataset=dataset, epochs=1, learning_rate=1e-5, **at(1))
+    assert worse.accuracy < gone.accuracy
+    assert latest(storage) == worse.digest
+
+
+def test_a_worse_model_with_other_features_is_a_candidate(storage: ObjectStorage) -> None:
+    good = train(storage, "a", **at(0))
+    put(storage, "fewer.npz", X[:, :1] / 3 + NOISE[:, None] * 9, Y)
+    worse = train(storage, "b", dataset="fewer.npz", **at(1))
+    assert 0.6 < worse.accuracy < 0.95 < good.accuracy
+    assert (worse.latest, latest(storage)) == (False, good.digest)
+
+
 def test_of_the_same_held_out_rows_any_mistake_more_is_worse(storage: ObjectStorage) -> None:
     put(storage, "hard.npz", X, np.where(np.arange(600) % 7, Y, NOISE))
     good = train(storage, "a", dataset="hard.npz", epochs=8, **at(0))
@@ -269,7 +294,11 @@ def test_columns_in_another_order_are_put_right_and_others_are_refused(storage: 
     assert predict(storage, (X * scale)[:50], columns=["a", "b", "c", "d"]) == straight
     with pytest.raises(BadInputs, match="model m has no feature 'e', and the batch has no column 'd'"):
         predict(storage, X[:2], columns=["a", "b", "c", "e"])
+    with pytest.raises(BadInputs, match="model m has no feature 'label'"):
+        predict(storage, np.c_[X, Y][:2], columns=["a", "b", "c", "d", "label"])
     with pytest.raises(BadInputs, match="the rows have 3 features and model m takes 4"):
+        predict(storage, X[:2, :3])
+    with pytest.raises(BadInputs, match="the batch has no column 'd', which model m takes"):
         predict(storage, X[:2, :3], columns=["a", "b", "c"])
     train(storage, "unnamed", publish="latest", now=MORNING + HOUR)
     with pytest.raises(BadInputs, match="was trained on a data set without names"):

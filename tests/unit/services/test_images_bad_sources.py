@@ -92,6 +92,20 @@ def test_an_unknown_format_is_permanent_whatever_the_name_says(process: Process,
         process(source)
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (bytes.fromhex("0000001866747970637278200000000063727820"), "a raw file of a Canon camera"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "a film"),
+        (b"8BPS\0\1", "a Photoshop document"),
+        (b"FUJIFILMCCD-RAW 0201", "a raw file of a Fujifilm camera"),
+    ],
+)
+def test_what_is_no_image_for_this_service_is_named(process: Process, source: bytes, name: str) -> None:
+    with pytest.raises(UnknownFormat, match=f"but {name}: it begins with"):
+        process(source)
+
+
 def test_channels_beside_the_colours_are_refused(process: Process) -> None:
     source = pyvips.Image.black(20, 10, bands=6).copy(interpretation="srgb").tiffsave_buffer()
     with pytest.raises(UnknownFormat, match="has 6 channels"):

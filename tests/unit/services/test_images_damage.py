@@ -3,6 +3,7 @@
 import functools
 import io
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -96,6 +97,67 @@ def test_a_hole_in_the_last_row_of_blocks_is_found_at_any_height(run: Run, heigh
             run(data[:-200] + b"\xff\xd9", operation)
 
 
+OVERWRITTEN: dict[str, Callable[[bytes, int], bytes]] = {
+    "zeros": lambda data, at: data[:at] + bytes(2000) + data[at + 2000 :],
+    "one value": lambda data, at: data[:at] + b"\xa5" * 2000 + data[at + 2000 :],
+    "a part of it again": lambda data, at: data[:at] + data[at - 2000 :],
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("part", OVERWRITTEN)
+@pytest.mark.parametrize("operation", [PNG, Resize(width=20)], ids=lambda each: each.kind)
+def test_a_part_of_a_jpeg_that_was_overwritten_or_repeated_is_damage(
+    run: Run, mode: str, part: str, operation: Operation
+) -> None:
+    whole = noise(mode=mode, quality=90, size=(400, 300))
+    assert not run(whole, operation)[0].source.damaged
+    changed = OVERWRITTEN[part](whole, len(whole) // 2)
+    with pytest.raises(BrokenImage):
+        run(changed, operation)
+    assert run(changed, operation, damaged="accept")[0].source.damaged
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_progressive_jpeg_that_was_cut_between_two_scans_is_damage(run: Run, share: float) -> None:
+    whole = noise(progressive=True, quality=90)
+    assert not run(whole)[0].source.damaged
+    scans = [match.start() for match in re.finditer(rb"\xff[\xc4\xda]", whole) if match.start() > _scan(whole)]
+    cut = whole[: scans[int(len(scans) * share)]] + b"\xff\xd9"
+    with pytest.raises(BrokenImage):
+        run(cut, Resize(width=20))
+    assert run(cut, damaged="accept")[0].source.damaged
+
+
+def _animation(kind: str) -> bytes:
+    frames = [Image.open(io.BytesIO(noise("png"))).rotate(angle) for angle in (0, 90, 180)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], duration=50)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_an_animation_that_was_cut_off_is_damage_and_not_a_shorter_one(run: Run, share: float) -> None:
+    whole = _animation("GIF")
+    webp = Convert(format="webp")
+    assert run(whole, webp)[0].outputs[0].frames == 3
+    cut = whole[: int(len(whole) * share)]
+    for operation in (webp, PNG):
+        with pytest.raises(BrokenImage):
+            run(cut, operation)
+    assert run(cut, webp, damaged="accept")[0].source.damaged
+
+
+@pytest.mark.parametrize(("kind", "marker"), [("png", 12), ("gif", 1), ("jpeg", 2)])
+def test_a_missing_end_marker_alone_is_damage_in_every_format_that_has_one(run: Run, kind: str, marker: int) -> None:
+    whole = noise(kind)
+    with pytest.raises(BrokenImage):
+        run(whole[:-marker])
+    result, image = run(whole[:-marker], damaged="accept")
+    assert result.source.damaged
+    assert image.convert("RGB").tobytes() == run(whole)[1].convert("RGB").tobytes()
+
+
 def _scan(data: bytes) -> int:
     """Where the data of the first scan begins."""
     start = data.index(b"\xff\xda")
@@ -105,6 +167,7 @@ def _scan(data: bytes) -> int:
 HARMLESS: dict[str, Callable[[bytes], bytes]] = {
     "stray bytes before the end marker": lambda data: data[:-2] + b"abcd" * 9 + b"\xff\xd9",
     "stray bytes in the header": lambda data: data[:20] + b"abcd" + data[20:],
+    "many bytes of one value before the end marker": lambda data: data[:-2] + bytes(500) + b"\xff\xd9",
     "bytes after the end": lambda data: data + b"trailer" * 9,
     "an unknown revision of JFIF": lambda data: data.replace(b"JFIF\0\x01", b"JFIF\0\x05", 1),
     "an unknown colour transform": lambda data: (

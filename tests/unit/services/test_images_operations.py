@@ -10,9 +10,10 @@ from PIL import Image, ImageChops, ImageStat
 from PIL.Image import Image as Picture
 
 from images_service.adapters import open_resources
-from images_service.adapters.formats import quality_like_jpeg
-from images_service.adapters.memory import Memory
-from images_service.errors import ImpossibleOperation, MissingSource
+from images_service.adapters.formats import Encoding, quality_like_jpeg
+from images_service.adapters.memory import Memory, needed
+from images_service.adapters.pictures import Picture as Source
+from images_service.errors import ImpossibleOperation, MissingSource, SourceTooLarge
 from images_service.handlers import process_image
 from images_service.settings import ImagesSettings
 from jobkit.contracts.images import (
@@ -271,3 +272,42 @@ def test_a_job_that_waits_for_memory_too_long_comes_back_later(monkeypatch: pyte
             pytest.fail("it was let in")
     with memory.reserved(100, "third"):
         pass
+
+
+def test_a_watermark_counts_against_the_memory_before_anything_is_decoded(tmp_path: Path) -> None:
+    Image.new("L", (10, 10)).save(tmp_path / "source.png")
+    Image.new("L", (2000, 2000)).save(tmp_path / "logo.png")
+    with open_resources(ImagesSettings(storage_url=str(tmp_path), memory_mb=64)) as resources:
+        job = ProcessImage(source="source.png", operations=[Watermark(key="logo.png")])
+        with pytest.raises(SourceTooLarge, match="IMAGES_MEMORY_MB allows 64"):
+            process_image(
+                job, resources.storage, max_pixels=10**7, progress=lambda *_, **__: None, memory=resources.memory
+            )
+
+
+def test_a_bitmap_is_decoded_only_when_its_memory_is_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (2000, 2000)).save(tmp_path / "source.bmp")
+    monkeypatch.setattr(Image.Image, "tobytes", lambda _: pytest.fail("it was decoded"))
+    with open_resources(ImagesSettings(storage_url=str(tmp_path), memory_mb=64)) as resources:
+        job = ProcessImage(source="source.bmp", operations=[Convert(format="png")])
+        with pytest.raises(SourceTooLarge, match="IMAGES_MEMORY_MB allows 64"):
+            process_image(
+                job, resources.storage, max_pixels=10**7, progress=lambda *_, **__: None, memory=resources.memory
+            )
+
+
+def test_thumbnails_that_wait_to_be_written_count_against_the_memory() -> None:
+    buffer = BytesIO()
+    Image.new("L", (1000, 1000)).save(buffer, "png")
+    picture = Source.open(buffer.getvalue(), "a.png", max_pixels=10**7)
+    few, many = (
+        needed(picture, 0, (Thumbnail(size=1000),) * count, [Encoding("png")] * (count + 1)) for count in (1, 19)
+    )
+    assert many - few >= 18 * 1000 * 1000 * 4 - (4 << 20)
+
+
+def test_a_background_in_colour_shows_in_the_jpeg_of_a_grey_image(run: Run) -> None:
+    clear = Image.new("LA", (16, 16), (255, 0))
+    image = run(clear, Convert(format="jpeg", background="#ff0000"))[1]
+    assert image.convert("RGB").getpixel((8, 8)) == pytest.approx((255, 0, 0), abs=3)
+    assert run(clear, Convert(format="jpeg", background="#808080"))[1].mode == "L"

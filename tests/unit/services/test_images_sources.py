@@ -83,6 +83,14 @@ def patched(data: bytes, wanted: int, value: int) -> bytes:
     raise AssertionError(wanted)
 
 
+def with_tag_that_leads_nowhere(data: bytes, tag: int) -> bytes:
+    """The TIFF with another directory at its end, whose last entry points out of the file."""
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    entries = data[at + 2 : at + 2 + 12 * count] + struct.pack("<HHII", tag, 4, 1 if tag == 34665 else 9, len(data) * 9)
+    return data[:4] + struct.pack("<I", len(data)) + data[8:] + struct.pack("<H", count + 1) + entries + bytes(4)
+
+
 # Pages ----------------------------------------------------------------------------------------------------------------
 
 
@@ -94,6 +102,18 @@ def test_a_page_that_is_marked_as_a_preview_is_passed_over(run: Run) -> None:
 def test_a_first_page_that_is_a_smaller_copy_of_a_later_one_is_passed_over(run: Run) -> None:
     result, image = run(pages(scene(1, (80, 60)), scene(2), scene(1, (600, 450)), tags=()))
     assert (image.size, result.source.page, result.source.pages) == ((600, 450), 3, 3)
+
+
+def test_a_page_above_the_limit_is_not_decoded_to_compare_it(run: Run) -> None:
+    huge = patched(patched(pages(scene(1)), 256, 60_000), 257, 60_000)
+    small = pages(scene(1, (80, 60)))
+    joined = bytearray(small + huge[8:])  # not valid as it is: the second directory is found by its offset alone
+    (at,) = struct.unpack_from("<I", small, 4)
+    end = at + 2 + 12 * struct.unpack_from("<H", small, at)[0]
+    struct.pack_into("<I", joined, end, len(small) + struct.unpack_from("<I", huge, 4)[0] - 8)
+    with pytest.raises(SourceTooLarge, match=r"60000 x 60000 pixels on page 2, of which page 1 .* set the job's page"):
+        run(bytes(joined))
+    assert run(bytes(joined), page=1)[1].size == (80, 60)
 
 
 @pytest.mark.parametrize("sizes", [((400, 300), (400, 300)), ((80, 60), (400, 300)), ((400, 300), (80, 60))])
@@ -163,6 +183,18 @@ def test_numbers_without_a_brightness_are_refused_by_their_name(
         run(source, operation)
 
 
+@pytest.mark.parametrize("tag", [34665, 50000, 330])
+def test_numbers_are_refused_though_another_tag_leads_out_of_the_file(run: Run, tag: int) -> None:
+    ramp = pyvips.Image.identity().cast("float") / 255
+    with pytest.raises(UnsupportedPixels, match="floating-point"):
+        run(with_tag_that_leads_nowhere(ramp.tiffsave_buffer(), tag))
+
+
+def test_a_tag_out_of_range_is_mended_though_another_leads_out_of_the_file(run: Run) -> None:
+    source = patched(pages(scene(1), tags=({ORIENTATION: 1},)), ORIENTATION, 9)
+    assert run(with_tag_that_leads_nowhere(source, 34665))[1].size == (400, 300)
+
+
 def test_lab_of_8_bits_is_refused_by_its_name_and_of_16_is_converted(run: Run) -> None:
     with pytest.raises(UnsupportedPixels, match="CIELab"):
         run(saved(Image.new("LAB", (8, 8)), "tiff"))
@@ -174,6 +206,15 @@ def test_lab_of_8_bits_is_refused_by_its_name_and_of_16_is_converted(run: Run) -
 def test_a_tiff_whose_compression_has_no_decoder_is_not_called_damaged(run: Run) -> None:
     with pytest.raises(MissingDecoder, match="Zstandard"):
         run(patched(saved(scene(1), "tiff"), 259, 50000))
+
+
+@pytest.mark.parametrize("tile", [{}, {"tile": True, "tile_width": 64, "tile_height": 64}], ids=["strips", "tiles"])
+def test_a_tiff_with_the_old_jpeg_compression_is_refused_before_it_comes_out_black(
+    run: Run, tile: dict[str, Any]
+) -> None:
+    image = pyvips.Image.new_from_memory(scene(1).tobytes(), 400, 300, 3, "uchar").copy(interpretation="srgb")
+    with pytest.raises(MissingDecoder, match=r"JPEG as in TIFF 6\.0"):
+        run(patched(image.tiffsave_buffer(**tile), 259, 6))
 
 
 def test_tiles_of_single_channels_are_not_called_damaged(run: Run) -> None:
@@ -251,6 +292,54 @@ def test_metadata_stays_on_request_but_the_orientation_that_was_carried_out(run:
     assert (image.getexif()[0x010F], image.getexif().get(ORIENTATION, 1)) == ("Camera", 1)
 
 
+def test_kept_metadata_no_longer_names_the_colours_that_were_converted(run: Run) -> None:
+    source = saved(Image.new("RGB", (40, 30), (180, 90, 60)), exif=exif(65535, b"R03\0"))
+    once = run(source, keep_metadata=True)[1]
+    found = once.getexif()
+    assert (found.get_ifd(0x8769)[0xA001], found.get_ifd(0xA005).get(1)) == (1, None)
+    again = run(saved(once, exif=found), keep_metadata=True)[1]
+    assert again.getpixel((10, 10)) == once.getpixel((10, 10)) == pytest.approx((205, 90, 56), abs=2)
+
+
+def grey_profile() -> bytes:
+    """A profile for greys whose values are proportional to the light."""
+    tags = {
+        b"desc": struct.pack(">4sII", b"desc", 0, 2) + b"g\0" + bytes(78),
+        b"cprt": b"text" + bytes(5),
+        b"wtpt": struct.pack(">4s4x3i", b"XYZ ", 63190, 65536, 54061),
+        b"kTRC": struct.pack(">4sIIH", b"curv", 0, 1, 256),
+    }
+    table, content = struct.pack(">I", len(tags)), b""
+    for tag, value in tags.items():
+        table += struct.pack(">4sII", tag, 132 + 12 * len(tags) + len(content), len(value))
+        content += value + bytes(-len(value) % 4)
+    header = struct.pack(
+        ">II4s4s4s4s12s4s28x3i",
+        *(128 + len(table + content), 0, b"\x02\x10\0\0", b"mntr", b"GRAY", b"XYZ "),
+        *(bytes(12), b"acsp", 63190, 65536, 54061),
+    )
+    return header.ljust(128, b"\0") + table + content
+
+
+@pytest.mark.parametrize("form", ["webp", "avif", "png"])
+def test_a_profile_for_greys_stays_where_it_fits_and_is_converted_where_it_does_not(run: Run, form: str) -> None:
+    source = saved(Image.new("L", (40, 30), 55), icc_profile=grey_profile())
+    image = run(source, Convert(format=form), Compress(quality=100), keep_profile=True)[1]
+    if form == "png":
+        assert (image.mode, image.getpixel((10, 10)), image.info["icc_profile"]) == ("L", 55, grey_profile())
+    else:  # 55 / 255 of the light is sRGB's 128 (IEC 61966-2-1)
+        assert "icc_profile" not in image.info
+        assert image.convert("L").getpixel((10, 10)) == pytest.approx(128, abs=3)
+
+
+def test_greys_with_a_profile_that_get_colours_are_converted(run: Run) -> None:
+    source = saved(Image.new("L", (40, 30), 55), icc_profile=grey_profile())
+    image = run(source, Rotate(angle=30, background="#ff0000"), PNG, keep_profile=True)[1]
+    assert image.getpixel((0, 0)) == (255, 0, 0)
+    centre = image.getpixel((image.width // 2, image.height // 2))
+    assert centre == pytest.approx((128, 128, 128), abs=3)
+
+
 # Depth and size -------------------------------------------------------------------------------------------------------
 
 
@@ -302,9 +391,17 @@ def test_a_bitmap_is_read_and_becomes_a_png(run: Run, mode: str) -> None:
     assert ImageChops.difference(image.convert("RGB"), flipped).getbbox() is None
 
 
-def test_a_bitmap_is_refused_by_its_header(run: Run) -> None:
-    header = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 5000, 5000, 1, 24, 0, 0, 0, 0, 0, 0)
-    with pytest.raises(SourceTooLarge, match="5000 x 5000 pixels"):
+@pytest.mark.parametrize(
+    ("width", "error", "text"),
+    [
+        (5000, SourceTooLarge, "5000 x 5000 pixels"),
+        (-127, SourceTooLarge, "exceeds limit"),
+        (0, BrokenImage, "damaged"),
+    ],
+)
+def test_a_bitmap_is_refused_by_its_header(run: Run, width: int, error: type[Exception], text: str) -> None:
+    header = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, width, 5000, 1, 24, 0, 0, 0, 0, 0, 0)
+    with pytest.raises(error, match=text):
         run(header)
 
 
@@ -375,3 +472,19 @@ def test_frames_count_against_the_limit_of_pixels(run: Run) -> None:
         run(source, Resize(width=80))
     assert run(source, Resize(width=80), animation="first")[1].width == 80
     assert run(source, Convert(format="jpeg"))[1].width == 800
+
+
+@pytest.mark.parametrize(("allowed", "frames"), [(("webp", "png"), 2), (("jpeg", "avif"), 1)])
+def test_auto_writes_an_animation_in_no_other_format_than_the_allowed(
+    run: Run, allowed: tuple[str, ...], frames: int
+) -> None:
+    source = saved(Image.new("L", (8, 8), 90), "gif", save_all=True, append_images=[Image.new("L", (8, 8), 9)])
+    output = run(source, Convert.model_validate({"format": "auto", "allowed": allowed}))[0].outputs[0]
+    assert output.format in allowed
+    assert output.frames == frames
+
+
+def test_the_frames_of_an_animated_png_are_counted_though_the_first_is_read(run: Run) -> None:
+    source = saved(Image.new("RGB", (8, 8), "red"), save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")])
+    result, image = run(source)
+    assert (result.source.frames, result.outputs[0].frames, image.getpixel((4, 4))) == (2, 1, (255, 0, 0))

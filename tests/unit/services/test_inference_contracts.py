@@ -1,5 +1,7 @@
 import math
 from collections import OrderedDict, deque
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -76,6 +78,20 @@ def test_a_whole_number_that_would_become_another_is_refused_at_the_producer(num
         PredictBatch(model="digits", inputs=[[1, number]])
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint64, np.longdouble, str, Decimal, Fraction])
+def test_a_whole_number_of_any_type_keeps_its_value_or_is_refused(kind: Any) -> None:
+    number = kind(2**53) + kind(1) if kind is not str else str(2**53 + 1)
+    with pytest.raises(ValidationError, match="value 2, 9007199254740993, is no 64-bit float"):
+        PredictBatch(model="digits", inputs=[[1, number]])
+    assert PredictBatch(model="digits", inputs=[[kind(2**53), kind(5)]]).inputs == [[2**53, 5]]
+
+
+@pytest.mark.parametrize("number", ["1e999999999", Decimal("1e999999999"), Decimal("nan"), "infinity", "one"])
+def test_a_text_that_no_float_holds_is_refused_at_once(number: Any) -> None:
+    with pytest.raises(ValidationError, match="inputs"):
+        PredictBatch(model="digits", inputs=[[number]])
+
+
 def test_whole_numbers_that_a_float_holds_are_kept() -> None:
     assert PredictBatch(model="digits", inputs=[[2**53, 2**60, -5]]).inputs == [[2**53, 2**60, -5]]
 
@@ -116,6 +132,14 @@ def test_batches_in_parts_fit_into_messages_and_lose_no_row(width: int) -> None:
     sizes = [len(message_for(job).encode()) for job in jobs]
     assert max(sizes) <= BrokerSettings.model_fields["max_message_bytes"].default
     assert len(jobs) == 1 or sizes[0] > 900_000 or len(jobs[0].inputs) == MAX_ROWS
+
+
+def test_batches_in_parts_take_mappings_and_keep_the_first_one_s_order() -> None:
+    rows = [{"height": float(number), "weight": 80.0} for number in range(1500)]
+    rows[1200] = dict(reversed(rows[1200].items()))
+    jobs = list(PredictBatch.in_parts(iter(rows), model="people"))
+    assert [job.columns for job in jobs] == [["height", "weight"]] * 2
+    assert [row for job in jobs for row in job.inputs] == [[float(number), 80.0] for number in range(1500)]
 
 
 def test_a_row_that_fits_into_no_message_is_named() -> None:

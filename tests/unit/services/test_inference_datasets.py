@@ -1,12 +1,16 @@
 import contextlib
 import gzip
 import io
+import json
 import zipfile
-from typing import Protocol
+from decimal import Decimal
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars
+import pyarrow  # type: ignore[import-untyped]  # ships no types
+import pyarrow.parquet  # type: ignore[import-untyped]  # the same
 import pytest
 
 from inference_service.adapters.datasets import Dataset, Datasets
@@ -25,6 +29,12 @@ def npz(**arrays: npt.ArrayLike) -> bytes:
 def plain_npz(**arrays: npt.ArrayLike) -> bytes:
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]  # the same
+    return file.getvalue()
+
+
+def parquet(**columns: list[Any]) -> bytes:
+    file = io.BytesIO()
+    polars.DataFrame(columns).write_parquet(file)
     return file.getvalue()
 
 
@@ -116,7 +126,7 @@ def shortened() -> bytes:
         (npz(features=[[1, 2]] * 2, labels=[1, 2], feature_names=["a"]), "2 features and 1 feature_names"),
         (npz(features=[[1, 2]] * 2, labels=[1, 2], feature_names=[1, 2]), "give one string per feature"),
         (npz(features=[[1, 2]] * 2, labels=[1, 2], feature_names=["a", "a"]), "two features named 'a'"),
-        (npz(features=[[1, 2]] * 2, labels=[1, 2], feature_names=["a", ""]), "a feature named ''"),
+        (npz(features=[[1, 2]] * 2, labels=[1, 2], feature_names=["a", ""]), "a feature without a name"),
         (npz(features=[[1], [2]], labels=[1, 2], groups=[1]), "groups that are not one"),
     ],
 )
@@ -190,7 +200,22 @@ def test_a_parquet_file_has_its_columns_as_features(storage: ObjectStorage) -> N
         ("a.csv", b"", "cannot be read"),
         ("a.csv", gzip.compress(CSV, mtime=0), "is compressed: upload it unpacked"),
         ("a.csv", b"kind,x\n", "has no rows"),
+        ("a.csv", b"kind,x\na,9007199254740993\nb,1.5\n", "above 2[*][*]53 in 'x'"),
+        ("a.csv", b"kind,x,kind\na,1,a\nb,2,b\n", "two columns named 'kind'"),
+        ("a.csv", b"kind,x,x\na,1,1\nb,2,2\n", "two columns named 'x'"),
+        ("a.csv", b"kind,x\n1.0,1\n2,2\n", "has 1.0 in 'kind'"),
+        ("a.csv", b"kind,x\na,1\na\0,2\n", "NUL character in 'kind'"),
+        (
+            "a.csv",
+            b"kind,x\n" + b"a" * 5000 + b",1\n" + b"b,2\n" * 100,
+            "needs 2,020,000 bytes for the words in 'kind'",
+        ),
         ("a.parquet", b"PAR1 and no more", "cannot be read"),
+        ("a.parquet", parquet(kind=["a", "b"], x=[Decimal(2**53 + 1), Decimal(1)]), "above 2[*][*]53 in 'x'"),
+        ("a.parquet", parquet(kind=["a", "b"], x=["1", "2"]), "column 'x' of type String: features must be numbers"),
+        ("a.parquet", parquet(x=[1, 2]), r"no column 'kind' \(found: 'x'\)"),
+        ("a.parquet", parquet(kind=[b"a", b"b"], x=[1, 2]), "column 'kind' of type Binary: write whole numbers or"),
+        ("a.parquet", parquet(kind=["a" * 5000] + ["b"] * 100, x=[1] * 101), "needs 2,020,000 bytes for the words"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_with_its_reason(
@@ -199,6 +224,59 @@ def test_a_table_that_cannot_be_used_is_refused_with_its_reason(
     storage.put(key, data)
     with pytest.raises(BadDataset, match=complaint):
         Datasets(storage, 2**20).read(key, label_column="kind")
+
+
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [
+        (["007", "7"], ["007", "7"]),
+        (["true", "false"], ["true", "false"]),
+        (["1e5", "2e7"], ["1e5", "2e7"]),
+        (["-4", "4006381333931"], [-4, 4006381333931]),
+        (["9223372036854775809", "9223372036854775810"], ["9223372036854775809", "9223372036854775810"]),
+        (["x ", "Ärger"], ["x ", "Ärger"]),
+    ],
+)
+def test_labels_of_a_csv_file_are_read_as_they_are_written(
+    storage: ObjectStorage, written: list[str], labels: list[int] | list[str]
+) -> None:
+    storage.put("a.csv", "\n".join(["\ufeffx,label,who", f"1,{written[0]},07", f"2,{written[1]},7"]).encode())
+    data = Datasets(storage, 2**20).read("a.csv", group_column="who")
+    assert data.examples.labels.tolist() == labels
+    assert data.groups is not None
+    assert data.groups.tolist() == [0, 1]
+
+
+def test_the_index_of_a_pandas_frame_is_no_feature(storage: ObjectStorage) -> None:
+    table = pyarrow.table({"x": [1.5, 2.5], "label": ["a", "b"], "__index_level_0__": [3, 7], "id": [5, 6]})
+    index = {"index_columns": ["__index_level_0__", "id"], "columns": [], "column_indexes": []}
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(index)}), file)
+    storage.put("a.parquet", file.getvalue())
+    data = Datasets(storage, 2**20).read("a.parquet", group_column="id")
+    assert (data.names, data.examples.features.tolist()) == (("x",), [[1.5], [2.5]])
+    assert data.groups is not None
+    assert data.groups.tolist() == [0, 1]
+    storage.put("a.csv", b",x,label\n0,1.5,a\n1,2.5,b\n")
+    with pytest.raises(BadDataset, match=r"feature without a name: .* index=False"):
+        Datasets(storage, 2**20).read("a.csv")
+
+
+def test_categories_are_labels(storage: ObjectStorage) -> None:
+    file = io.BytesIO()
+    polars.DataFrame({"x": [1, 2], "label": polars.Series(["b", "a"], dtype=polars.Categorical)}).write_parquet(file)
+    storage.put("a.parquet", file.getvalue())
+    assert Datasets(storage, 2**20).read("a.parquet").examples.labels.tolist() == ["b", "a"]
+
+
+def test_a_parquet_file_with_a_wrong_byte_is_refused_or_read_and_ends_no_process(storage: ObjectStorage) -> None:
+    whole = parquet(a=[1.5, 2.5], label=["x", "y"])
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x55
+        storage.put("a.parquet", bytes(damaged))
+        with contextlib.suppress(BadDataset):
+            assert len(Datasets(storage, 2**20).read("a.parquet").examples.labels) == 2
 
 
 def test_a_parquet_file_that_unpacks_to_more_than_the_limit_is_not_unpacked(storage: ObjectStorage) -> None:

@@ -1,9 +1,10 @@
 """What the jobs do: plain functions, without queues."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from images_service.adapters.formats import ANIMATED, SUFFIXES, Encoding, recognise
+from images_service.adapters.formats import SUFFIXES, Encoding, recognise
 from images_service.adapters.memory import Memory, needed
 from images_service.adapters.pictures import Picture
 from images_service.adapters.storage import Storage
@@ -84,8 +85,12 @@ def process_image(
     )
     if picture.format == "gif" and picture.frames == 1:
         encodings = [replace(each, format="png") if each.format == "gif" else each for each in encodings]
-    with (memory or Memory()).reserved(needed(picture, len(data), job.operations, encodings), job.source):
-        image, outputs = _processed(job, picture, encodings, storage, max_pixels, progress)
+    keys = {operation.key for operation in job.operations if isinstance(operation, Watermark)}
+    files = {key: storage.read(key) for key in sorted(keys)}
+    marks = {key: Picture.open(file, key, max_pixels=max_pixels) for key, file in files.items()}
+    size = len(data) + sum(map(len, files.values()))
+    with (memory or Memory()).reserved(needed(picture, size, job.operations, encodings, marks), job.source):
+        image, outputs = _processed(job, picture, encodings, marks, progress)
         source = SourceFile(
             key=job.source,
             format=picture.format,
@@ -108,15 +113,14 @@ def _processed(
     job: ProcessImage,
     picture: Picture,
     encodings: list[Encoding],
-    storage: Storage,
-    max_pixels: int,
+    marks: Mapping[str, Picture],
     progress: Progress,
 ) -> tuple[Picture, list[_Encoded]]:
     thumbnails: list[_Encoded] = []
     for done, (operation, encoding) in enumerate(zip(job.operations, encodings[1:], strict=True), start=1):
         if isinstance(operation, Thumbnail):
             thumbnails.append(_encoded("thumbnail", picture.thumbnail(operation.size), encoding))
-        picture = _applied(operation, picture, storage, max_pixels)
+        picture = _applied(operation, picture, marks)
         note = f"{picture.width} x {picture.height}"
         progress(100 * done / (len(job.operations) + 1), step=operation.kind, note=note)
     return picture, [_encoded("image", picture, encodings[-1]), *thumbnails]
@@ -147,10 +151,10 @@ def _may_animate(job: ProcessImage, encodings: list[Encoding]) -> bool:
         for operation, encoding in zip(job.operations, encodings[1:], strict=True)
         if isinstance(operation, Thumbnail)
     ]
-    return any(each.format in ANIMATED or each.format == "auto" for each in (*written, encodings[-1]))
+    return any(each.may_animate for each in (*written, encodings[-1]))
 
 
-def _applied(operation: Operation, picture: Picture, storage: Storage, max_pixels: int) -> Picture:
+def _applied(operation: Operation, picture: Picture, marks: Mapping[str, Picture]) -> Picture:
     match operation:
         case Resize():
             return picture.resize(operation)
@@ -161,7 +165,7 @@ def _applied(operation: Operation, picture: Picture, storage: Storage, max_pixel
         case Flip():
             return picture.flip(operation)
         case Watermark(key=key):
-            return picture.watermark(operation, Picture.open(storage.read(key), key, max_pixels=max_pixels))
+            return picture.watermark(operation, marks[key])
         case Blur():
             return picture.blur(operation)
         case Pixelate():

@@ -36,6 +36,9 @@ SUM_TOLERANCE = 1e-3  #: A model's probabilities may be rounded; beyond this the
 #: Fields of a training that do not decide its weights: with others, it goes on from its checkpoints.
 _NOT_WEIGHTS = {"epochs", "publish", "at_least", "on_changed_data"}
 
+#: Fields of a training that decide which rows of a file are held out, and of what they are measured.
+_SPLIT = ("seed", "holdout", "label_column", "group_column")
+
 _log = logging.getLogger(__name__)
 
 
@@ -123,10 +126,10 @@ def predict_batch(job: PredictBatch, models: ModelCache, *, max_rows: int) -> Pr
         raise BadInputs(f"the batch has {len(job.inputs)} rows and {max_rows} are allowed: split it")
     rows = np.asarray(job.inputs, dtype=np.float64)
     digest, model = models.get(job.model, job.digest)
-    if rows.shape[1] != model.features:
-        raise BadInputs(f"the rows have {rows.shape[1]} features and model {job.model} takes {model.features}")
     if job.columns is not None:
         rows = rows[:, _order(job.model, job.columns, model.names)]
+    if rows.shape[1] != model.features:
+        raise BadInputs(f"the rows have {rows.shape[1]} features and model {job.model} takes {model.features}")
     _refuse_rows(np.abs(rows).max(axis=1) <= LARGEST)
     labels, probabilities = model.predict(rows)
     _refuse_rows(np.isfinite(probabilities).all(axis=1))
@@ -153,12 +156,14 @@ def _order(model: str, columns: Sequence[str], names: Sequence[str] | None) -> l
     """Where to find each of the model's features in a row of these columns."""
     if names is None:
         raise BadInputs(f"the batch names its columns, and model {model} was trained on a data set without names")
-    if unknown := sorted(set(columns) - set(names)):
-        missing = sorted(set(names) - set(columns))
-        raise BadInputs(
-            f"model {model} has no feature {', '.join(map(repr, unknown[:5]))}, and the batch has no column "
-            f"{', '.join(map(repr, missing[:5]))}"
-        )
+    unknown, missing = sorted(set(columns) - set(names)), sorted(set(names) - set(columns))
+    faults = []
+    if unknown:
+        faults.append(f"model {model} has no feature {', '.join(map(repr, unknown[:5]))}")
+    if missing:
+        faults.append(f"the batch has no column {', '.join(map(repr, missing[:5]))}, which model {model} takes")
+    if faults:
+        raise BadInputs(", and ".join(faults))
     place = {column: number for number, column in enumerate(columns)}
     return [place[name] for name in names]
 
@@ -350,25 +355,32 @@ def _why_not_latest(job: TrainModel, card: ModelCard, registry: Registry, holdou
 
 
 def _is_worse(card: ModelCard, rival: ModelCard, holdout: Examples, registry: Registry) -> bool:
-    """Whether the latest version is better, by its own account and on the rows held out from this one.
+    """Whether the new model is less accurate than the latest version was, and no better on its own held-out rows.
 
-    On these rows alone it would be favoured, as it may have been trained on some. Its own account alone may be of data
-    that were easier.
+    The accuracies alone may be of data that differ in difficulty. Of the rows held out from the new model, the latest
+    version may have been trained on some, and if their labels are wrong, no model is better than another: so the new
+    one has to show that it is better there.
     """
-    split = [rival.parameters.get(name) == card.parameters.get(name) for name in ("seed", "holdout")]
-    if rival.dataset_digest == card.dataset_digest and all(split):
-        return card.accuracy < rival.accuracy  # of the very same rows
     rows = card.metrics["holdout_rows"]
-    if not clearly_less(card.accuracy, rows, rival.accuracy, rival.metrics.get("holdout_rows", rows)):
-        return False
-    if (rival.features, rival.feature_names) != (card.features, card.feature_names):
+    same_rows = rival.dataset_digest == card.dataset_digest and all(
+        rival.parameters.get(name) == card.parameters.get(name) for name in _SPLIT
+    )
+    if same_rows:
+        less = card.accuracy < rival.accuracy
+    else:
+        less = clearly_less(card.accuracy, rows, rival.accuracy, rival.metrics.get("holdout_rows", rows))
+    if not less:
         return False
     try:
         model = OnnxModel(registry.read(rival.model, rival.digest))
     except (UnknownModel, DamagedModel):
-        return False
+        return False  # it answers nobody any more
+    if same_rows or (rival.features, rival.feature_names) != (card.features, card.feature_names):
+        return True
+    if not clearly_less(card.metrics["most_frequent"], rows, card.accuracy, rows):
+        return True  # it is no better than to give all rows one label
     named = np.concatenate([model.predict(part)[0] for part in in_parts(holdout.features, len(rival.labels))])
-    return float((named == holdout.labels).mean()) > card.accuracy
+    return not clearly_less(float((named == holdout.labels).mean()), rows, card.accuracy, rows)
 
 
 def _resume(checkpoints: Checkpoints, learner: Learner, epochs: int) -> tuple[Classifier | None, int]:

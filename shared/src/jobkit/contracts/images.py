@@ -190,7 +190,8 @@ class Convert(_Operation):
     Without it the source's format stays. A GIF without animation and a BMP become a PNG, a HEIC becomes a JPEG.
 
     ``auto`` takes the smallest of the ``allowed`` formats, each written at a quality that looks like the JPEG's. JPEG
-    does not take part for an image with transparency, and only WebP for an animation.
+    does not take part for an image with transparency. Of an animation, WebP alone takes part where it is allowed;
+    the others write its first frame.
 
     JPEG knows no transparency: there ``background`` shows through. Of an animation GIF and WebP keep all frames, the
     other formats the first.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, FailFast, Field, FiniteFloat, StringConstraints, model_validator
@@ -47,12 +48,25 @@ def _exact(row: object) -> object:
     ordered = _in_order(row)
     if isinstance(ordered, list):
         for place, number in enumerate(ordered, start=1):
-            if type(number) is int and not -(2**53) <= number <= 2**53 and not _is_float(number):
+            whole = None if type(number) is float else number if type(number) is int else _whole(number)
+            if whole is not None and not -(2**53) <= whole <= 2**53 and not _is_float(whole):
                 raise ValueError(
-                    f"value {place}, {number}, is no 64-bit float: the nearest is another number. Subtract an offset "
+                    f"value {place}, {whole}, is no 64-bit float: the nearest is another number. Subtract an offset "
                     "from such ids and time stamps, in the data set too"
                 )
     return ordered
+
+
+def _whole(number: object) -> int | None:
+    """The whole number that a text, or a number of another type, stands for; None if it stands for none."""
+    try:
+        exact: Any = Decimal(number) if isinstance(number, str) else number
+        if isinstance(exact, Decimal) and not abs(exact) < 2**1024:  # above all floats: refused as not finite
+            return None
+        whole = int(exact)
+    except (ArithmeticError, TypeError, ValueError):
+        return None
+    return whole if whole == exact else None
 
 
 def _is_float(number: int) -> bool:
@@ -146,12 +160,17 @@ class PredictBatch(Job, queue="inference"):
 
     @classmethod
     def in_parts(
-        cls, inputs: Iterable[Sequence[float]], *, model: str, max_bytes: int = MAX_MESSAGE, **fields: Any
+        cls,
+        inputs: Iterable[Sequence[float] | Mapping[str, float]],
+        *,
+        model: str,
+        max_bytes: int = MAX_MESSAGE,
+        **fields: Any,
     ) -> Iterator[Self]:
         """Yield batches of any number of rows, in their order, each of which fits into a message.
 
         Args:
-            inputs: The rows; a generator is read as the batches are.
+            inputs: The rows, as sequences or as mappings from column to number; a generator is read as the batches are.
             model: Its name.
             max_bytes: The largest message: the broker's limit, if yours is not the default.
             fields: The other fields of each batch.
@@ -159,11 +178,15 @@ class PredictBatch(Job, queue="inference"):
         Raises:
             ValueError: One row alone does not fit.
         """
-        room = max_bytes - _AROUND - len(json.dumps(fields.get("columns")))
-        part: list[Sequence[float]] = []
-        used = 0
+        part: list[Sequence[float] | Mapping[str, float]] = []
+        used = room = 0
         for number, row in enumerate(inputs, start=1):
-            size = sum(len(repr(float(value))) + 1 for value in row) + 3
+            if number == 1:
+                if isinstance(row, Mapping) and fields.get("columns") is None:
+                    fields["columns"] = list(row)
+                room = max_bytes - _AROUND - len(json.dumps(fields.get("columns")))
+            values = row.values() if isinstance(row, Mapping) else row
+            size = sum(len(repr(float(value))) + 1 for value in values) + 3
             if size > room:
                 raise ValueError(f"row {number} has {size:,} bytes as JSON, and {room:,} fit into a message")
             if part and (used + size > room or len(part) == MAX_ROWS):

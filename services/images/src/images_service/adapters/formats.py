@@ -41,6 +41,15 @@ _NAMED: Final = (
     (b"<svg", "an SVG"),
 )
 
+#: The same for ISO media files, by their major brand.
+_NAMED_BRANDS: Final = {
+    b"crx ": "a raw file of a Canon camera",
+    b"isom": "a film",
+    b"mp41": "a film",
+    b"mp42": "a film",
+    b"qt  ": "a film",
+}
+
 SUFFIXES: dict[OutputFormat, str] = {
     "jpeg": ".jpg",
     "png": ".png",
@@ -92,7 +101,10 @@ def recognise(data: bytes, name: str) -> SourceFormat:
         return "bmp"
     if not data:
         raise UnknownFormat(f"{name!r} is empty.")
-    known_as = next((f" but {kind}" for start, kind in _NAMED if data.startswith(start)), "")
+    kind = next((kind for start, kind in _NAMED if data.startswith(start)), "")
+    if data[4:8] == b"ftyp":
+        kind = _NAMED_BRANDS.get(data[8:12], "")
+    known_as = f" but {kind}" if kind else ""
     raise UnknownFormat(
         f"{name!r} is no JPEG, PNG, WebP, GIF, TIFF, AVIF, HEIC or BMP{known_as}: it begins with {data[:8].hex(' ')}."
     )
@@ -135,6 +147,11 @@ class Encoding:
     def keep(self) -> int:
         """What libvips keeps of the metadata (its ``VipsForeignKeep``): EXIF 1, XMP 2, IPTC 4, the profile 8."""
         return (7 if self.keep_metadata else 0) | (8 if self.keep_profile else 0)
+
+    @property
+    def may_animate(self) -> bool:
+        """Whether what is written may hold an animation."""
+        return bool(ANIMATED & ({*self.allowed} if self.format == "auto" else {self.format}))
 
     def fits(self, width: int, height: int) -> bool:
         """Return whether the format can hold an image of that size."""

@@ -23,6 +23,8 @@ _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 #: Frames whose scans hold all of a coefficient: baseline and extended, by Huffman and arithmetic coding.
 _SEQUENTIAL: Final = frozenset({0xC0, 0xC1, 0xC9})
 
+_PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
+
 _BASELINE: Final = frozenset({0xC0, 0xC1})
 
 #: What ends a scan: any marker that is no stuffed zero, no restart marker and no fill byte.
@@ -31,6 +33,10 @@ _END_OF_SCAN: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 #: What follows a complete scan: libjpeg reads up to 8 bytes ahead. Set bits, which no code of JPEG consists of: a block
 #: that is missing uses them up within a few codes, and the decoder runs out of data, which is an error.
 _PADDING: Final = b"\xff\x00" * 8
+
+#: Stray bytes after a scan that are no damage; of one repeated value there may be more. What overwrote or repeated a
+#: part of the file mostly leaves hundreds.
+_MOST_STRAYS: Final = 64
 
 
 class _Segment(NamedTuple):
@@ -73,16 +79,70 @@ def mended(data: bytes) -> bytes:
     return b"".join((*parts, rest))
 
 
+def has_all_scans(data: bytes) -> bool:
+    """Return whether the scans of a progressive file give every bit of every coefficient; True for other files.
+
+    One that was cut between two scans is blurred, and no decoder tells.
+    """
+    segments = list(_header(data))
+    frame = next((segment for segment in segments if segment.marker in _FRAMES), None)
+    if frame is None or frame.marker not in _PROGRESSIVE or segments[-1].marker != SOS:
+        return True
+    components = data[frame.begin + 6 : frame.end : 3]
+    missing = {(component, coefficient) for component in components for coefficient in range(64)}
+    marker, begin, end = segments[-1]
+    while marker != EOI and begin <= end <= len(data):
+        if marker == SOS and end - begin >= 4:
+            first, last, bits = data[end - 3 : end]
+            if bits & 15 == 0:
+                named = data[begin + 1 : end - 3 : 2]
+                missing -= {(each, coefficient) for each in named for coefficient in range(first, last + 1)}
+        found = _END_OF_SCAN.search(data, end)
+        if found is None:
+            break
+        marker, begin = data[found.start() + 1], found.start() + 4
+        end = begin - 2 + int.from_bytes(data[begin - 2 : begin])
+    return not missing
+
+
+def without_most_strays(data: bytes) -> bytes | None:
+    """Return what ``mended`` returned, shorter by more than the stray bytes that are no damage.
+
+    If all of the picture can still be decoded, a part of its scan was overwritten or repeated: the decoder then often
+    finds more blocks than the picture has, and warns of nothing. None for files of several scans.
+    """
+    begin = _begin_of_padded_scan(data)
+    return None if begin is None else data[: max(begin, len(data) - len(_PADDING) - _MOST_STRAYS)]
+
+
+def without_filler(data: bytes) -> bytes | None:
+    """Return what ``mended`` returned without the one value that its scan ends with, if that is repeated often."""
+    begin, end = _begin_of_padded_scan(data), len(data) - len(_PADDING)
+    if begin is None:
+        return None
+    content = begin + len(data[begin:end].rstrip(data[end - 1 : end]))
+    return data[:content] + _PADDING if end - content > _MOST_STRAYS else None
+
+
+def _begin_of_padded_scan(data: bytes) -> int | None:
+    segments = list(_header(data))
+    return segments[-1].end if segments and segments[-1].marker == SOS and data.endswith(_PADDING) else None
+
+
 def without_stray_end(data: bytes, warning: str) -> bytes | None:
     """Return the file without the bytes before its end marker that the decoder's ``warning`` counts.
 
-    None if it speaks of something else. This is for progressive files, whose scans cannot be told from their strays.
+    None if it speaks of something else, or of too many. This is for progressive files, whose scans cannot be told from
+    their strays.
     """
     found = re.search(r"(\d+) extraneous bytes before marker 0xd9", warning)
     end = data.rfind(b"\xff\xd9")
     if found is None or end < int(found[1]):
         return None
-    return data[: end - int(found[1])] + data[end:]
+    strays = data[end - int(found[1]) : end]
+    if len(strays) > _MOST_STRAYS and len(set(strays)) > 1:
+        return None
+    return data[: end - len(strays)] + data[end:]
 
 
 def _header(data: bytes) -> Iterator[_Segment]:

@@ -3,16 +3,17 @@
 import ctypes
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from images_service.adapters.formats import Encoding
 from images_service.adapters.geometry import scaling, size_after
 from images_service.adapters.pictures import Picture, shrink_on_load
 from images_service.errors import SourceTooLarge
-from jobkit.contracts.images import Operation, OutputFormat, Resize, Rotate, Thumbnail
+from jobkit.contracts.images import Operation, OutputFormat, Resize, Rotate, Thumbnail, Watermark
 from jobkit.errors import Snooze
 
 #: Bytes that the decoders, and then the conversion to sRGB, take for a pixel of the source at most.
@@ -33,6 +34,9 @@ WRITING: Final[dict[OutputFormat, tuple[int, int]]] = {
     "webp": (26, 46),
     "avif": (30, 48),
 }
+
+#: How often a file is held: as it was uploaded, mended, and shortened to look for damage.
+COPIES: Final = 3
 
 #: Bytes for tables and buffers of decoders and encoders, however small the image is.
 FIXED: Final = 24 << 20
@@ -120,32 +124,48 @@ class _Walk:
         return self.width * self.height * self.frames
 
 
-def needed(picture: Picture, file_size: int, operations: tuple[Operation, ...], encodings: list[Encoding]) -> int:
+def needed(
+    picture: Picture,
+    file_size: int,
+    operations: tuple[Operation, ...],
+    encodings: list[Encoding],
+    marks: Mapping[str, Picture] = MappingProxyType({}),
+) -> int:
     """Return the most bytes that these operations take at a time.
 
     Args:
         picture: The source, not yet decoded.
-        file_size: Its bytes.
+        file_size: Its bytes, and those of the watermarks.
         operations: In their order.
         encodings: How the image would be written after each operation, beginning with that before the first.
+        marks: The watermarks by their keys, not yet decoded.
     """
     at = _Walk(picture.width, picture.height, picture.frames, picture.transparent)
     first = operations[0]
     shrink = shrink_on_load(picture, scaling(first, at.width, at.height)) if isinstance(first, Resize) else 1
     reading = at.pixels // shrink**2 * READING
     peak = reading + (COEFFICIENTS * at.pixels if picture.format == "jpeg" else 0)
+    kept = 0  # beside the image, until the job ends
     for operation, encoding in zip(operations, encodings[1:], strict=True):
         before = at.pixels // shrink**2
         if isinstance(operation, Thumbnail):
             small = Resize(width=operation.size, height=operation.size)
             width, height = size_after(small, at.width, at.height)
-            peak = max(peak, before * 4 + _writing(encoding, width * height * at.frames, at.transparent))
+            pixels = width * height * at.frames
+            peak = max(peak, kept + before * 4 + _writing(encoding, pixels, at.transparent))
+            kept += pixels * 4
+        elif isinstance(operation, Watermark) and operation.key in marks:
+            mark = marks[operation.key]
+            pixels = mark.width * mark.height
+            reading = pixels * (READING + (COEFFICIENTS if mark.format == "jpeg" else 0))
+            peak = max(peak, kept + before * 4 + reading)
+            kept += pixels * 4
         at.width, at.height = size_after(operation, at.width, at.height)
         at.transparent = at.transparent or (isinstance(operation, Rotate) and operation.angle % 90 != 0)
-        peak = max(peak, (before + at.pixels) * CHANGING)
+        peak = max(peak, kept + (before + at.pixels) * CHANGING)
         shrink = 1
-    peak = max(peak, _writing(encodings[-1], at.pixels, at.transparent))
-    return FIXED + 2 * file_size + peak
+    peak = max(peak, kept + _writing(encodings[-1], at.pixels, at.transparent))
+    return FIXED + COPIES * file_size + peak
 
 
 def _writing(encoding: Encoding, pixels: int, transparent: bool) -> int:

@@ -47,6 +47,9 @@ _RIGHT_ANGLES: Final = {90: "d90", 180: "d180", 270: "d270"}
 #: Longest edge of the copy in which the dominant colour is counted.
 _SAMPLE: Final = 64
 
+#: Formats that hold greys as colours, so that a profile for greys does not fit.
+_ONLY_COLOURED: Final[frozenset[OutputFormat]] = frozenset({"webp", "avif"})
+
 _Change = Callable[[pyvips.Image], pyvips.Image]
 
 
@@ -194,7 +197,7 @@ class Picture:
             if wanted.background is None:
                 frame = frame if frame.hasalpha() else frame.addalpha()
                 return _premultiplied(frame, lambda image: image.rotate(angle, background=[0.0] * image.bands))
-            frame = frame.colourspace("srgb")
+            frame = _coloured(frame)
             paint = [*(float(value) for value in bytes.fromhex(wanted.background[1:])), 255.0][: frame.bands]
             return _premultiplied(frame, lambda image: image.rotate(angle, background=paint))
 
@@ -222,12 +225,12 @@ class Picture:
         mark = mark.resize(Resize(width=size[0], height=size[1], fit="stretch", enlarge=True))
         left, top = self._place(wanted.gravity, *size, margin=wanted.margin)
         with _impossible("used as a watermark", wanted.key):
-            over = mark._decoded.colourspace("srgb")
+            over = _coloured(mark._decoded)
             over = over if over.hasalpha() else over.addalpha()
             over = (over * [1, 1, 1, wanted.opacity]).cast("uchar").copy_memory()
 
         def change(frame: pyvips.Image) -> pyvips.Image:
-            frame = frame.colourspace("srgb")
+            frame = _coloured(frame)
             both = frame.composite2(over, "over", x=left, y=top)
             return both if frame.hasalpha() else both[:3]
 
@@ -260,7 +263,7 @@ class Picture:
         """Return the colour that most of the (first) frame has, like ``#3a6ea5``; None if nothing is visible."""
         with _impossible("looked at", self.name):
             small = _frame(self._decoded, 0, self.height).thumbnail_image(_SAMPLE, height=_SAMPLE, size="down")
-            small = small.colourspace("srgb")
+            small = _in_srgb(small)
             small = (small if small.hasalpha() else small.addalpha()).cast("uchar")
             values = bytes(small.write_to_memory())
         pixels = [values[at : at + 3] for at in range(0, len(values), 4) if values[at + 3] >= 128]
@@ -285,7 +288,11 @@ class Picture:
         with _impossible(f"written as {encoding.format}", self.name):
             if encoding.format not in ANIMATED:
                 pixels = _frame(pixels, 0, self.height)
+            if encoding.format in _ONLY_COLOURED and pixels.get_typeof("icc-profile-data"):
+                pixels = _coloured(pixels)
             if encoding.format == "jpeg" and pixels.hasalpha():
+                if len(set(encoding.background)) > 1:
+                    pixels = _coloured(pixels)
                 pixels = pixels.flatten(background=_paint(pixels, encoding.background))
             return self._written(pixels, encoding), encoding.format
 
@@ -296,7 +303,7 @@ class Picture:
     def _smallest(self, encoding: Encoding) -> tuple[bytes, OutputFormat]:
         forms = [form for form in encoding.allowed if form != "jpeg" or not self.transparent]
         if self.frames > 1:
-            forms = [form for form in forms if form in ANIMATED] or ["gif"]
+            forms = [form for form in forms if form in ANIMATED] or forms
         quality = encoding.quality or 80
         choices = [replace(encoding, format=form, quality=quality_like_jpeg(form, quality)) for form in forms]
         fitting = [choice for choice in choices if choice.fits(self.width, self.height)]
@@ -413,6 +420,10 @@ def _finished(image: pyvips.Image, *, keep_profile: bool) -> pyvips.Image:
         # In place of a broken profile libvips takes one of its own.
         image = image.icc_transform("srgb", embedded=True, depth=8)
         image.remove("icc-profile-data")  # or the next operation would transform once more
+        if image.get_typeof("exif-ifd2-ColorSpace"):
+            image.set_type(pyvips.GValue.gstr_type, "exif-ifd2-ColorSpace", "1")  # sRGB; kept metadata has to be true
+        if image.get_typeof("exif-ifd4-InteroperabilityIndex"):
+            image.remove("exif-ifd4-InteroperabilityIndex")
     wanted = "b-w" if grey else "srgb"
     if image.interpretation != wanted:
         image = image.colourspace(wanted)
@@ -452,6 +463,19 @@ def _premultiplied(image: pyvips.Image, change: _Change) -> pyvips.Image:
     interpretation = image.interpretation
     changed = change(image.premultiply()).unpremultiply().cast("uchar")
     return changed.copy(interpretation=interpretation)
+
+
+def _coloured(image: pyvips.Image) -> pyvips.Image:
+    """The image with three colours; greys with a profile of their own, which fits no colours, become sRGB."""
+    return image if image.bands >= 3 else _in_srgb(image)
+
+
+def _in_srgb(image: pyvips.Image) -> pyvips.Image:
+    if not image.get_typeof("icc-profile-data"):
+        return image.colourspace("srgb")
+    image = image.icc_transform("srgb", embedded=True, depth=8)
+    image.remove("icc-profile-data")
+    return image
 
 
 def _paint(pixels: pyvips.Image, background: tuple[int, int, int]) -> list[float]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import struct
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, NamedTuple
 
 import pyvips  # type: ignore[import-untyped]  # it ships stubs, but no py.typed marker
 from PIL import Image
 
 from images_service.adapters import jpeg, tiff
+from images_service.adapters.blocks import has_end, png_frames
 from images_service.adapters.formats import recognise
 from images_service.adapters.profiles import adobe_rgb
 from images_service.errors import BrokenImage, ImpossibleOperation, MissingDecoder, SourceTooLarge, UnsupportedPixels
@@ -120,10 +122,14 @@ class Source:
             self._prepare_bitmap()
         if page is not None and self.format != "tiff" and page > 1:
             raise ImpossibleOperation(f"{name!r} has 1 page, and page {page} was asked for: only a TIFF has several.")
-        self.header = self.load()
+        self.header = self.load() if self.format != "bmp" else self._bitmap_header
         self._count_frames(all_frames)
         self._check_size(self.header.width, self.header.height)
         self._check_channels()
+        if not has_end(data, self.format) or (self.format == "jpeg" and not jpeg.has_all_scans(data)):
+            if not accept_damage:
+                raise self._broken()
+            self.damaged = True
 
     def load(self, shrink: int = 1) -> pyvips.Image:
         """Return the image as it is in the file, decoded when its pixels are needed.
@@ -145,7 +151,10 @@ class Source:
         """
         if not self.damaged:
             try:
-                return self._load(shrink, strict=True).copy_memory()
+                image = self._load(shrink, strict=True).copy_memory()
+                if self._ends_in_time:
+                    return image
+                raise self._broken()
             except (pyvips.Error, BrokenImage) as error:
                 strict = error
             if self.format == "jpeg" and self._mend_stray_end():
@@ -197,6 +206,8 @@ class Source:
             chosen = self._full_picture(found, chosen)
         chosen.check(self.name)
         self._options, self._compression = chosen.options, chosen.rare_compression
+        if chosen.compression == tiff.OLD_JPEG:
+            raise self._broken()  # of some such files, libvips makes a black image without an error
         self._adobe_rgb = found.adobe_rgb
         self.page, self.pages = chosen.page + 1, len(found.chain)
 
@@ -204,9 +215,13 @@ class Source:
         try:
             with Image.open(io.BytesIO(self._original), formats=["BMP"]) as header:
                 self._check_size(header.width, header.height)
+                # Pillow decodes at once or not at all; until then, black pixels that nobody computes stand for it.
+                form = _form(header.mode)
+                black = pyvips.Image.black(header.width, header.height, bands=form.bands)
+                self._bitmap_header = _named(black, form)
         except Image.DecompressionBombError as error:
             raise SourceTooLarge(f"{self.name!r}: {error}") from error
-        except _PILLOW_FAILS as error:
+        except (*_PILLOW_FAILS, pyvips.Error) as error:
             raise self._broken() from error
 
     def _full_picture(self, found: tiff.Contents, first: tiff.Directory) -> tiff.Directory:
@@ -219,6 +234,12 @@ class Source:
         if not larger:
             return first
         largest = max(larger, key=lambda other: other.width * other.height)
+        if largest.width * largest.height > self._max_pixels:
+            raise SourceTooLarge(
+                f"{self.name!r} has {largest.size} pixels on page {largest.page + 1}, of which page {first.page + 1} "
+                f"({first.size}) may be a preview, and IMAGES_MAX_PIXELS allows {self._max_pixels}: set the job's page "
+                "to take another."
+            )
         try:
             if self._difference(first, largest) <= _ALIKE:
                 logger.info("%r: page %d is a preview of page %d.", self.name, first.page + 1, largest.page + 1)
@@ -234,6 +255,16 @@ class Source:
             image = image.thumbnail_image(32, height=32, size="force").colourspace("b-w")
             small.append(image[0].cast("float").copy_memory())
         return float(((small[0] - small[1]) ** 2).avg()) / max(float(small[1].deviate()) ** 2, _EMPTY)
+
+    @cached_property
+    def _ends_in_time(self) -> bool:
+        """Whether the data is not longer than the picture, which tells of a part that was overwritten or repeated."""
+        shorter = jpeg.without_most_strays(self._mended) if self.format == "jpeg" else None
+        # An eighth of the size is decided faster, but the decoder then leaves the last rows out at some heights.
+        if shorter is None or not (_decodes(shorter, shrink=8) and _decodes(shorter)):
+            return True
+        shorter = jpeg.without_filler(self._mended)
+        return shorter is not None and _decodes(shorter)
 
     def _mend_stray_end(self) -> bool:
         # libvips keeps one error text for all threads, so this one may be of another job. That does no harm: what
@@ -281,6 +312,8 @@ class Source:
         return image
 
     def _count_frames(self, all_frames: bool) -> None:
+        if self.format == "png":
+            self.frames = png_frames(self._original)
         if self.format not in ("gif", "webp") or not self.header.get_typeof("n-pages"):
             return
         self.frames = int(self.header.get("n-pages"))
@@ -320,21 +353,44 @@ class Source:
         return BrokenImage(f"{self.name!r} is truncated or damaged: it cannot be decoded.{remedy}")
 
 
+def _decodes(data: bytes, *, shrink: int = 1) -> bool:
+    """Whether all of a JPEG can be decoded."""
+    try:
+        pyvips.Image.jpegload_buffer(data, access="sequential", fail_on="warning", shrink=shrink).avg()
+    except pyvips.Error:
+        return False
+    return True
+
+
 def _exif(image: pyvips.Image, name: str) -> str:
     return str(image.get(name)) if image.get_typeof(name) else ""
 
 
+class _Form(NamedTuple):
+    """How the pixels of one of Pillow's modes are read."""
+
+    mode: str
+    bands: int
+    bits: int
+    palette: bool
+
+
+def _form(mode: str) -> _Form:
+    read_as = "L" if mode == "1" else mode if mode in ("L", "RGB", "RGBA") else "RGB"
+    return _Form(read_as, len(Image.new(read_as, (1, 1)).getbands()), 1 if mode == "1" else 8, mode == "P")
+
+
 def _from_pillow(image: Image.Image) -> pyvips.Image:
-    bits = {"1": 1}.get(image.mode, 8)
-    palette = image.mode == "P"
-    if image.mode == "1":
-        image = image.convert("L")
-    elif image.mode not in ("L", "RGB", "RGBA"):
-        image = image.convert("RGB")
-    bands = len(image.getbands())
-    found = pyvips.Image.new_from_memory(image.tobytes(), image.width, image.height, bands, "uchar")
-    found = found.copy(interpretation="b-w" if bands == 1 else "srgb")
-    found.set_type(pyvips.GValue.gint_type, "bits-per-sample", bits)
-    if palette:
-        found.set_type(pyvips.GValue.gint_type, "palette", 1)
-    return found.copy_memory()
+    form = _form(image.mode)
+    pixels = image.convert(form.mode).tobytes()
+    return _named(
+        pyvips.Image.new_from_memory(pixels, image.width, image.height, form.bands, "uchar"), form
+    ).copy_memory()
+
+
+def _named(image: pyvips.Image, form: _Form) -> pyvips.Image:
+    image = image.copy(interpretation="b-w" if form.bands == 1 else "srgb")
+    image.set_type(pyvips.GValue.gint_type, "bits-per-sample", form.bits)
+    if form.palette:
+        image.set_type(pyvips.GValue.gint_type, "palette", 1)
+    return image

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,9 +31,11 @@ _RANGES: Final = {_FILL_ORDER: (2, 1), _ORIENTATION: (8, 1), _PLANES: (2, 1), _U
 _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _NUMBERS: Final = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 
+OLD_JPEG: Final = 6  #: JPEG as TIFF 6.0 had it, before technical note 2.
+
 _COMMON_COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
 _RARE_COMPRESSIONS: Final = {
-    6: "JPEG as in TIFF 6.0",
+    OLD_JPEG: "JPEG as in TIFF 6.0",
     34661: "JBIG",
     34712: "JPEG 2000",
     34925: "LZMA",
@@ -47,6 +50,10 @@ _CIELAB: Final = 8
 _COLOURS: Final = frozenset({0, 1, 2, 3, 4, 5, 6, _CIELAB})
 _COLOUR_NAMES: Final = {9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}
 _NUMBER_NAMES: Final = {2: "signed integers", 3: "floating-point numbers", 5: "complex integers", 6: "complex numbers"}
+
+
+#: What following an offset raises that leads out of the file.
+_LEADS_NOWHERE: Final = (struct.error, IndexError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -180,22 +187,22 @@ class Contents:
 
 
 def contents(data: bytes) -> Contents | None:
-    """Return what is in a TIFF file; None if its structure cannot be followed, which libtiff may still manage."""
+    """Return what is in a TIFF file, as far as its offsets can be followed; None if no directory can be."""
     reader = _Reader(data)
-    try:
-        found, raw, adobe = [], reader.signature, False
+    found, raw, adobe = [], reader.signature, False
+    with suppress(*_LEADS_NOWHERE):
         for page, (offset, tags) in enumerate(reader.chain(reader.first)):
             found.append(_directory(page, None, tags))
             raw = raw or _raw(tags)
-            adobe = adobe or reader.names_adobe_rgb(tags)
+            with suppress(*_LEADS_NOWHERE):
+                adobe = adobe or reader.names_adobe_rgb(tags)
             for below, start in enumerate(tags.get(_SUB_DIRECTORIES, ())):
                 if start == offset:
                     continue
-                tags_below = reader.tags(start)[0]
-                found.append(_directory(page, below, tags_below))
-                raw = raw or _raw(tags_below)
-    except (struct.error, IndexError, ValueError, OverflowError):
-        return None
+                with suppress(*_LEADS_NOWHERE):
+                    tags_below = reader.tags(start)[0]
+                    found.append(_directory(page, below, tags_below))
+                    raw = raw or _raw(tags_below)
     return Contents(tuple(found), raw, adobe) if found else None
 
 
@@ -203,7 +210,7 @@ def mended(data: bytes) -> bytes:
     """Return the file with values that mean nothing, such as an orientation of 0, replaced by the tag's default."""
     changed = bytearray(data)
     reader = _Reader(data)
-    try:
+    with suppress(*_LEADS_NOWHERE):
         for offset, _ in reader.chain(reader.first):
             for tag, kind, count, at in reader.entries(offset):
                 highest, default = _RANGES.get(tag, (0, 0))
@@ -212,8 +219,6 @@ def mended(data: bytes) -> bytes:
                 (value,) = struct.unpack_from(reader.order + "H", data, at)
                 if not 1 <= value <= highest:
                     struct.pack_into(reader.order + "H", changed, at, default)
-    except (struct.error, IndexError, ValueError, OverflowError):
-        return data
     return bytes(changed) if changed != data else data
 
 
@@ -272,7 +277,8 @@ class _Reader:
         for tag, kind, count, at in self.entries(offset):
             code = _NUMBERS.get(kind)
             if code is not None and count <= MAX_DIRECTORIES:
-                found[tag] = struct.unpack_from(f"{self.order}{count}{code}", self._data, at)
+                with suppress(*_LEADS_NOWHERE):  # one value that leads nowhere says nothing about the others
+                    found[tag] = struct.unpack_from(f"{self.order}{count}{code}", self._data, at)
         number = self._count(offset)
         end = offset + ((8 + 20 * number) if self._big else (2 + 12 * number))
         try:

@@ -139,6 +139,11 @@ def _names(key: str, names: npt.NDArray[np.generic] | Sequence[str] | None, widt
     found = tuple(names.tolist() if isinstance(names, np.ndarray) else names)
     if len(found) != width or not all(isinstance(name, str) for name in found):
         raise BadDataset(f"{key} has {width} features and {len(found)} feature_names: give one string per feature")
+    if "" in found:
+        raise BadDataset(
+            f"{key} has a feature without a name: give it one. If it is the index of a pandas frame, which is "
+            "nothing to learn from, write the file with index=False"
+        )
     for name in found:
         if not 1 <= len(name) <= MAX_NAME or not _is_text(name):
             raise BadDataset(f"{key} has a feature named {name[:50]!r}: a name has 1 to {MAX_NAME} characters")
