@@ -196,6 +196,15 @@ def test_portions_reach_everybody_once_under_one_message_id() -> None:
     assert len({(message["Message-ID"], message["To"]) for message in seen}) == 1
 
 
+def test_two_jobs_that_share_a_recipient_have_portions_of_their_own() -> None:
+    post = Post(taken)
+    with working(post, portion=1) as room:
+        room.send("ada@example.org", "bob@example.org")
+        room.send("cyn@example.org", "bob@example.org")
+        post.wait_for(lambda: len(post.taken) == 4)
+    assert sorted(one for to, _ in post.taken for one in to).count("bob@example.org") == 2
+
+
 def test_a_key_that_is_used_again_after_its_record_has_expired_makes_another_message_id() -> None:
     post = Post(taken)
     with working(post) as room:

@@ -367,6 +367,39 @@ def test_what_a_server_says_before_it_hangs_up_is_heard() -> None:
     assert isinstance(error.value, MailServerUnavailable) or "552 5.3.4" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("ending", "error"), [(b"552 5.3.4 Message too big\r\n", MessageRefused), (b"", MailServerUnavailable)]
+)
+def test_a_server_that_speaks_or_hangs_up_before_the_final_dot_has_not_taken_it(
+    ending: bytes, error: type[Exception]
+) -> None:
+    ended = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        connection.settimeout(5)
+        with connection, connection.makefile("rb") as lines, contextlib.suppress(OSError):
+            for reply in (b"220 hello\r\n", OK, OK, OK, b"354 go on\r\n"):
+                connection.sendall(reply)
+                lines.readline()
+            connection.sendall(ending) if ending else connection.shutdown(socket.SHUT_RDWR)
+            ended.set()
+            lines.read()
+
+    def at_dot(finish: Callable[[], tuple[int, str]], accepted: object, refusals: object) -> tuple[int, str]:
+        assert ended.wait(5)
+        code, words = finish()
+        assert 400 <= code < 600  # so that the mark of the final dot is taken back
+        return code, words
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with listener, pytest.raises(error):
+        mailer_for(listener.getsockname()[1]).send(mail(), ["ada@example.org"], at_dot=at_dot)
+    thread.join()
+
+
 def test_a_message_above_the_announced_size_is_refused_before_it_is_offered(postmaster: Postmaster) -> None:
     with mail_server(postmaster, data_size_limit=1000) as port:
         mailer = mailer_for(port)
@@ -392,6 +425,17 @@ def test_a_refusal_of_us_counts_against_the_server_once_five_domains_meet_it(
     mailer.send(mail(), ["ada@example.org"])  # accepted: it was about those recipients
     with pytest.raises(SenderDistrusted):
         mailer.send(mail(), ["a@d5.example"])
+
+
+def test_a_refusal_of_a_jobs_own_sender_is_none_of_us(postmaster: Postmaster) -> None:
+    postmaster.answers = {"MAIL": "553 5.7.1 Sender address rejected: not owned by user app"}
+    with mail_server(postmaster) as port:
+        for usual, error in (("NO-REPLY@example.com", MailServerMisconfigured), ("a@example.com", SenderDistrusted)):
+            mailer = SmtpMailer(
+                SmtpServer("smtp", "127.0.0.1", port), host_name="x.example", timeout_seconds=5, usual_sender=usual
+            )
+            with pytest.raises(error, match="Sender address rejected"):
+                mailer.send(mail(), ["ada@example.org"])
 
 
 @pytest.mark.parametrize(
@@ -511,6 +555,33 @@ def test_a_server_that_allows_fewer_connections_gets_fewer() -> None:
 def test_a_server_without_room_for_the_first_connection_is_asked_again_soon() -> None:
     with counted(Counting(most=0)) as (mailer, _), pytest.raises(TooManyConnections, match=r"421 4\.7\.0"):
         mailer.send(mail(), ["ada@example.org"])
+
+
+def test_a_server_that_says_at_the_second_greeting_that_it_has_no_room_is_asked_again_soon() -> None:
+    with (
+        scripted(b"220 hello\r\n", b"421 4.7.0 Too many connections\r\n", None) as (port, _),
+        pytest.raises(TooManyConnections, match=r"421 4\.7\.0"),
+    ):
+        mailer_for(port).send(mail(), ["ada@example.org"])
+
+
+@pytest.mark.parametrize("words", ["421 4.7.0 closing", "452 4.5.3 Too many messages in this session"])
+def test_a_server_that_takes_fewer_emails_over_a_connection_gets_the_next_one_over_another(words: str) -> None:
+    class Tired(Counting):
+        async def handle_MAIL(  # noqa: N802  the name that aiosmtpd calls
+            self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+        ) -> str:
+            begun: int = getattr(session, "begun", 0)
+            if begun == 2:
+                return words
+            session.begun = begun + 1  # type: ignore[attr-defined]
+            return await super().handle_MAIL(server, session, envelope, address, options)
+
+    handler = Tired()
+    with counted(handler, mails_per_connection=10, most_connections=1) as (mailer, _):
+        for _ in range(5):
+            assert mailer.send(mail(), ["ada@example.org"]) == ()
+    assert (len(handler.messages), handler.all) == (5, 3)
 
 
 def test_an_idle_connection_is_closed() -> None:

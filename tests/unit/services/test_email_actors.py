@@ -60,8 +60,8 @@ class Run:
     sent: list[tuple[SendEmail, timedelta | None, str]] = field(default_factory=list)
     stored: dict[str, str] = field(default_factory=dict)
 
-    def send(self, job: SendEmail, *, key: str, delay: timedelta | None = None) -> None:
-        self.sent.append((job, delay, key))
+    def send(self, job: SendEmail, *, child_key: str, delay: timedelta | None = None) -> None:
+        self.sent.append((job, delay, child_key))
 
     def remember(self, name: str, value: str) -> str:
         return self.stored.setdefault(name, value)

@@ -227,6 +227,26 @@ def test_a_long_list_is_divided_and_each_portion_is_a_job() -> None:
     assert len({(m["Message-ID"], m["To"], m["Cc"], m["Subject"]) for m, _ in desk.sent}) == 1
 
 
+def test_a_suppression_list_that_grows_between_two_runs_moves_nobody_to_another_portion() -> None:
+    people = tuple(f"person{number}@example.org" for number in range(6))
+    job = JOB.model_copy(update={"to": people, "cc": ()})
+    runs: list[list[SendEmail]] = [[], []]
+    desk = Desk(down=True)
+    with pytest.raises(MailServerUnavailable):
+        run(job, desk, portions=runs[0], rules=Rules(portion=2))
+    desk.down = False
+    result = run(job, desk, portions=runs[1], rules=Rules(portion=2), suppressed={people[0], people[2]})
+    assert (result.accepted, [one.address for one in result.refused], result.portions) == (people[1:2], [people[0]], 3)
+    assert runs[0] == runs[1]
+
+
+def test_a_portion_in_which_nobody_can_be_written_to_costs_the_others_nothing() -> None:
+    portions: list[SendEmail] = []
+    with pytest.raises(Suppressed):
+        run(JOB, Desk(), portions=portions, rules=Rules(portion=2), suppressed={"ada@example.org", "bob@example.org"})
+    assert [one.remainder and one.remainder.recipients for one in portions] == [("cyn@example.org",)]
+
+
 # What the settings allow -------------------------------------------------------------------------------------------
 
 
@@ -268,6 +288,18 @@ def test_nobody_writes_to_whom_the_suppression_list_names(tmp_path: Path) -> Non
     path.unlink()
     with pytest.raises(SuppressionsUnreadable, match="EMAIL_SUPPRESSIONS"):
         run(JOB, desk, suppressed=listed)
+
+
+@pytest.mark.parametrize(
+    "line", ["bob@example.org,2026-01-01", "mailto:bob@example.org", "bob", "a@b.example c@d.example"]
+)
+def test_a_line_of_the_suppression_list_that_spares_nobody_is_an_error(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "suppressed"
+    path.write_text(f"Ada <ada@example.org>\n{line}\n")
+    with pytest.raises(SuppressionsUnreadable, match="line 2"):
+        run(JOB, Desk(), suppressed=SuppressionList(path))
+    path.write_text("Ada <ada@example.org>\n")
+    assert run(JOB, Desk(), suppressed=SuppressionList(path)).accepted == ("bob@example.org", "cyn@example.org")
 
 
 def test_the_variant_of_a_template_is_told_its_language(tmp_path: Path) -> None:

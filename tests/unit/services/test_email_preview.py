@@ -53,6 +53,23 @@ def test_a_preview_shows_attachments_and_takes_its_words_from_files(
     assert opened == []
 
 
+def test_no_file_of_a_preview_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
+) -> None:
+    files, out = tmp_path / "files", tmp_path / "out"
+    files.mkdir()
+    names = ("body.html", "a.png", "a.png", "..")
+    for number in range(len(names)):
+        (files / str(number)).write_text(f"{number}")
+    monkeypatch.setenv("EMAIL_STORAGE_URL", str(files))
+    job = {"attachments": [{"key": str(number), "name": name} for number, name in enumerate(names)]}
+    command = ["preview", "welcome", "--variables", VARIABLES, "--job", json.dumps(job), "--folder", str(out)]
+    assert cli.main(command) == 0
+    assert "Welcome, Ada</h1>" in (out / "body.html").read_text()
+    assert sorted(path.read_text() for path in out.iterdir() if len(path.read_bytes()) == 1) == ["0", "1", "2", "3"]
+    assert len(opened) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

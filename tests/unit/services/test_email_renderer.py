@@ -173,6 +173,9 @@ def test_threads_share_a_renderer(packaged: TemplateRenderer) -> None:
         "{{ user.get('gone') }}",
         "{{ [user.get('gone')] | join }}",
         "{{ name | replace('N', 'n') }}",
+        "{{ name | int }}",
+        "{{ name | float }}",
+        "{{ '%.2f' | format(name | float(0)) }}",
         "{% set who = name %}{{ who }}",
         "{% macro m(x) %}{{ x }}{% endmacro %}{{ m(name) }}",
     ],
@@ -218,6 +221,9 @@ def test_a_null_can_be_asked_for_and_replaced(write: Write, source: str, text: s
         ("{{ orders | map(attribute='items') | first | join }}", "ab"),
         ("{{ name.upper() }} {{ plain.get('a') }} {{ plain.get('b', 'c') }}", "ADA 1 c"),
         ("{% for i in [1, 2] %}{{ loop.cycle('x', 'y') }}{% endfor %}", "xy"),
+        ("{{ plain.values() | join }} {{ plain.items() | length }} {{ plain.keys() | list }}", "1 1 ['a']"),
+        ("{{ order.items | map('upper') | join }} {{ order.items | select | first }}", "AB a"),
+        ("{% for pair in order.items | batch(2) %}{{ pair | join('+') }}{% endfor %}", "a+b"),
     ],
 )
 def test_a_key_of_a_mapping_comes_before_its_method(write: Write, source: str, text: str) -> None:
@@ -237,7 +243,16 @@ def test_a_key_of_a_mapping_comes_before_its_method(write: Write, source: str, t
         "{{ 'x' ~ rows.count }}",
         "{{ [rows.count] | join }}",
         "{% if rows.count %}x{% endif %}",
+        "{% if rows.count == 2 %}x{% endif %}",
+        "{{ rows.count in [1, 2] }}",
         "{{ rows | map('upper') }}",
+        "{{ rows | map('upper') ~ '!' }}",
+        "{{ rows | select | upper }}",
+        "{{ [rows | batch(2)] }}",
+        "{{ [rows | unique] | join }}",
+        "{{ plain.values() ~ '!' }}",
+        "{{ [plain.items()] }}",
+        "{{ plain | items | string }}",
         "{{ range }}",
         "{{ range(3) }}",
         "{% for i in rows %}{{ loop }}{% endfor %}",
@@ -279,6 +294,14 @@ def test_a_template_in_another_encoding_is_named(write: Write, tmp_path: Path) -
         ("{% if name\n   and name %}\nx\n{% endif %}\nNext", "x\nNext"),
         ("{% raw %}{% endif %}\n{% endraw %}\nNext", "{% endif %}\n\nNext"),
         ("{% include 'sign.html' %}\nNext", "Regards\nNext"),
+        ("Items:\n{%- for i in [1, 2] %}\n- {{ i }}\n{%- endfor %}\nNext", "Items:\n- 1\n- 2\nNext"),
+        ("{% if name %}\nHi\n{%- endif %}\nNext", "Hi\nNext"),
+        ("{%- if name %}\nHi\n{% endif %}\nNext", "Hi\nNext"),
+        ("{% macro m() %}x{% endmacro %}\n{{ m() }}\nNext", "x\nNext"),
+        ("{% macro m() %}\nx{% endmacro %}\n{{ m() }}\nNext", "x\nNext"),
+        ("{% set who %}x{% endset %}\n{{ who }}\nNext", "x\nNext"),
+        ("a{% set who = name %}\nNext", "a\nNext"),
+        ("a {% macro m() %}x{% endmacro %}\nNext", "a \nNext"),
     ],
 )
 def test_lines_run_together_only_where_a_tag_stands_alone(write: Write, source: str, text: str) -> None:
@@ -421,13 +444,14 @@ def test_the_variant_of_a_language_is_taken_where_there_is_one(write: Write, tmp
     for name in ("mine.de", "mine.pt-BR"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "subject.txt").write_text(name)
-    wanted = [None, "de", "de-AT", "de-AT-1996", "pt", "pt-BR", "fr"]
+    wanted = [None, "de", "de-AT", "de-AT-1996", "pt", "pt-BR", "pt-br", "fr"]
     assert [renderer.variant("mine", one) for one in wanted] == [
         "mine",
         "mine.de",
         "mine.de",
         "mine.de",
         "mine",
+        "mine.pt-BR",
         "mine.pt-BR",
         "mine",
     ]

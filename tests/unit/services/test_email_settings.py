@@ -65,6 +65,15 @@ def test_the_password_is_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2secret" not in f"{found!r} {found} {EmailSettings.load()!r}"
 
 
+def test_an_access_token_is_of_a_user_who_needs_no_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("swordfish")
+    monkeypatch.setenv("EMAIL_ACCESS_TOKEN_PATH", str(tmp_path / "token"))
+    assert server(monkeypatch, "smtp+starttls://ada%40example.com@mail.example.com").username == "ada@example.com"
+    monkeypatch.setenv("EMAIL_SMTP_URL", "smtp+starttls://mail.example.com")
+    with pytest.raises(SettingsError, match=r"^EMAIL_ACCESS_TOKEN_PATH: .*EMAIL_SMTP_URL"):
+        EmailSettings.load()
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -91,6 +100,7 @@ def test_the_password_is_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EMAIL_SMTP_URL", "smtp://mail..example.com"),
         ("EMAIL_SMTP_URL", "smtp://-mail.example.com"),
         ("EMAIL_SMTP_URL", "smtp://mail server"),
+        ("EMAIL_SMTP_URL", "smtp://mail.example.com:0"),
         ("EMAIL_SMTP_URL", f"smtp://{'a' * 64}.example.com"),
         ("EMAIL_SMTP_URL", "smtp://1025"),
         ("EMAIL_SMTP_URL", "smtp://127.0.0.256:25"),

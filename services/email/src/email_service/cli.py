@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import webbrowser
@@ -16,6 +17,8 @@ from email_service.handlers import send_email
 from email_service.settings import EmailSettings
 from jobkit.contracts.email import Refusal, SendEmail
 from jobkit.errors import JobkitError
+
+_MESSAGE, _TEXT, _PAGE = "message.eml", "body.txt", "body.html"
 
 #: Fields of a job that have an option of their own.
 _OWN = frozenset({"template", "to", "variables", "language"})
@@ -41,17 +44,22 @@ class FolderMailer:
     ) -> tuple[Refusal, ...]:
         """Write the files."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._write("message.eml", message.as_bytes())
+        self._write(_MESSAGE, message.as_bytes())
         html, text = message.get_body(("html",)), message.get_body(("plain",))
         page = str(html.get_content()) if html is not None else ""
+        taken = {_MESSAGE, _TEXT, _PAGE, "", "..", "."}
         for part in message.walk():
             name = part.get_filename()
             if name is not None and isinstance(part, EmailMessage):
-                path = self._write(Path(name).name, part.get_payload(decode=True))
+                own = Path(name).name
+                name = next(one for one in (own, *(f"{n}-{own}" for n in range(2, 99))) if one not in taken)
+                taken.add(name)
+                path = self._write(name, part.get_payload(decode=True))
                 if cid := part["Content-ID"]:
-                    page = page.replace(f"cid:{str(cid).strip('<>')}", path.name)
-        self._write("body.txt", (str(text.get_content()) if text is not None else "").encode())
-        self._write("body.html", page.encode())
+                    wanted = re.escape(str(cid).strip("<>"))
+                    page = re.sub(rf"cid:{wanted}(?![\w.-])", path.name, page)
+        self._write(_TEXT, (str(text.get_content()) if text is not None else "").encode())
+        self._write(_PAGE, page.encode())
         return ()
 
     def _write(self, name: str, data: object) -> Path:

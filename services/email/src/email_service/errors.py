@@ -61,7 +61,10 @@ class MailServerMisconfigured(TransientError):
 
 
 class SenderDistrusted(TransientError):
-    """The mail server refuses this e-mail for what we are, not for its recipient. Others may pass."""
+    """The mail server refuses this e-mail for what we are or for its sender, not for its recipient.
+
+    Others may pass.
+    """
 
 
 class MessageDeferred(TransientError):

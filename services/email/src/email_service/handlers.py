@@ -17,6 +17,7 @@ from email_service.adapters.replies import may_pass
 from email_service.adapters.rules import Rules
 from email_service.errors import AddressNotSupported, AttachmentUnusable, OutcomeUnknown, Suppressed
 from jobkit.contracts.email import EmailSent, Refusal, Remainder, SendEmail, address_of
+from jobkit.errors import JobkitError
 
 __all__ = ["Rules", "build_message", "header_text", "message_id", "one_line", "send_email"]
 
@@ -71,14 +72,16 @@ def send_email(
     )
     if first.message_id is None:  # of a job that an earlier version sent
         first = first.model_copy(update={"message_id": message_id(first.job_id, from_)})
-    reachable, refusals = _sorted_out(once_each(first.recipients), suppressed)
-    portions = _portions(list(reachable), rules.portion, marks)
+    portions = _portions(once_each(first.recipients), rules.portion, marks)
     dot = FinalDot(marks, wait=rules.dot_wait, again_after=rules.again_after) if marks is not None else None
     outcome = dot.earlier() if dot is not None else None
     for portion in portions[1:]:  # before this one, whose end says nothing about the others
-        rest = first.model_copy(update={"recipients": tuple(reachable[one] for one in portion)})
+        rest = first.model_copy(update={"recipients": portion})
         (next_portion or follow_up)(job.model_copy(update={"remainder": rest}))
+    reachable, refusals = _sorted_out(portions[0], suppressed)
     if outcome is None:
+        if not reachable:
+            raise _nobody(refusals)
         message = build_message(
             job,
             renderer.render(renderer.variant(job.template, job.language), _variables(job)),
@@ -87,8 +90,8 @@ def send_email(
             message_id=str(first.message_id),
             files=_read(job, attachments),
         )
-        outcome = _hand_over(mailer, message, portions[0], dot)
-    return _result(job, first, outcome, reachable, refusals, follow_up, len(portions))
+        outcome = _hand_over(mailer, message, list(reachable), dot)
+    return _result(job, first, outcome, portions[0], refusals, follow_up, len(portions))
 
 
 def message_id(job_id: str, sender: str, sent_at: datetime | None = None) -> str:
@@ -107,11 +110,7 @@ def _variables(job: SendEmail) -> dict[str, JsonValue]:
 
 
 def _sorted_out(recipients: Sequence[str], suppressed: Container[str]) -> tuple[dict[str, str], tuple[Refusal, ...]]:
-    """Return those who can be written to, by the form of their address that travels, and why the others cannot.
-
-    Raises:
-        Suppressed, AddressNotSupported: nobody can.
-    """
+    """Return those who can be written to, by the form of their address that travels, and why the others cannot."""
     reachable: dict[str, str] = {}
     refusals = []
     for address in recipients:
@@ -122,15 +121,20 @@ def _sorted_out(recipients: Sequence[str], suppressed: Container[str]) -> tuple[
             reachable[on_the_wire(address)] = address
         except ValueError as error:
             refusals.append(Refusal(address=address, code=553, reason=f"5.1.2 {error}"))
-    if not reachable:
-        first = refusals[0]
-        kind = Suppressed if any(one.code == 550 for one in refusals) else AddressNotSupported
-        raise kind(f"nobody can be written to: {first.address}: {first.reason}")
     return reachable, tuple(refusals)
 
 
-def _portions(addresses: list[str], size: int, marks: Marks | None) -> list[list[str]]:
-    """Return the recipients in portions: the same in every run, though a setting may change in between."""
+def _nobody(refusals: Sequence[Refusal]) -> JobkitError:
+    first = refusals[0]
+    kind = Suppressed if any(one.code == 550 for one in refusals) else AddressNotSupported
+    return kind(f"nobody can be written to: {first.address}: {first.reason}")
+
+
+def _portions(addresses: tuple[str, ...], size: int, marks: Marks | None) -> list[tuple[str, ...]]:
+    """Return the recipients in portions: the same in every run, though a setting may change in between.
+
+    They hold those on the suppression list, too, which may change as well: each portion is a job that looks for itself.
+    """
     if len(addresses) > 1 and marks is not None:
         size = int(marks.remember("portion", str(size)))
     return [addresses[start : start + size] for start in range(0, len(addresses), size)]
@@ -160,13 +164,15 @@ def _result(
     job: SendEmail,
     first: Remainder,
     outcome: Outcome,
-    spelled: dict[str, str],
+    addresses: tuple[str, ...],
     refusals: tuple[Refusal, ...],
     follow_up: Callable[[SendEmail], object],
     portions: int,
 ) -> EmailSent:
+    spelled, _ = _sorted_out(addresses, ())
     told = [one.model_copy(update={"address": spelled.get(one.address, one.address)}) for one in outcome.refusals]
     had = tuple(spelled.get(one, one) for one in outcome.accepted)
+    known = {*had, *(one.address for one in told)}  # of an earlier run, to whom the suppression list was another one
     deferred = tuple(one for one in told if may_pass(one.code, one.reason))
     if deferred:
         rest = first.model_copy(update={"recipients": tuple(one.address for one in deferred)})
@@ -174,7 +180,7 @@ def _result(
     return EmailSent(
         message_id=str(first.message_id),
         accepted=had if outcome.known else (),
-        refused=(*refusals, *(one for one in told if one not in deferred)),
+        refused=(*(one for one in refusals if one.address not in known), *(one for one in told if one not in deferred)),
         deferred=deferred,
         unknown=() if outcome.known else had,
         portions=portions,

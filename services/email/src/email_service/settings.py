@@ -2,7 +2,7 @@
 
 import re
 from ipaddress import ip_address
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 from urllib.parse import unquote
 
 import idna
@@ -16,6 +16,7 @@ from pydantic import (
     UrlConstraints,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import SettingsConfigDict
 
@@ -68,8 +69,8 @@ class EmailSettings(ServiceSettings):
     )
     access_token_path: FilePath | None = Field(
         default=None,
-        description="File with an OAuth 2 access token, for a login by XOAUTH2 as the user of EMAIL_SMTP_URL. It is "
-        "read at each login, so that another program can renew it.",
+        description="File with an OAuth 2 access token, for a login by XOAUTH2 as the user of EMAIL_SMTP_URL, which "
+        "needs no password then. It is read at each login, so that another program can renew it.",
     )
     sender: Mailbox = Field(
         default="no-reply@example.com",
@@ -166,15 +167,25 @@ class EmailSettings(ServiceSettings):
         # An unescaped "/", "?" or "#" in a password ends the host early, and would send mail to another machine.
         if url.path not in (None, "", "/") or url.query is not None or url.fragment is not None:
             raise ValueError("must end after the host and port; percent-encode special characters in the password")
-        if (url.username is None) != (url.password is None):
-            raise ValueError("must hold both a user and a password, or neither")
         if not unquote(f"{url.username}{url.password}").isascii():
             raise ValueError("must hold a user and a password of ASCII characters, since smtplib sends no others")
+        if url.port == 0:
+            raise ValueError("names port 0, at which no server can be")
         try:
             ascii_host(unquote(url.host or "").strip("[]"))
         except ValueError:
             raise ValueError("names a host that cannot exist") from None
         return secret
+
+    @model_validator(mode="after")
+    def _login_is_whole(self) -> Self:
+        url = self.smtp_url.get_secret_value()
+        if self.access_token_path is not None:
+            if url.username is None:
+                raise ValueError("EMAIL_ACCESS_TOKEN_PATH: a token is of a user, whom EMAIL_SMTP_URL has to name")
+        elif (url.username is None) != (url.password is None):
+            raise ValueError("EMAIL_SMTP_URL: must hold both a user and a password, or neither")
+        return self
 
     @field_validator("sender", "envelope_sender")
     @classmethod

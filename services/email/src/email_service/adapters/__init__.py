@@ -47,6 +47,7 @@ def open_resources(settings: EmailSettings) -> Iterator[Resources]:
         access_token=settings.access_token_path,
         most_connections=settings.connections,
         mails_per_connection=settings.mails_per_connection,
+        usual_sender=settings.envelope_sender or address_of(settings.sender),
     )
     try:
         yield Resources(

@@ -2,7 +2,9 @@
 
 import contextlib
 import re
+import selectors
 import smtplib
+import socket
 import ssl
 import threading
 import time
@@ -12,7 +14,7 @@ from email.policy import EmailPolicy
 from pathlib import Path
 from typing import Final, Protocol
 
-from email_service.adapters.addresses import domain_of
+from email_service.adapters.addresses import domain_of, mailbox_key
 from email_service.adapters.connections import Connections
 from email_service.adapters.message import downgraded
 from email_service.adapters.replies import Verdict, plain, verdict_on
@@ -96,6 +98,7 @@ class SmtpMailer:
         access_token: The file with an access token, for a login by XOAUTH2 instead of the password.
         most_connections: Connections at a time.
         mails_per_connection: E-mails over each of them. With 1, none is used again.
+        usual_sender: A refusal of any other sender is no refusal of us. None: there is no other.
     """
 
     def __init__(
@@ -110,8 +113,10 @@ class SmtpMailer:
         access_token: Path | None = None,
         most_connections: int = 256,
         mails_per_connection: int = 1,
+        usual_sender: str | None = None,
     ) -> None:
         self._server = server
+        self._usual_sender = usual_sender
         # Reading the authorities takes a while, and plain smtp:// has no use for them.
         tls = tls or (ssl.create_default_context() if server.security != "smtp" else None)
         dialler = Dialler(server, host_name, timeout_seconds, tls, access_token)
@@ -128,15 +133,25 @@ class SmtpMailer:
         self, message: EmailMessage, recipients: Sequence[str], *, at_dot: AtDot | None = None
     ) -> tuple[Refusal, ...]:
         """See ``Mailer``."""
-        with self._connections.lend() as session:
+        while True:
             try:
-                outcome = self._converse(session, message, recipients, at_dot or _finish)
-            except (smtplib.SMTPException, OSError) as error:
-                raise MailServerUnavailable(f"{self._server} cannot be reached or hung up: {error}") from error
+                outcome = self._over_one(message, recipients, at_dot or _finish)
+                break
+            except _WornOut:  # that connection is closed; the next one is new in the end
+                continue
         if isinstance(outcome, JobkitError):
             raise outcome
         self._distrust.clear()
         return outcome
+
+    def _over_one(
+        self, message: EmailMessage, recipients: Sequence[str], at_dot: AtDot
+    ) -> tuple[Refusal, ...] | JobkitError:
+        with self._connections.lend() as session:
+            try:
+                return self._converse(session, message, recipients, at_dot)
+            except (smtplib.SMTPException, OSError) as error:
+                raise MailServerUnavailable(f"{self._server} cannot be reached or hung up: {error}") from error
 
     def _converse(
         self, session: Session, message: EmailMessage, recipients: Sequence[str], at_dot: AtDot
@@ -154,7 +169,7 @@ class SmtpMailer:
         data = message.as_bytes()
         if (limit := _size_limit(smtp)) and len(data) > limit:
             return MessageRefused(f"the message has {len(data):,} bytes, and {self._server} takes up to {limit:,}")
-        if (refusal := self._begin(smtp, message, len(data), international=international)) is not None:
+        if (refusal := self._begin(session, message, len(data), international=international)) is not None:
             return refusal
         accepted, refusals = self._ask_for(smtp, recipients)
         if not accepted:
@@ -166,20 +181,25 @@ class SmtpMailer:
             return self._refused(*early, recipients)
         finish = _Finish(session, self._server, self._dot_seconds)
         code, words = at_dot(finish, accepted, (*unreachable, *refusals))
+        if finish.hung_up:
+            raise smtplib.SMTPServerDisconnected(words)
         if 200 <= code < 300:
             return (*unreachable, *refusals)
         return self._refused(code, words, recipients)
 
-    def _begin(
-        self, smtp: smtplib.SMTP, message: EmailMessage, size: int, *, international: bool
-    ) -> JobkitError | None:
+    def _begin(self, session: Session, message: EmailMessage, size: int, *, international: bool) -> JobkitError | None:
+        smtp = session.smtp
         sender = self._envelope_sender or message["From"].addresses[0].addr_spec
         options = [f"SIZE={size}"] if smtp.has_extn("size") else []
         # Only when an address needs it: many servers do not have it.
         options += ["BODY=8BITMIME", "SMTPUTF8"] if international else []
         smtp.command_encoding = "utf-8" if international else "ascii"
         code, words = _command(smtp, " ".join(["mail", f"FROM:<{sender}>", *options]))
-        return None if 200 <= code < 300 else self._sender_refused(sender, code, words)
+        if 200 <= code < 300:
+            return None
+        if session.mails > 1 and (code == 421 or verdict_on(code, words) is Verdict.CONNECTIONS):
+            raise _WornOut
+        return self._sender_refused(sender, code, words)
 
     def _ask_for(self, smtp: smtplib.SMTP, recipients: Sequence[str]) -> tuple[list[str], list[Refusal]]:
         accepted: list[str] = []
@@ -232,9 +252,10 @@ class SmtpMailer:
             return MessageRefused(f"the message is too large for {self._server}: {answer}")
         if code == 530:
             return MailServerMisconfigured(f"{self._server} asks for credentials ({code}); check EMAIL_SMTP_URL")
-        return MailServerMisconfigured(
-            f"{self._server} takes no mail from {sender}: {answer}; check EMAIL_SENDER and EMAIL_SMTP_URL"
-        )
+        what = f"{self._server} takes no mail from {sender}: {answer}; check"
+        if self._usual_sender is not None and mailbox_key(sender) != mailbox_key(self._usual_sender):
+            return SenderDistrusted(f"{what} the job's sender and EMAIL_SENDERS")
+        return MailServerMisconfigured(f"{what} EMAIL_SENDER and EMAIL_SMTP_URL")
 
 
 class _Distrust:
@@ -257,24 +278,64 @@ class _Distrust:
             self._domains.clear()
 
 
+class _WornOut(Exception):
+    """The server takes no more e-mails over this connection, and may take one over another."""
+
+
 class _Finish:
-    """Sends the final dot and waits for the answer."""
+    """Sends the final dot and waits for the answer.
+
+    A server that has spoken or hung up before the dot has not taken the e-mail, whatever was on its way.
+
+    Attributes:
+        hung_up: Whether it has, and said nothing that could be heard.
+    """
 
     def __init__(self, session: Session, server: SmtpServer, seconds: float) -> None:
         self._session = session
         self._server = server
         self._seconds = seconds
+        self.hung_up = False
 
     def __call__(self) -> Reply:
-        self._session.wait_for(self._seconds)
+        if not self._is_sent():
+            return self._last_words()
         try:
-            self._session.smtp.send(b".\r\n")
             code, words = _reply(self._session.smtp)
         except (smtplib.SMTPException, OSError) as error:
             raise OutcomeUnknown(f"{self._server} has the message and did not answer: {error}") from error
         if not 200 <= code < 300 and not 400 <= code < 600:
             raise OutcomeUnknown(f"{self._server} has the message and answered with no sense: {code} {words}")
         return code, words
+
+    def _is_sent(self) -> bool:
+        sock = self._session.smtp.sock
+        try:
+            if sock is None or self._has_spoken(sock):
+                return False
+            self._session.wait_for(self._seconds)
+            sock.sendall(b".\r\n")
+        except OSError:
+            return False
+        return True
+
+    def _has_spoken(self, sock: socket.socket) -> bool:
+        with selectors.DefaultSelector() as ready:
+            ready.register(sock, selectors.EVENT_READ)
+            if not ready.select(0):
+                return False
+        self._session.wait_for(0)
+        try:
+            if self._session.smtp.file is not None:
+                self._session.smtp.file.peek(1)
+        except ssl.SSLWantReadError:  # something between the two ends of the encryption
+            return False
+        return True
+
+    def _last_words(self) -> Reply:
+        answer = _heard(self._session)
+        self.hung_up = answer is None
+        return answer or (421, "it hung up before the end of the message")
 
 
 def _finish(finish: Callable[[], Reply], accepted: Sequence[str], refusals: Sequence[Refusal]) -> Reply:  # noqa: ARG001
@@ -291,12 +352,19 @@ def _send_body(session: Session, data: bytes) -> Reply | None:
         for start in range(0, len(stuffed), _BLOCK):  # the timeout is for one call, however much it has to send
             sock.sendall(stuffed[start : start + _BLOCK])
     except OSError:
-        session.wait_for(SHORT_TIMEOUT)
-        with contextlib.suppress(smtplib.SMTPException, OSError):
-            code, words = _reply(session.smtp)
-            if 400 <= code < 600:
-                return code, words
+        if (answer := _heard(session)) is not None:
+            return answer
         raise
+    return None
+
+
+def _heard(session: Session) -> Reply | None:
+    """Return the refusal of a server that did not wait for the end of the message, if it can be read."""
+    session.wait_for(SHORT_TIMEOUT)
+    with contextlib.suppress(smtplib.SMTPException, OSError):
+        code, words = _reply(session.smtp)
+        if 400 <= code < 600:
+            return code, words
     return None
 
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from email_service.adapters.nesting import refuse_deep_nesting
 from email_service.adapters.sources import WholeLines
-from email_service.adapters.values import bound, is_none, of_json, or_default, shown, to_null
+from email_service.adapters.values import bound, in_parts, is_none, of_json, or_default, shown, to_null
 from email_service.errors import TemplateFailed, TemplateMissing, TemplatesUnreadable
 from jobkit.errors import SettingsError
 
@@ -46,6 +46,10 @@ class Renderer(Protocol):
         ...
 
 
+#: Filters that give a generator, whose text is ``<generator object …>``.
+_GENERATING = ("batch", "items", "map", "reject", "rejectattr", "select", "selectattr", "slice", "unique")
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     """Jinja2 as letters need it.
 
@@ -63,6 +67,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[WholeLines],
         )
+        self.filters |= {name: in_parts(self.filters[name]) for name in _GENERATING}
         self.filters["default"] = self.filters["d"] = or_default
         self.tests["none"] = is_none
         self.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": to_null}
@@ -112,10 +117,11 @@ class TemplateRenderer:
 
     def variant(self, template: str, language: str | None) -> str:
         """See ``Renderer``."""
-        tag = language or ""
+        tag = language.lower() if language else ""
+        names = {name.lower(): name for name in self.names()} if tag else {}  # the case of a tag means nothing
         while tag:
-            if (self._folder / f"{template}.{tag}" / "subject.txt").is_file():
-                return f"{template}.{tag}"
+            if (found := names.get(f"{template}.{tag}")) is not None:
+                return found
             tag = tag.rpartition("-")[0]
         return template
 

@@ -28,7 +28,18 @@ class Verdict(Enum):
     OURS = auto()  #: What we are: our login, sender, address or encryption.
 
 
-_ENHANCED: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b")
+#: A mailbox: it is none (5.1.x), disabled or full (5.2.1, 5.2.2), or takes mail from some alone (Exchange's 5.7.12x).
+_MAILBOX: Final = re.compile(r"[45]\.(1\.([1-6]|10)|2\.[12]|7\.1[23]\d)\b")
+
+#: The same without a code, whatever the words advise to try.
+_NOBODY: Final = re.compile(
+    r"no such (user|mailbox|recipient)|(user|recipient|mailbox)( is)? (unknown|not found)", re.I
+)
+
+#: What is over within minutes, whatever its code: a mailbox that gets too much, a short limit of ours.
+_SOON_OVER: Final = re.compile(
+    r"receiving mail (too|at a rate)|(limit|exceed|too many|max).{0,60}(per|a|every) (second|minute)", re.I
+)
 
 _TOO_LARGE: Final = re.compile(
     r"\b5\.(3\.4|2\.3)\b|(message|mail|e-?mail|size|data).{0,40}(too (big|large|long)|exceeds?.{0,30}(size|maximum))",
@@ -38,9 +49,11 @@ _TOO_LARGE: Final = re.compile(
 #: A mailbox that is full, or does not take what it gets, is no quota of ours.
 _QUOTA: Final = re.compile(
     r"""\b5\.4\.5\b | \b5\.1\.90\b
-      | (daily|hourly|monthly|per[ ](day|hour|month)|24[ -]?h).{0,60}(quota|limit)
-      | (quota|limit|allowed).{0,60}(daily|hourly|monthly|per[ ](day|hour|month)|24[ -]?h)
-      | (send(ing)?|relay|submission|message|outgoing|recipient|e-?mail)[ ]?(quota|limits?)\b.{0,40}(exceed|reach|used)
+      | (daily|hourly|monthly|today|per[ ](day|hour|month)|24[ -]?h).{0,60}(quota|limit)
+      | (quota|limit|allowed).{0,60}(daily|hourly|monthly|today|per[ ](day|hour|month)|24[ -]?h)
+      | (send(ing|er)?|relay|submission|message|outgoing|recipient|e-?mail)[ ]?(quota|limits?)\b.{0,40}
+        (exceed|reach|used)
+      | exceed\w*.{0,30}(max|maximum|limit).{0,40}per[ ](day|hour|month)
       | (exceeded|reached)[ ](your|the)[ ](\w+[ ])?(quota|limit)\b | credits[ ]exceeded
       | over[ ]your[ ](\w+[ ])?quota | exceeded[ ](your|the|its)[ ](\w+[ ])?(messaging|sending|message)[ ]limits?
       | limit[ ]on[ ]the[ ]number[ ]of[ ].{0,20}(outgoing|messages)
@@ -55,14 +68,16 @@ _CONNECTIONS: Final = re.compile(
 )
 
 _RATE: Final = re.compile(
-    r"""too[ ](many(?![ ](hops|received))|fast|quick|frequent) | throttl | slow[ ]down | rate.?(limit|exceed)
+    r"""too[ ](many(?![ ](hops|received))|much[ ]mail|fast|quick|frequent) | throttl | slow[ ]down
+      | rate.?(limit|exceed)
       | (limit|exceed|maximum).{0,30}\brate\b
       | try.{0,10}[ ](again|later) | retry[ ](later|again|in|after) | temporar(y|ily) | greylist""",
     re.I | re.X,
 )
 
 _OURS: Final = re.compile(
-    r"""relay(ing)?[ ](access[ ])?(is[ ])?(denied|not[ ]|prohibited|forbidden|refused)
+    r"""relay(ing)?[ ](access[ ])?(is[ ])?(denied|not[ ]|prohibited|forbidden|refused|rejected)
+      | rcpthosts
       | (unable[ ]to|cannot|can't|do[ ]not|don't|does[ ]not|doesn't|may[ ]not|no|not[ ](allowed|permitted)[ ]to)[ ]relay
       # a login
       | auth\w*[ ](is[ ])?(required|needed|first) | (requires?|needs?)[ ]authent | unauthenticated
@@ -71,7 +86,8 @@ _OURS: Final = re.compile(
       # the sender
       | sender('s)?[ ](address[ ]|domain[ ]|\S+@\S+[ ])?(is[ ])?(rejected|denied|refused|blocked|invalid|not[ ])
       | sender[ ](address[ ])?verif | not[ ]owned[ ]by[ ] | send[ ]?as[ ]?denied
-      | not[ ](allowed|permitted|authori[sz]ed)[ ]to[ ](send|perform) | sending[ ]denied | verified[ ]sender
+      | not[ ](allowed|permitted|authori[sz]ed)[ ]to[ ](send|perform) | permissions?[ ]to[ ]send[ ]as
+      | sending[ ]denied | verified[ ]sender
       | \b5\.1\.[78]\b | \b5\.7\.(2\d|50\d|60\d|7[05]\d)\b
       | \b(spf|dkim|dmarc)\b.{0,80}(fail|pass|policy|align|check|verif|reject|not[ ])
       | (account|sending)\b.{0,30}(suspended|disabled|deactivated|paused|not[ ](yet[ ])?activ)
@@ -97,20 +113,24 @@ def verdict_on(code: int, words: str) -> Verdict:
         code: The reply code, 400 to 599.
         words: The text behind it, with its enhanced code if it has one.
     """
-    enhanced = _ENHANCED.match(words)
+    lasts = Verdict.PERMANENT if 500 <= code < 600 else Verdict.LATER
     if code >= 500 and _TOO_LARGE.search(words):
         return Verdict.PERMANENT
+    if _SOON_OVER.search(words):
+        return Verdict.RATE
+    if _MAILBOX.match(words):  # whatever the words advise to try, or call a quota or an account
+        return lasts
     if _QUOTA.search(words):
         return Verdict.QUOTA
     if code in (530, 535) or _OURS.search(words):
         return Verdict.OURS
-    if enhanced and enhanced[0].startswith("5.1."):  # no such mailbox, whatever the words advise to try
-        return Verdict.PERMANENT
+    if _NOBODY.search(words):
+        return lasts
     if _CONNECTIONS.search(words):
         return Verdict.CONNECTIONS
     if _RATE.search(words):
         return Verdict.RATE
-    return Verdict.PERMANENT if 500 <= code < 600 else Verdict.LATER
+    return lasts
 
 
 def may_pass(code: int, words: str) -> bool:

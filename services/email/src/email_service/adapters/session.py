@@ -50,6 +50,7 @@ class Dialler:
         smtp: smtplib.SMTP | None = None
         try:
             smtp = self._connect()
+            _greet(smtp)
             if self.server.security == "smtp+starttls":
                 self._encrypt(smtp)
             if self.server.username is not None:
@@ -180,6 +181,15 @@ class _BearerToken:
         if challenge is not None:  # it says what is wrong, and wants an empty line before it refuses
             return ""
         return f"user={self._username}\x01auth=Bearer {self._token.get_secret_value()}\x01\x01"
+
+
+def _greet(smtp: smtplib.SMTP) -> None:
+    # smtplib would take a refusal of EHLO, whatever it says, for a server that knows HELO alone.
+    code, words = smtp.ehlo()
+    if code != 250 and code != 421:
+        code, words = smtp.helo()
+    if code != 250:
+        raise smtplib.SMTPHeloError(code, words)
 
 
 def _is_too_many(error: smtplib.SMTPResponseException) -> bool:

@@ -1,10 +1,16 @@
 """The suppression list: addresses that bounced or complained, which nobody should write to again."""
 
+import re
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from email_service.adapters.addresses import mailbox_key
 from email_service.errors import SuppressionsUnreadable
+from jobkit.contracts.email import address_of
+
+_ADDRESS: Final = re.compile(r"[^\s@,;:<>]*@[^\s@,;:<>]+")
 
 
 class SuppressionList:
@@ -40,8 +46,16 @@ class SuppressionList:
                 stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
                 if stamp != self._stamp:
                     lines = self._path.read_text(encoding="utf-8-sig").splitlines()
-                    found = (line.partition("#")[0].strip() for line in lines)
-                    self._keys, self._stamp = frozenset(mailbox_key(one) for one in found if one), stamp
+                    self._keys, self._stamp = frozenset(_keys(lines)), stamp
                 return self._keys
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise SuppressionsUnreadable(f"EMAIL_SUPPRESSIONS: {self._path} cannot be read: {error}") from error
+
+
+def _keys(lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if found := line.partition("#")[0].strip():
+            address = address_of(found)
+            if not _ADDRESS.fullmatch(address):  # else nobody would be spared, and nobody told
+                raise ValueError(f"line {number} is neither an address nor @ and a domain")
+            yield mailbox_key(address)

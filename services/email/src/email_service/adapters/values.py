@@ -1,6 +1,7 @@
 """What a template sees of a job's variables, and what of it may stand in a letter."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
 from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any, Final, NoReturn
 
@@ -9,8 +10,8 @@ from jinja2.runtime import Context, Undefined
 from pydantic import JsonValue
 
 
-class NotPrintable(TypeError):
-    """A template prints what nobody should read in a letter."""
+class NotPrintable(Exception):
+    """A template prints what nobody should read in a letter. No ``TypeError``: filters take that for a zero."""
 
 
 class Null:
@@ -31,7 +32,7 @@ class Null:
     def _refuse(self, *_: object) -> NoReturn:
         raise NotPrintable("a variable is null where it is shown: give it a value, or use the `default` filter")
 
-    __str__ = __repr__ = __html__ = __format__ = _refuse
+    __str__ = __repr__ = __html__ = __format__ = __int__ = __float__ = _refuse
 
 
 NULL: Final = Null()
@@ -47,12 +48,37 @@ class Method:
     def __call__(self, *args: object, **kwargs: object) -> Any:
         """Call the method. What returns nothing, such as ``order.get('gone')``, is null."""
         found = self._call(*args, **kwargs)
-        return NULL if found is None else found
+        return NULL if found is None else parts_of(found)
 
     def _refuse(self, *_: object) -> NoReturn:
         raise NotPrintable(f"{self._name!r} is not among the variables, and a method of its value is no text")
 
-    __str__ = __repr__ = __html__ = __format__ = __bool__ = _refuse
+    __str__ = __repr__ = __html__ = __format__ = __bool__ = __eq__ = _refuse
+    __hash__ = object.__hash__
+
+
+class Parts(list[Any]):
+    """What a filter or a method gives one by one: to be looped over or joined, and no text, even within one."""
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise NotPrintable("several values are printed as one, which is no text: join them, or make a list of them")
+
+    __str__ = __repr__ = __html__ = __format__ = _refuse
+
+
+def parts_of(value: Any) -> Any:
+    """Return what a generator or the view of a mapping holds as ``Parts``, and anything else as it is."""
+    return Parts(value) if isinstance(value, Iterator | KeysView | ValuesView | ItemsView) else value
+
+
+def in_parts(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter of Jinja whose generators can be printed by no detour."""
+
+    @functools.wraps(function)  # and what the filter wants to be given
+    def whole(*args: object, **kwargs: object) -> Any:
+        return parts_of(function(*args, **kwargs))
+
+    return whole
 
 
 @pass_context  # so that Jinja does not print what is constant on its own, while it compiles
