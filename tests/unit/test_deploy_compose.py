@@ -127,7 +127,7 @@ def test_every_queue_of_the_inference_service_has_a_container() -> None:
 
 def test_the_dockerfiles_of_the_services_differ_only_in_the_name_and_in_what_they_switch_off() -> None:
     texts = {(ROOT / f"services/{name}/Dockerfile").read_text().replace(name, "NAME") for name in set(WORKERS.values())}
-    switched_off = re.compile(r"# onnxruntime .*\nENV ORT_DISABLE_TELEMETRY=1\n")
+    switched_off = re.compile(r"# .*\nENV (?:ORT_DISABLE_TELEMETRY=1|VIPS_WARNING=0)\n")
     assert len({switched_off.sub("", text) for text in texts}) == 1
 
 
