@@ -70,7 +70,10 @@ def test_a_wait_that_is_no_length_of_time_is_the_cap(wait: float) -> None:
 
 def test_a_mistake_in_a_policy_neither_loses_the_job_nor_runs_it_without_end(caplog: pytest.LogCaptureFixture) -> None:
     policy = custom(
-        lambda attempt, _failure: [1.0, 2.0][attempt - 1], cap=30, jitter=0, retry_on=lambda error: error.args[1] == "busy"
+        lambda attempt, _failure: [1.0, 2.0][attempt - 1],
+        cap=30,
+        jitter=0,
+        retry_on=lambda error: error.args[1] == "busy",
     )
     assert policy.delay(3) == timedelta(seconds=30)
     assert policy.retries(ValueError("one argument"))
