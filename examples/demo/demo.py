@@ -237,7 +237,7 @@ def _trouble(programs: Mapping[str, bool], depths: Mapping[str, int]) -> str:
     """What makes waiting useless, or nothing."""
     ended = [name for name, runs in programs.items() if not runs]
     if ended:
-        return f"{', '.join(ended)} ended by itself"
+        return f"{', '.join(ended)} ended unexpectedly"
     dead = [
         queue for queue, count in depths.items() if queue.endswith(".dlq") and count > EXPECTED_DEPTHS.get(queue, 0)
     ]

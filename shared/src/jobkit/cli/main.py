@@ -97,7 +97,7 @@ def close_breaker(name: Annotated[str, typer.Argument(help="The breaker, for exa
 @app.command("dead-letters")
 def dead_letters(
     service: ServiceName,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The most to show.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List a service's dead letters, oldest first.
