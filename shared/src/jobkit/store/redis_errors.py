@@ -77,7 +77,7 @@ def translate(error: RedisError, url: str) -> JobkitError:
 
 
 _PERMIT: Final = "Give its user the commands and keys of docs/how-to/redis.md"
-NO_CLUSTER: Final = "use a Redis without cluster mode, by itself or behind Sentinel"
+NO_CLUSTER: Final = "use a Redis without cluster mode (docs/how-to/redis.md)"
 
 
 def _hint(text: str, scheme: str) -> str:
