@@ -13,6 +13,7 @@ from typing import Final
 
 from jobkit.access import Access, Check
 from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.declarer import Declarer
 from jobkit.broker.sender import Sender
 from jobkit.cli.platform import connection, platform, prepare_health
 from jobkit.middleware.logs import configure_logging
@@ -44,7 +45,8 @@ def run() -> None:
         access.demand()
     for line in unknown_variables(type(settings)):
         log.warning("%s", line)
-    sender = Sender(broker, app_id="scheduler", timeout=settings.send_timeout_seconds, refusals=refusals)
+    timeout, declarer = settings.send_timeout_seconds, Declarer(settings.declare)
+    sender = Sender(broker, app_id="scheduler", timeout=timeout, refusals=refusals, declarer=declarer)
     stop, scheduler = stop_on_signals(), Scheduler(registry, sender, refusals=refusals)
     bound = timedelta(seconds=settings.refusal_limit_seconds)
 
