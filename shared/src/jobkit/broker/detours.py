@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from jobkit.broker.topology import jobs_exchange
 from jobkit.contracts.job import service_of
 from jobkit.errors import SendError
 
@@ -16,6 +17,11 @@ _LASTS: Final = 60.0
 _CLOSED: Final = re.compile(r"Channel\.Close \(40[34]\): .*exchange '\w+\.jobs' in vhost")
 
 log = logging.getLogger(__name__)
+
+
+def ways_to(service: str) -> tuple[str, str]:
+    """Return the exchanges that jobs of a service can be sent to: its own, and the default exchange instead."""
+    return jobs_exchange(service), ""
 
 
 class Detours:
