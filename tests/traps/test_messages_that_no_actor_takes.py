@@ -24,7 +24,6 @@ from jobkit.broker.rabbitmq import JobBroker
 from jobkit.broker.topology import DELIVERY_LIMIT
 from jobkit.errors import BrokerUnavailable
 from jobkit.producer import Producer
-from local_stack.rabbitmq import RabbitMQ
 from local_stack.redis import Redis
 
 
