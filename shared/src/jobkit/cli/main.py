@@ -110,6 +110,23 @@ def dead_letters(
 
 
 @app.command()
+def definitions(
+    services: Annotated[
+        list[str] | None, typer.Argument(help="Services, as their folders are called. All that are installed, if none.")
+    ] = None,
+    vhost: Annotated[str | None, typer.Option(help="Instead of the virtual host in JOBKIT_BROKER_URL.")] = None,
+) -> None:
+    """Print the queues, exchanges and bindings of services for RabbitMQ to import.
+
+    For brokers on which workers and producers may not declare (JOBKIT_DECLARE=never):
+    jobkit definitions > jobs.json; rabbitmqctl import_definitions jobs.json
+    """
+    from jobkit.cli.definitions import show
+
+    show(services or [], vhost)
+
+
+@app.command()
 def health(
     folder: Annotated[Path | None, typer.Option(help="Instead of JOBKIT_HEALTH_FOLDER.")] = None,
 ) -> None:
