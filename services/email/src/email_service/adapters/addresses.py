@@ -19,7 +19,10 @@ def on_the_wire(address: str) -> str:
         ValueError: the domain is none that can exist.
     """
     local, _, domain = address.rpartition("@")
-    return f"{local}@{ascii_host(domain)}"
+    name = ascii_host(domain)
+    if name.rpartition(".")[2].isdecimal():  # as a domain it is looked up by name, and nobody has that one
+        raise ValueError(f"{domain!r} is the address of a machine and no domain")
+    return f"{local}@{name}"
 
 
 def mailbox_key(address: str) -> str:
