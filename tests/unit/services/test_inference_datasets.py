@@ -229,6 +229,7 @@ def test_a_parquet_file_has_its_columns_as_features(storage: ObjectStorage) -> N
         ("a.csv", b"5.1,3.5,Iris\n4.9,3.0,Iris\n", "no column 'kind'.*If the first line is data, put a header"),
         ("a.csv", b"1,1,Iris\n4,3,Iris\n", "no column 'kind'.*If the first line is data, put a header"),
         ("a.csv", b"kind,x\na,1\nb,2,3\n", "more fields in row 3 than the 2 names of its header"),
+        ("a.csv", b"x;kind\n1;a\n2;b\n", "no column 'kind'.*Separate the columns by commas"),
         ("a.csv", b"kind\na\nb\n", "has no columns but 'kind': features are missing"),
         ("a.parquet", b"PAR1 and no more", "cannot be read"),
         ("a.parquet", parquet(kind=["a", "b"]), "has no columns but 'kind': features are missing"),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -49,7 +50,9 @@ def read_table(key: str, data: bytes, max_bytes: int, label_column: str, group_c
         raise BadDataset(f"{key} has no rows: a header alone is nothing to learn from")
     names = [column for column in table.columns if column not in special]
     if not names:
-        raise BadDataset(f"{key} has no columns but {', '.join(map(repr, special))}: features are missing")
+        raise BadDataset(
+            f"{key} has no columns but {', '.join(map(repr, special))}: features are missing{_separated(special)}"
+        )
     features = np.empty((table.height, len(names)), dtype=np.float64)
     for number, name in enumerate(names):
         features[:, number] = _numbers(key, table[name])
@@ -191,7 +194,12 @@ def _refuse_missing(key: str, columns: Sequence[str], special: Sequence[str]) ->
             found = ", ".join(map(repr, columns[:20]))
             headless = any(_is_number(column) for column in columns)
             hint = ". If the first line is data, put a header with the columns' names before it" if headless else ""
+            hint = _separated(columns) or hint
             raise BadDataset(f"{key} has no column {name!r} (found: {found}): name it in the job{hint}")
+
+
+def _separated(columns: Sequence[str]) -> str:
+    return ". Separate the columns by commas" if len(columns) == 1 and re.search(r"[;\t| ]", columns[0]) else ""
 
 
 def _is_number(text: str) -> bool:
