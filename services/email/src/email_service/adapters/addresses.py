@@ -19,10 +19,9 @@ def on_the_wire(address: str) -> str:
         ValueError: the domain is none that can exist.
     """
     local, _, domain = address.rpartition("@")
-    name = ascii_host(domain)
-    if name.rpartition(".")[2].isdecimal():  # as a domain it is looked up by name, and nobody has that one
-        raise ValueError(f"{domain!r} is the address of a machine and no domain")
-    return f"{local}@{name}"
+    if domain.rpartition(".")[2].isdecimal():  # an address of a machine, which would have to be in brackets
+        raise ValueError(f"{domain!r} ends in a number, and no domain does")
+    return f"{local}@{ascii_host(domain)}"
 
 
 def mailbox_key(address: str) -> str:
