@@ -296,9 +296,12 @@ class Picture:
                 pixels = pixels.flatten(background=_paint(pixels, encoding.background))
             return self._written(pixels, encoding), encoding.format
 
-    def frames_in(self, form: OutputFormat) -> int:
-        """Return how many frames a file of that format gets."""
-        return self.frames if form in ANIMATED else 1
+    def frames_in(self, form: OutputFormat, data: bytes) -> int:
+        """Return how many frames the encoded file has: the encoders join frames that are equal."""
+        if self.frames == 1 or form not in ANIMATED:
+            return 1
+        header = getattr(pyvips.Image, f"{form}load_buffer")(data, access="sequential")
+        return int(header.get("n-pages")) if header.get_typeof("n-pages") else 1
 
     def _smallest(self, encoding: Encoding) -> tuple[bytes, OutputFormat]:
         forms = [form for form in encoding.allowed if form != "jpeg" or not self.transparent]

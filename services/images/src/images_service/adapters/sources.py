@@ -12,7 +12,7 @@ import pyvips  # type: ignore[import-untyped]  # it ships stubs, but no py.typed
 from PIL import Image
 
 from images_service.adapters import jpeg, tiff
-from images_service.adapters.blocks import has_end, png_frames
+from images_service.adapters.blocks import has_end, png_frames, with_transparent_frame
 from images_service.adapters.formats import recognise
 from images_service.adapters.profiles import adobe_rgb
 from images_service.errors import BrokenImage, ImpossibleOperation, MissingDecoder, SourceTooLarge, UnsupportedPixels
@@ -113,6 +113,8 @@ class Source:
         self._original = self._mended = data
         self._options: dict[str, int] = {}
         self._compression: str | None = None
+        self._frames_added = 0  # at the end, and never read
+        self._channels: int | None = None  # of a TIFF, if others follow that are neither colours nor transparency
         self._adobe_rgb = False  # as far as libvips does not tell, which reads no EXIF data of a TIFF
         if self.format == "jpeg":
             self._prepare_jpeg()
@@ -120,6 +122,8 @@ class Source:
             self._prepare_tiff(page)
         elif self.format == "bmp":
             self._prepare_bitmap()
+        elif self.format == "gif":
+            self._prepare_gif()
         if page is not None and self.format != "tiff" and page > 1:
             raise ImpossibleOperation(f"{name!r} has 1 page, and page {page} was asked for: only a TIFF has several.")
         self.header = self.load() if self.format != "bmp" else self._bitmap_header
@@ -186,6 +190,8 @@ class Source:
                 self.damaged = True
                 return self._load(shrink, strict=False)
             raise self._broken() from error
+        if self._channels is not None and image.bands > self._channels:
+            image = image.extract_band(0, n=self._channels)  # libvips takes any further channel for transparency
         return self._with_named_profile(image)
 
     def _prepare_jpeg(self) -> None:
@@ -209,7 +215,15 @@ class Source:
         if chosen.compression == tiff.OLD_JPEG:
             raise self._broken()  # of some such files, libvips makes a black image without an error
         self._adobe_rgb = found.adobe_rgb
+        if chosen.further and not chosen.alpha:
+            self._channels = chosen.channels - chosen.further
         self.page, self.pages = chosen.page + 1, len(found.chain)
+
+    def _prepare_gif(self) -> None:
+        changed = with_transparent_frame(self._original)
+        if changed is not None:
+            self._original = self._mended = changed
+            self._frames_added = 1
 
     def _prepare_bitmap(self) -> None:
         try:
@@ -316,10 +330,10 @@ class Source:
             self.frames = png_frames(self._original)
         if self.format not in ("gif", "webp") or not self.header.get_typeof("n-pages"):
             return
-        self.frames = int(self.header.get("n-pages"))
+        self.frames = int(self.header.get("n-pages")) - self._frames_added
         if all_frames and self.frames > 1:
             self.frames_read = self.frames
-            self._options = {"n": -1}
+            self._options = {"n": self.frames}
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:

@@ -21,7 +21,7 @@ _SUBFILE, _OLD_SUBFILE = 254, 255
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _SAMPLES, _TILE_WIDTH = 277, 322
 _FILL_ORDER, _ORIENTATION, _PLANES, _UNIT = 266, 274, 284, 296
-_SUB_DIRECTORIES, _SAMPLE_FORMAT, _DNG_VERSION = 330, 339, 50706
+_SUB_DIRECTORIES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION = 330, 338, 339, 50706
 _EXIF, _COLOUR_SPACE, _INTEROPERABILITY, _INTEROPERABILITY_INDEX = 34665, 40961, 40965, 1
 
 #: Values that libtiff refuses together with the whole file, and the default that TIFF 6.0 gives for the tag.
@@ -32,6 +32,8 @@ _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11
 _NUMBERS: Final = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 
 OLD_JPEG: Final = 6  #: JPEG as TIFF 6.0 had it, before technical note 2.
+
+_JPEG: Final = frozenset({OLD_JPEG, 7})
 
 _COMMON_COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
 _RARE_COMPRESSIONS: Final = {
@@ -46,8 +48,12 @@ _RARE_COMPRESSIONS: Final = {
 }
 
 _SENSOR: Final = frozenset({32803, 34892})  #: Photometric interpretations of raw data: colour filter array, linear raw.
+_YCBCR: Final = 6  #: libvips reads it only with JPEG compression; otherwise it takes the values for RGB.
 _CIELAB: Final = 8
 _COLOURS: Final = frozenset({0, 1, 2, 3, 4, 5, 6, _CIELAB})
+#: Channels that the colours take, by photometric interpretation. Further ones are described by ExtraSamples.
+_CHANNELS: Final = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, _YCBCR: 3, _CIELAB: 3}
+_ALPHA: Final = frozenset({1, 2})  #: Values of ExtraSamples for transparency; 0 is "unspecified".
 _COLOUR_NAMES: Final = {9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}
 _NUMBER_NAMES: Final = {2: "signed integers", 3: "floating-point numbers", 5: "complex integers", 6: "complex numbers"}
 
@@ -72,6 +78,9 @@ class Directory:
         photometric: The tag PhotometricInterpretation.
         compression: The tag Compression.
         tiled_planes: Whether each channel has tiles of its own, which libvips does not read.
+        channels: All of them.
+        further: How many of these are no colours.
+        alpha: Whether the first of the further ones is transparency.
     """
 
     page: int
@@ -85,6 +94,9 @@ class Directory:
     photometric: int
     compression: int
     tiled_planes: bool
+    channels: int
+    further: int
+    alpha: bool
 
     @property
     def rare_compression(self) -> str | None:
@@ -108,6 +120,14 @@ class Directory:
         if self.photometric not in _COLOURS:
             colours = _COLOUR_NAMES.get(self.photometric, f"of the kind {self.photometric}")
             raise UnsupportedPixels(f"{name!r} has colours that are not read here ({colours}): convert it to RGB.")
+        if self.photometric == _YCBCR and self.compression not in _JPEG:
+            raise UnsupportedPixels(
+                f"{name!r} has YCbCr colours outside of JPEG compression, which are not read: convert it to RGB."
+            )
+        if self.further > 1:
+            raise UnsupportedPixels(
+                f"{name!r} has {self.channels} channels: only colours and transparency are read."
+            )
         if self.tiled_planes:
             raise UnsupportedPixels(
                 f"{name!r} has tiles of single channels (PlanarConfiguration 2), which are not read: convert it to "
@@ -227,6 +247,7 @@ def _directory(page: int, below: int | None, tags: dict[int, tuple[int, ...]]) -
         return (tags.get(tag) or (default,))[0]
 
     subfile, old = first(_SUBFILE, 0), first(_OLD_SUBFILE, 0)
+    photometric, samples = first(_PHOTOMETRIC, 1), first(_SAMPLES, 1)
     return Directory(
         page=page,
         below=below,
@@ -236,9 +257,12 @@ def _directory(page: int, below: int | None, tags: dict[int, tuple[int, ...]]) -
         mask=bool(subfile & 4),
         bits=max(tags.get(_BITS, (1,)), default=1),
         numbers=first(_SAMPLE_FORMAT, 1),
-        photometric=first(_PHOTOMETRIC, 1),
+        photometric=photometric,
         compression=first(_COMPRESSION, 1),
-        tiled_planes=_TILE_WIDTH in tags and first(_PLANES, 1) == 2 and first(_SAMPLES, 1) > 1,
+        tiled_planes=_TILE_WIDTH in tags and first(_PLANES, 1) == 2 and samples > 1,
+        channels=samples,
+        further=max(0, samples - _CHANNELS.get(photometric, samples)),
+        alpha=first(_EXTRA_SAMPLES, 0) in _ALPHA,
     )
 
 
