@@ -114,7 +114,7 @@ class Source:
         self._options: dict[str, int] = {}
         self._compression: str | None = None
         self._frames_added = 0  # at the end, and never read
-        self._channels: int | None = None  # of a TIFF, if others follow that are neither colours nor transparency
+        self._has_unspecified = False  # a last channel in a TIFF that is neither a colour nor transparency
         self._adobe_rgb = False  # as far as libvips does not tell, which reads no EXIF data of a TIFF
         if self.format == "jpeg":
             self._prepare_jpeg()
@@ -190,8 +190,8 @@ class Source:
                 self.damaged = True
                 return self._load(shrink, strict=False)
             raise self._broken() from error
-        if self._channels is not None and image.bands > self._channels:
-            image = image.extract_band(0, n=self._channels)  # libvips takes any further channel for transparency
+        if self._has_unspecified and image.hasalpha():  # libvips takes any further channel for transparency
+            image = image.extract_band(0, n=image.bands - 1)
         return self._with_named_profile(image)
 
     def _prepare_jpeg(self) -> None:
@@ -215,8 +215,10 @@ class Source:
         if chosen.compression == tiff.OLD_JPEG:
             raise self._broken()  # of some such files, libvips makes a black image without an error
         self._adobe_rgb = found.adobe_rgb
-        if chosen.further and not chosen.alpha:
-            self._channels = chosen.channels - chosen.further
+        self._has_unspecified = chosen.further == 1 and not chosen.alpha
+        if found.whole:
+            self._original = self._mended = tiff.alone(self._original, chosen)
+            self._options = {**self._options, "page": 0}
         self.page, self.pages = chosen.page + 1, len(found.chain)
 
     def _prepare_gif(self) -> None:

@@ -68,6 +68,7 @@ class Directory:
 
     Attributes:
         page: Its place in the chain of directories, from 0.
+        offset: Where the directory begins in the file; of one below a page, that of the page.
         below: Its place among the sub-directories of that page, from 0; None for the page itself.
         width: In pixels.
         height: In pixels.
@@ -84,6 +85,7 @@ class Directory:
     """
 
     page: int
+    offset: int
     below: int | None
     width: int
     height: int
@@ -125,9 +127,7 @@ class Directory:
                 f"{name!r} has YCbCr colours outside of JPEG compression, which are not read: convert it to RGB."
             )
         if self.further > 1:
-            raise UnsupportedPixels(
-                f"{name!r} has {self.channels} channels: only colours and transparency are read."
-            )
+            raise UnsupportedPixels(f"{name!r} has {self.channels} channels: only colours and transparency are read.")
         if self.tiled_planes:
             raise UnsupportedPixels(
                 f"{name!r} has tiles of single channels (PlanarConfiguration 2), which are not read: convert it to "
@@ -159,11 +159,13 @@ class Contents:
         directories: All images, in the order of the file.
         raw: What kind of raw camera file it is; None if it is none.
         adobe_rgb: Whether its EXIF data names Adobe RGB as the colour space.
+        whole: Whether all directories could be followed.
     """
 
     directories: tuple[Directory, ...]
     raw: str | None
     adobe_rgb: bool
+    whole: bool
 
     @property
     def chain(self) -> tuple[Directory, ...]:
@@ -209,10 +211,10 @@ class Contents:
 def contents(data: bytes) -> Contents | None:
     """Return what is in a TIFF file, as far as its offsets can be followed; None if no directory can be."""
     reader = _Reader(data)
-    found, raw, adobe = [], reader.signature, False
+    found, raw, adobe, whole = [], reader.signature, False, False
     with suppress(*_LEADS_NOWHERE):
         for page, (offset, tags) in enumerate(reader.chain(reader.first)):
-            found.append(_directory(page, None, tags))
+            found.append(_directory(page, offset, None, tags))
             raw = raw or _raw(tags)
             with suppress(*_LEADS_NOWHERE):
                 adobe = adobe or reader.names_adobe_rgb(tags)
@@ -221,9 +223,20 @@ def contents(data: bytes) -> Contents | None:
                     continue
                 with suppress(*_LEADS_NOWHERE):
                     tags_below = reader.tags(start)[0]
-                    found.append(_directory(page, below, tags_below))
+                    found.append(_directory(page, offset, below, tags_below))
                     raw = raw or _raw(tags_below)
-    return Contents(tuple(found), raw, adobe) if found else None
+        whole = True
+    return Contents(tuple(found), raw, adobe, whole) if found else None
+
+
+def alone(data: bytes, wanted: Directory) -> bytes:
+    """Return the file with the page of ``wanted`` as its only one.
+
+    libvips reads the directories of all pages, and fails if libtiff cannot decode one of the others.
+    """
+    changed = bytearray(data)
+    _Reader(data).leave_one(changed, wanted.offset)
+    return bytes(changed)
 
 
 def mended(data: bytes) -> bytes:
@@ -242,7 +255,7 @@ def mended(data: bytes) -> bytes:
     return bytes(changed) if changed != data else data
 
 
-def _directory(page: int, below: int | None, tags: dict[int, tuple[int, ...]]) -> Directory:
+def _directory(page: int, offset: int, below: int | None, tags: dict[int, tuple[int, ...]]) -> Directory:
     def first(tag: int, default: int) -> int:
         return (tags.get(tag) or (default,))[0]
 
@@ -250,6 +263,7 @@ def _directory(page: int, below: int | None, tags: dict[int, tuple[int, ...]]) -
     photometric, samples = first(_PHOTOMETRIC, 1), first(_SAMPLES, 1)
     return Directory(
         page=page,
+        offset=offset,
         below=below,
         width=first(_WIDTH, 0),
         height=first(_HEIGHT, 0),
@@ -303,13 +317,18 @@ class _Reader:
             if code is not None and count <= MAX_DIRECTORIES:
                 with suppress(*_LEADS_NOWHERE):  # one value that leads nowhere says nothing about the others
                     found[tag] = struct.unpack_from(f"{self.order}{count}{code}", self._data, at)
-        number = self._count(offset)
-        end = offset + ((8 + 20 * number) if self._big else (2 + 12 * number))
         try:
-            after = self._number("Q" if self._big else "I", end)
+            after = self._number("Q" if self._big else "I", self._end(offset))
         except (struct.error, OverflowError):
             after = 0
         return found, after
+
+    def leave_one(self, changed: bytearray, offset: int) -> None:
+        """Make the directory at ``offset`` the first and last one of the chain, in a copy of the file."""
+        code = self.order + ("Q" if self._big else "I")
+        struct.pack_into(code, changed, 8 if self._big else 4, offset)
+        with suppress(struct.error):  # no more room in the file than for the end of the directory
+            struct.pack_into(code, changed, self._end(offset), 0)
 
     def names_adobe_rgb(self, tags: dict[int, tuple[int, ...]]) -> bool:
         """Return whether EXIF data says so: by a colour space of 2, or by "R03" where it says nothing (DCF 2.0)."""
@@ -336,6 +355,11 @@ class _Reader:
             if count * _SIZES.get(kind, 1) > room:
                 place = self._number(code, place)
             yield tag, kind, count, place
+
+    def _end(self, offset: int) -> int:
+        """Where the offset of the next directory is."""
+        number = self._count(offset)
+        return offset + ((8 + 20 * number) if self._big else (2 + 12 * number))
 
     def _count(self, offset: int) -> int:
         count = self._number("Q" if self._big else "H", offset)
