@@ -44,29 +44,24 @@ def png_frames(data: bytes) -> int:
 
 
 def with_transparent_frame(data: bytes) -> bytes | None:
-    """Return a GIF with a further, transparent frame at its end, if parts of its canvas show nothing; otherwise None.
+    """Return a GIF with a further, transparent frame at its end if the first frame does not fill its canvas.
 
-    Frames need not fill the canvas, and a disposal may clear what they drew. Viewers show nothing there, but libvips
-    shows black unless a frame of the file names a transparent colour.
+    None if it does, or if a frame names a transparent colour. Viewers show nothing where no frame has drawn, but
+    libvips shows black unless the file has transparency.
     """
-    canvas = struct.unpack_from("<HH", data, 6) if len(data) >= 13 else (0, 0)
-    uncovered, disposal, first = False, 0, True
+    first: tuple[int, int, int, int] | None = None
     try:
         for introducer, at in _gif_blocks(data):
             if introducer == _TRAILER:
-                return data[:at] + _TRANSPARENT_FRAME + data[at:] if uncovered and canvas[0] and canvas[1] else None
-            if introducer == _EXTENSION and data[at + 1] == _CONTROL and data[at + 2] == 4:
-                if data[at + 3] & 1:
-                    return None
-                disposal = data[at + 3] >> 2 & 7
-            elif introducer == _IMAGE:
-                left, top, width, height = struct.unpack_from("<4H", data, at + 1)
-                fills = not left and not top and width >= canvas[0] and height >= canvas[1]
-                cleared = disposal == 2 or (disposal == 3 and first)
-                uncovered = uncovered or (first and not fills) or cleared
-                disposal, first = 0, False
+                width, height = struct.unpack_from("<HH", data, 6)
+                fills = first is None or (first[:2] == (0, 0) and first[2] >= width and first[3] >= height)
+                return None if fills else data[:at] + _TRANSPARENT_FRAME + data[at:]
+            if introducer == _EXTENSION and data[at + 1] == _CONTROL and data[at + 3] & 1:
+                return None
+            if introducer == _IMAGE and first is None:
+                first = struct.unpack_from("<4H", data, at + 1)
     except (IndexError, struct.error):
-        pass
+        pass  # truncated, which is told later
     return None
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import pyvips  # type: ignore[import-untyped]  # it ships stubs, but no py.typed marker
 from PIL import Image
 
-from images_service.adapters import jpeg, tiff
+from images_service.adapters import avif, jpeg, tiff
 from images_service.adapters.blocks import has_end, png_frames, with_transparent_frame
 from images_service.adapters.formats import recognise
 from images_service.adapters.profiles import adobe_rgb
@@ -192,6 +192,8 @@ class Source:
             raise self._broken() from error
         if self._has_unspecified and image.hasalpha():  # libvips takes any further channel for transparency
             image = image.extract_band(0, n=image.bands - 1)
+        if self._is_grey_of_films:
+            image = _with_full_range(image)
         return self._with_named_profile(image)
 
     def _prepare_jpeg(self) -> None:
@@ -271,6 +273,10 @@ class Source:
             image = image.thumbnail_image(32, height=32, size="force").colourspace("b-w")
             small.append(image[0].cast("float").copy_memory())
         return float(((small[0] - small[1]) ** 2).avg()) / max(float(small[1].deviate()) ** 2, _EMPTY)
+
+    @cached_property
+    def _is_grey_of_films(self) -> bool:
+        return self.format == "avif" and avif.is_grey_of_films(self._original)
 
     @cached_property
     def _ends_in_time(self) -> bool:
@@ -376,6 +382,17 @@ def _decodes(data: bytes, *, shrink: int = 1) -> bool:
     except pyvips.Error:
         return False
     return True
+
+
+def _with_full_range(image: pyvips.Image) -> pyvips.Image:
+    """Stretch the brightness from that of films, 16 to 235 of 255, to all values."""
+    most, unit = (65535, 256) if image.format == "ushort" else (255, 1)
+    factor = most / (219 * unit)
+    colours = image.bands - image.hasalpha()
+    factors, added = [factor] * colours, [-16 * unit * factor] * colours
+    if image.hasalpha():
+        factors, added = [*factors, 1.0], [*added, 0.0]
+    return image.linear(factors, added).rint().cast(image.format)
 
 
 def _exif(image: pyvips.Image, name: str) -> str:
