@@ -384,6 +384,43 @@ def test_greys_with_a_profile_that_get_colours_are_converted(run: Run) -> None:
     assert centre == pytest.approx((128, 128, 128), abs=3)
 
 
+def test_a_profile_that_cannot_be_used_is_passed_over(run: Run) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"rTRC", b"xTRC", 1)
+    source = saved(scene(1), icc_profile=profile)
+    assert ImageChops.difference(run(source)[1], scene(1)).getbbox() is None
+
+
+def test_a_wrong_colour_transform_of_adobe_is_no_damage(run: Run) -> None:
+    data = saved(scene(1), "jpeg", quality=95)
+    marked = data[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x02" + data[20:]  # as CMYK files have it
+    assert ImageChops.difference(run(marked)[1], run(data)[1]).getbbox() is None
+
+
+def lossless_jpeg(rows: list[bytes]) -> bytes:
+    """A grey JPEG without loss (T.81, annex H): each value is told by its difference to the one before, or above."""
+    bits = ""
+    for number, row in enumerate(rows):
+        for place, value in enumerate(row):
+            guess = row[place - 1] if place else rows[number - 1][0] if number else 128
+            length = abs(value - guess).bit_length()
+            kept = value - guess if value >= guess else value - guess + (1 << length) - 1
+            bits += f"{length:04b}" + (f"{kept:0{length}b}" if length else "")
+    bits += "1" * (-len(bits) % 8)
+    scan = int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
+    frame = struct.pack(">BHHBBBB", 8, len(rows), len(rows[0]), 1, 1, 0x11, 0)
+    codes = bytes([0, 0, 0, 0, 9] + 12 * [0]) + bytes(range(9))  # of four bits each
+    segments = ((0xC3, frame), (0xC4, codes), (0xDA, bytes([1, 1, 0, 1, 0, 0])))
+    head = b"".join(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content for marker, content in segments)
+    return b"\xff\xd8" + head + scan + b"\xff\xd9"
+
+
+def test_of_a_lossless_jpeg_no_detail_is_left_out(run: Run) -> None:
+    source = lossless_jpeg([bytes(32 * [40] + 32 * [200])] * 48)
+    assert run(source)[1].tobytes()[:64] == bytes(32 * [40] + 32 * [200])
+    small = run(source, Resize(width=4), PNG)[1].convert("L").tobytes()
+    assert max(abs(small[0] - 40), abs(small[3] - 200)) <= 12
+
+
 # Depth and size -------------------------------------------------------------------------------------------------------
 
 

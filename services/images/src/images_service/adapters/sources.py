@@ -135,6 +135,11 @@ class Source:
                 raise self._broken()
             self.damaged = True
 
+    @cached_property
+    def can_shrink(self) -> bool:
+        """Whether its decoder can leave out detail that a smaller result has no room for."""
+        return self.format in SHRINK_ON_LOAD and (self.format != "jpeg" or jpeg.can_shrink(self._original))
+
     def load(self, shrink: int = 1) -> pyvips.Image:
         """Return the image as it is in the file, decoded when its pixels are needed.
 
@@ -370,6 +375,11 @@ class Source:
             return MissingDecoder(
                 f"{self.name!r} is a TIFF with a compression ({self._compression}) that libvips cannot decode "
                 "here, or a damaged one. Write it with LZW or deflate."
+            )
+        if self.format == "avif" and self._original[8:12] == b"avis":
+            return MissingDecoder(
+                f"{self.name!r} is an animated AVIF, of which libvips cannot read a picture here, or a damaged one. "
+                "Convert its first frame to another format."
             )
         remedy = "" if self._accept_damage else " With damaged='accept' the job takes what can be decoded."
         return BrokenImage(f"{self.name!r} is truncated or damaged: it cannot be decoded.{remedy}")
