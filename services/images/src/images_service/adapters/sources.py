@@ -49,6 +49,9 @@ _EMPTY: Final = 4.0
 #: What Pillow raises for a damaged file.
 _PILLOW_FAILS: Final = (OSError, ValueError, SyntaxError, struct.error, IndexError)
 
+#: Values of a bitmap's field biCompression for runs of equal pixels, of 8 and 4 bits.
+_RUN_LENGTHS: Final = (1, 2)
+
 logger = logging.getLogger(__name__)
 
 
@@ -317,7 +320,7 @@ class Source:
         try:
             with Image.open(io.BytesIO(data), formats=["BMP"]) as found:
                 if not strict:  # what is missing is black
-                    filled = data + bytes(found.width * found.height * 4)
+                    filled = data + _black(found, odd=len(data) % 2 == 1)
                     return _from_pillow(Image.open(io.BytesIO(filled), formats=["BMP"]))
                 return _from_pillow(found)
         except _PILLOW_FAILS as error:
@@ -429,6 +432,14 @@ def _from_pillow(image: Image.Image) -> pyvips.Image:
     return _named(
         pyvips.Image.new_from_memory(pixels, image.width, image.height, form.bands, "uchar"), form
     ).copy_memory()
+
+
+def _black(image: Image.Image, *, odd: bool) -> bytes:
+    """As much of the first colour as a whole bitmap takes, as its file holds it."""
+    if image.info.get("compression") not in _RUN_LENGTHS:
+        return bytes(image.width * image.height * 4)
+    runs = -(-image.width // 255)
+    return bytes(odd) + (b"\xff\0" * runs + b"\0\0") * image.height  # zeros alone would be empty lines without an end
 
 
 def _named(image: pyvips.Image, form: _Form) -> pyvips.Image:
