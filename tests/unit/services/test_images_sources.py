@@ -239,12 +239,13 @@ def test_brightness_and_chroma_are_not_taken_for_red_green_and_blue(run: Run) ->
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_a_channel_is_transparency_only_if_the_file_says_so(run: Run, mode: str) -> None:
+def test_a_channel_is_transparency_unless_the_file_calls_it_unspecified(run: Run, mode: str) -> None:
     picture = scene(1).convert(mode)
     picture.putalpha(Image.linear_gradient("L").resize(picture.size))
     source = saved(picture, "tiff")
     kept, dropped = run(source)[1], run(patched(source, EXTRA_SAMPLES, 0))[1]
-    assert (kept.mode, dropped.mode) == (mode, mode[:-1])
+    unnamed = run(source.replace(struct.pack("<HH", EXTRA_SAMPLES, 3), struct.pack("<HH", 351, 3)))[1]
+    assert (kept.mode, unnamed.mode, dropped.mode) == (mode, mode, mode[:-1])
     assert ImageChops.difference(dropped, scene(1).convert(mode[:-1])).getbbox() is None
 
 

@@ -276,7 +276,7 @@ def _directory(page: int, offset: int, below: int | None, tags: dict[int, tuple[
         tiled_planes=_TILE_WIDTH in tags and first(_PLANES, 1) == 2 and samples > 1,
         channels=samples,
         further=max(0, samples - _CHANNELS.get(photometric, samples)),
-        alpha=first(_EXTRA_SAMPLES, 0) in _ALPHA,
+        alpha=first(_EXTRA_SAMPLES, 1) in _ALPHA,  # some programs leave the tag out
     )
 
 
