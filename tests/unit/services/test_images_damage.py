@@ -284,3 +284,17 @@ def test_a_warning_of_libvips_within_a_warning_does_not_end_the_process(tmp_path
     environment = {**os.environ, "VIPS_WARNING": "0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_of_a_bitmap_of_runs_that_ends_early_the_rest_is_black(run: Run) -> None:
+    width, height = 600, 300
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, 0, 0, 0, 2, 2)
+    colours = bytes([0, 0, 0, 0]) + bytes([255, 255, 255, 0])
+    row = b"\xff\x01\xff\x01\x5a\x01\x00\x00"  # 255, 255 and 90 pixels in white
+    begin = 14 + len(header) + len(colours)
+    source = b"BM" + struct.pack("<IHHI", begin + 8, 0, 0, begin) + header + colours + row
+    with pytest.raises(BrokenImage):
+        run(source)
+    result, image = run(source, damaged="accept")
+    assert (image.size, result.source.damaged) == ((width, height), True)
+    assert image.convert("L").tobytes() == bytes(width * (height - 1)) + b"\xff" * width

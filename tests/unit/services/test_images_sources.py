@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pyvips  # type: ignore[import-untyped]  # it ships stubs, but no py.typed marker
-from PIL import Image, ImageChops, ImageCms, TiffImagePlugin
+from PIL import Image, ImageChops, ImageCms, ImageSequence, TiffImagePlugin
 from PIL.Image import Image as Picture
 
 from images_service.adapters import open_resources
@@ -32,6 +32,7 @@ from jobkit.contracts.images import (
 
 PNG = Convert(format="png")
 SUBFILE, ORIENTATION, UNIT, FILL_ORDER, PHOTOMETRIC, DNG_VERSION = 254, 274, 296, 266, 262, 50706
+EXTRA_SAMPLES = 338
 Run = Callable[..., tuple[ProcessedImage, Picture]]
 
 
@@ -131,6 +132,13 @@ def test_a_page_can_be_asked_for(run: Run) -> None:
         run(saved(scene(1)), page=2)
 
 
+def test_a_page_that_cannot_be_decoded_does_no_harm_to_the_others(run: Run) -> None:
+    source = patched(pages(scene(1), scene(2)), 259, 6)  # the first is said to be a JPEG as in TIFF 6.0
+    result, image = run(source, page=2)
+    assert ImageChops.difference(image.convert("RGB"), scene(2)).getbbox() is None
+    assert (result.source.page, result.source.pages, result.source.damaged) == (2, 2, False)
+
+
 @pytest.mark.parametrize("layout", [{"subifd": True}, {}])
 def test_of_a_pyramid_the_full_size_is_taken(run: Run, layout: dict[str, bool]) -> None:
     image = pyvips.Image.new_from_memory(scene(1).tobytes(), 400, 300, 3, "uchar").copy(interpretation="srgb")
@@ -222,6 +230,43 @@ def test_tiles_of_single_channels_are_not_called_damaged(run: Run) -> None:
     source = image.tiffsave_buffer(tile=True, tile_width=128, tile_height=128)
     with pytest.raises(UnsupportedPixels, match="tiles of single channels"):
         run(patched(source, 284, 2))
+
+
+def test_brightness_and_chroma_are_not_taken_for_red_green_and_blue(run: Run) -> None:
+    with pytest.raises(UnsupportedPixels, match="YCbCr colours outside of JPEG compression"):
+        run(saved(scene(1).convert("YCbCr"), "tiff"))
+    assert run(saved(scene(1).convert("YCbCr"), "tiff", compression="jpeg"))[1].size == (400, 300)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_a_channel_is_transparency_unless_the_file_calls_it_unspecified(run: Run, mode: str) -> None:
+    picture = scene(1).convert(mode)
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    source = saved(picture, "tiff")
+    kept, dropped = run(source)[1], run(patched(source, EXTRA_SAMPLES, 0))[1]
+    unnamed = run(source.replace(struct.pack("<HH", EXTRA_SAMPLES, 3), struct.pack("<HH", 351, 3)))[1]
+    assert (kept.mode, unnamed.mode, dropped.mode) == (mode, mode, mode[:-1])
+    assert ImageChops.difference(dropped, scene(1).convert(mode[:-1])).getbbox() is None
+
+
+def test_grey_with_two_further_channels_is_refused(run: Run) -> None:
+    with pytest.raises(UnsupportedPixels, match="has 3 channels: only colours and transparency"):
+        run(patched(saved(scene(1), "tiff"), PHOTOMETRIC, 1))
+
+
+@pytest.mark.parametrize("reach", ["limited", "full"])
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_an_avif_without_colours_is_as_black_and_as_white_as_it_was(run: Run, mode: str, reach: str) -> None:
+    picture = Image.linear_gradient("L").convert(mode)
+    image = run(saved(picture, "avif", subsampling="4:0:0", range=reach, quality=100))[1].convert("L")
+    assert max(abs(image.tobytes()[256 * y + 9] - y) for y in range(256)) <= 3
+
+
+def test_an_avif_in_colour_is_not_stretched(run: Run) -> None:
+    picture = Image.linear_gradient("L").convert("RGBA")
+    picture.putalpha(99)  # transparency is an image without colours
+    image = run(saved(picture, "avif", range="limited", quality=100))[1].convert("RGB").convert("L")
+    assert max(abs(image.tobytes()[256 * y + 9] - y) for y in range(256)) <= 3
 
 
 def test_an_offset_that_no_file_has_is_damage_and_no_crash(run: Run) -> None:
@@ -338,6 +383,43 @@ def test_greys_with_a_profile_that_get_colours_are_converted(run: Run) -> None:
     assert image.getpixel((0, 0)) == (255, 0, 0)
     centre = image.getpixel((image.width // 2, image.height // 2))
     assert centre == pytest.approx((128, 128, 128), abs=3)
+
+
+def test_a_profile_that_cannot_be_used_is_passed_over(run: Run) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"para", b"xxxx")
+    source = saved(scene(1), icc_profile=profile)
+    assert ImageChops.difference(run(source)[1], scene(1)).getbbox() is None
+
+
+def test_a_wrong_colour_transform_of_adobe_is_no_damage(run: Run) -> None:
+    data = saved(scene(1), "jpeg", quality=95)
+    marked = data[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x02" + data[20:]  # as CMYK files have it
+    assert ImageChops.difference(run(marked)[1], run(data)[1]).getbbox() is None
+
+
+def lossless_jpeg(rows: list[bytes]) -> bytes:
+    """A grey JPEG without loss (T.81, annex H): each value is told by its difference to the one before, or above."""
+    bits = ""
+    for number, row in enumerate(rows):
+        for place, value in enumerate(row):
+            guess = row[place - 1] if place else rows[number - 1][0] if number else 128
+            length = abs(value - guess).bit_length()
+            kept = value - guess if value >= guess else value - guess + (1 << length) - 1
+            bits += f"{length:04b}" + (f"{kept:0{length}b}" if length else "")
+    bits += "1" * (-len(bits) % 8)
+    scan = int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
+    frame = struct.pack(">BHHBBBB", 8, len(rows), len(rows[0]), 1, 1, 0x11, 0)
+    codes = bytes([0, 0, 0, 0, 9] + 12 * [0]) + bytes(range(9))  # of four bits each
+    segments = ((0xC3, frame), (0xC4, codes), (0xDA, bytes([1, 1, 0, 1, 0, 0])))
+    head = b"".join(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content for marker, content in segments)
+    return b"\xff\xd8" + head + scan + b"\xff\xd9"
+
+
+def test_of_a_lossless_jpeg_no_detail_is_left_out(run: Run) -> None:
+    source = lossless_jpeg([bytes(32 * [40] + 32 * [200])] * 48)
+    assert run(source)[1].tobytes()[:64] == bytes(32 * [40] + 32 * [200])
+    small = run(source, Resize(width=4), PNG)[1].convert("L").tobytes()
+    assert max(abs(small[0] - 40), abs(small[3] - 200)) <= 12
 
 
 # Depth and size -------------------------------------------------------------------------------------------------------
@@ -488,3 +570,41 @@ def test_the_frames_of_an_animated_png_are_counted_though_the_first_is_read(run:
     source = saved(Image.new("RGB", (8, 8), "red"), save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")])
     result, image = run(source)
     assert (result.source.frames, result.outputs[0].frames, image.getpixel((4, 4))) == (2, 1, (255, 0, 0))
+
+
+#: The indices of one and of two pixels, compressed; each pixel has the first colour.
+ONE_PIXEL, TWO_PIXELS = bytes.fromhex("0202440100"), bytes.fromhex("0202040a00")
+
+
+def opaque_gif(*frames: tuple[int, int]) -> bytes:
+    """A GIF of 2 x 1 pixels without a transparent colour; each frame has a disposal and a number of pixels."""
+    data = b"GIF89a" + struct.pack("<HHBBB", 2, 1, 0x80, 0, 0) + b"\xff\0\0" + b"\0\0\xff"
+    for disposal, pixels in frames:
+        data += b"\x21\xf9\x04" + struct.pack("<BHBB", disposal << 2, 10, 0, 0)
+        data += b"\x2c" + struct.pack("<4HB", 0, 0, pixels, 1, 0) + (ONE_PIXEL if pixels == 1 else TWO_PIXELS)
+    return data + b"\x3b"
+
+
+def test_what_no_frame_covers_is_transparent(run: Run) -> None:
+    result, image = run(opaque_gif((0, 1)))
+    shown = image.convert("RGBA").tobytes()
+    assert (shown[:4], shown[7], result.source.frames) == (b"\xff\0\0\xff", 0, 1)
+    onto = Convert(format="jpeg", background="#00ff00")
+    assert run(opaque_gif((0, 1)), onto, Compress(quality=100))[1].convert("L").tobytes()[1] > 100
+
+
+def test_what_no_frame_of_an_animation_covers_is_transparent(run: Run) -> None:
+    result, image = run(opaque_gif((0, 1), (2, 1), (0, 2)), Convert(format="gif"))
+    shown = [frame.convert("RGBA").tobytes()[7] for frame in ImageSequence.Iterator(image)]
+    assert (result.source.frames, result.outputs[0].frames) == (3, len(shown))
+    assert (shown[0], shown[-1]) == (0, 255)
+
+
+def test_an_opaque_gif_stays_opaque(run: Run) -> None:
+    assert run(opaque_gif((0, 2), (0, 1)))[1].mode in ("P", "RGB")
+
+
+@pytest.mark.parametrize("form", ["gif", "webp"])
+def test_the_frames_that_were_written_are_counted(run: Run, form: str) -> None:
+    result, image = run(opaque_gif((1, 2), (1, 2), (1, 2)), Convert.model_validate({"format": form}))
+    assert (result.source.frames, result.outputs[0].frames) == (3, getattr(image, "n_frames", 1))

@@ -176,7 +176,7 @@ def _applied(operation: Operation, picture: Picture, marks: Mapping[str, Picture
 
 def _encoded(kind: Literal["image", "thumbnail"], picture: Picture, encoding: Encoding) -> _Encoded:
     data, form = picture.encode(encoding)
-    return _Encoded(kind, form, picture.width, picture.height, picture.frames_in(form), data)
+    return _Encoded(kind, form, picture.width, picture.height, picture.frames_in(form, data), data)
 
 
 def _written(output: _Encoded, storage: Storage) -> OutputFile:

@@ -57,9 +57,9 @@ class ImagesSettings(ServiceSettings):
         default=1024,
         ge=64,
         description="Memory for the pixels of all jobs of a process, in MiB; a job waits while others hold it. Reading "
-        "takes up to 20 bytes per pixel, writing 12 as JPEG, PNG or TIFF, 22 as GIF, 26 as WebP, 30 as AVIF, and 46 to "
-        "48 as WebP or AVIF with transparency. A job that needs more alone is refused. Besides, the process takes some "
-        "150 MiB, and each thread the bytes of its source.",
+        "takes up to 20 bytes per pixel, of AVIF with more than 8 bits 32. Writing takes 12 as JPEG, PNG or TIFF, 22 "
+        "as GIF, 26 as WebP, 30 as AVIF, and 46 to 48 as WebP or AVIF with transparency. A job that needs more alone "
+        "is refused. Besides, the process takes some 150 MiB, and each thread the bytes of its source.",
     )
     cache_control: str = Field(
         default="",

@@ -20,6 +20,9 @@ _APP14: Final = 0xEE
 #: Start of frame; the others in this range are DHT (C4), JPG (C8) and DAC (CC).
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
+#: Frames that hold differences of pixels and no coefficients.
+_LOSSLESS: Final = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+
 #: Frames whose scans hold all of a coefficient: baseline and extended, by Huffman and arithmetic coding.
 _SEQUENTIAL: Final = frozenset({0xC0, 0xC1, 0xC9})
 
@@ -53,6 +56,11 @@ def precision(data: bytes) -> int:
     return 8
 
 
+def can_shrink(data: bytes) -> bool:
+    """Return whether a decoder can leave out detail. Of a lossless file libjpeg then gives wrong pixels."""
+    return not any(segment.marker in _LOSSLESS for segment in _header(data))
+
+
 def mended(data: bytes) -> bytes:
     """Return the file without what a decoder warns of although the picture is whole.
 
@@ -67,7 +75,8 @@ def mended(data: bytes) -> bytes:
         return data
     parts = [b"\xff\xd8"]
     for marker, begin, end in segments:
-        content = _mended_segment(marker, data[begin:end], frame.marker)
+        channels = data[frame.begin + 5] if frame.begin + 5 < frame.end else 0
+        content = _mended_segment(marker, data[begin:end], frame.marker, channels)
         parts.append(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content)
     scan = segments[-1]
     rest = data[scan.end :]
@@ -167,11 +176,13 @@ def _header(data: bytes) -> Iterator[_Segment]:
         at = end
 
 
-def _mended_segment(marker: int, content: bytes, frame: int) -> bytes:
+def _mended_segment(marker: int, content: bytes, frame: int, channels: int) -> bytes:
     if marker == SOS and frame in _SEQUENTIAL:
         return content[:-3] + b"\x00\x3f\x00"
     if marker == _APP0 and content.startswith(b"JFIF\0") and len(content) >= 14 and content[5] not in (1, 2):
         return content[:5] + b"\x01" + content[6:]
-    if marker == _APP14 and content.startswith(b"Adobe") and len(content) >= 12 and content[11] > 2:
-        return content[:11] + b"\x01" + content[12:]
+    if marker == _APP14 and content.startswith(b"Adobe") and len(content) >= 12:
+        usual = 2 if channels == 4 else 1  # YCCK, YCbCr; 0 is none
+        if content[11] not in (0, usual):
+            return content[:11] + bytes((usual,)) + content[12:]
     return content

@@ -22,6 +22,10 @@ READING: Final = 14
 #: Bytes for each pixel of a progressive JPEG, whose coefficients are kept in full at every size.
 COEFFICIENTS: Final = 6
 
+#: The same for AVIF, which is decoded into planes, and then into pixels: of 8 bits per channel, and of more. Measured
+#: at 4 megapixels with transparency.
+PLANES: Final = (6, 18)
+
 #: Bytes for a pixel while an operation makes its result: of the one, and of the other.
 CHANGING: Final = 8
 
@@ -144,7 +148,7 @@ def needed(
     first = operations[0]
     shrink = shrink_on_load(picture, scaling(first, at.width, at.height)) if isinstance(first, Resize) else 1
     reading = at.pixels // shrink**2 * READING
-    peak = reading + (COEFFICIENTS * at.pixels if picture.format == "jpeg" else 0)
+    peak = reading + _besides(picture) * at.pixels
     kept = 0  # beside the image, until the job ends
     for operation, encoding in zip(operations, encodings[1:], strict=True):
         before = at.pixels // shrink**2
@@ -157,7 +161,7 @@ def needed(
         elif isinstance(operation, Watermark) and operation.key in marks:
             mark = marks[operation.key]
             pixels = mark.width * mark.height
-            reading = pixels * (READING + (COEFFICIENTS if mark.format == "jpeg" else 0))
+            reading = pixels * (READING + _besides(mark))
             peak = max(peak, kept + before * 4 + reading)
             kept += pixels * 4
         at.width, at.height = size_after(operation, at.width, at.height)
@@ -166,6 +170,17 @@ def needed(
         shrink = 1
     peak = max(peak, kept + _writing(encodings[-1], at.pixels, at.transparent))
     return FIXED + COPIES * file_size + peak
+
+
+def _besides(picture: Picture) -> int:
+    """Bytes for each pixel of the source that its decoder takes besides ``READING``."""
+    match picture.format:
+        case "jpeg":
+            return COEFFICIENTS
+        case "avif":
+            return PLANES[picture.source.header.format != "uchar"]
+        case _:
+            return 0
 
 
 def _writing(encoding: Encoding, pixels: int, transparent: bool) -> int:

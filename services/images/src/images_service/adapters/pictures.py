@@ -13,7 +13,7 @@ import pyvips  # type: ignore[import-untyped]  # it ships stubs, but no py.typed
 
 from images_service.adapters.formats import ANIMATED, Encoding, quality_like_jpeg
 from images_service.adapters.geometry import Scaling, rotated, scaling
-from images_service.adapters.sources import SHRINK_ON_LOAD, Source, confine_libvips
+from images_service.adapters.sources import Source, confine_libvips
 from images_service.errors import BrokenImage, ImpossibleOperation
 from jobkit.contracts.images import (
     Blur,
@@ -296,9 +296,12 @@ class Picture:
                 pixels = pixels.flatten(background=_paint(pixels, encoding.background))
             return self._written(pixels, encoding), encoding.format
 
-    def frames_in(self, form: OutputFormat) -> int:
-        """Return how many frames a file of that format gets."""
-        return self.frames if form in ANIMATED else 1
+    def frames_in(self, form: OutputFormat, data: bytes) -> int:
+        """Return how many frames the encoded file has: the encoders join frames that are equal."""
+        if self.frames == 1 or form not in ANIMATED:
+            return 1
+        header = getattr(pyvips.Image, f"{form}load_buffer")(data, access="sequential")
+        return int(header.get("n-pages")) if header.get_typeof("n-pages") else 1
 
     def _smallest(self, encoding: Encoding) -> tuple[bytes, OutputFormat]:
         forms = [form for form in encoding.allowed if form != "jpeg" or not self.transparent]
@@ -400,7 +403,7 @@ def shrink_on_load(picture: Picture, plan: Scaling) -> int:
 
     At least twice the size of the result is decoded, because the decoder's own reduction is coarse.
     """
-    if picture.format not in SHRINK_ON_LOAD or picture.frames > 1 or picture._pixels is not None:
+    if not picture.source.can_shrink or picture.frames > 1 or picture._pixels is not None:
         return 1
     factor = min(plan.across / plan.width, plan.down / plan.height)
     return next((shrink for shrink in (8, 4, 2) if factor >= 2 * shrink), 1)
@@ -417,9 +420,7 @@ def _finished(image: pyvips.Image, *, keep_profile: bool) -> pyvips.Image:
     """The image in memory, upright, with 8 bits per channel: grey or sRGB, or in the colours of its own profile."""
     grey = image.interpretation in ("b-w", "grey16")
     if image.get_typeof("icc-profile-data") and not (keep_profile and image.interpretation != "cmyk"):
-        # In place of a broken profile libvips takes one of its own.
-        image = image.icc_transform("srgb", embedded=True, depth=8)
-        image.remove("icc-profile-data")  # or the next operation would transform once more
+        image = _transformed(image)
         if image.get_typeof("exif-ifd2-ColorSpace"):
             image.set_type(pyvips.GValue.gstr_type, "exif-ifd2-ColorSpace", "1")  # sRGB; kept metadata has to be true
         if image.get_typeof("exif-ifd4-InteroperabilityIndex"):
@@ -432,6 +433,17 @@ def _finished(image: pyvips.Image, *, keep_profile: bool) -> pyvips.Image:
         image.remove("jpeg-thumbnail-data")
     image = image.copy_memory()
     return image.autorot().copy_memory() if _orientation(image) > 1 else image
+
+
+def _transformed(image: pyvips.Image) -> pyvips.Image:
+    """The image in sRGB by its profile, without it; with its own colours if the profile can be parsed, but not used."""
+    try:
+        # In place of a broken profile libvips takes one of its own.
+        image = image.icc_transform("srgb", embedded=True, depth=8)
+    except pyvips.Error:
+        image = image.copy()
+    image.remove("icc-profile-data")  # or the next operation would transform once more
+    return image
 
 
 def _each_frame(pixels: pyvips.Image, frames: int, change: _Change) -> pyvips.Image:
@@ -471,11 +483,9 @@ def _coloured(image: pyvips.Image) -> pyvips.Image:
 
 
 def _in_srgb(image: pyvips.Image) -> pyvips.Image:
-    if not image.get_typeof("icc-profile-data"):
-        return image.colourspace("srgb")
-    image = image.icc_transform("srgb", embedded=True, depth=8)
-    image.remove("icc-profile-data")
-    return image
+    if image.get_typeof("icc-profile-data"):
+        image = _transformed(image)
+    return image.colourspace("srgb") if image.bands < 3 or image.interpretation != "srgb" else image
 
 
 def _paint(pixels: pyvips.Image, background: tuple[int, int, int]) -> list[float]:

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 import pyvips  # type: ignore[import-untyped]  # it ships stubs, but no py.typed marker
 from PIL import Image
 
-from images_service.adapters import jpeg, tiff
-from images_service.adapters.blocks import has_end, png_frames
+from images_service.adapters import avif, jpeg, tiff
+from images_service.adapters.blocks import has_end, png_frames, with_transparent_frame
 from images_service.adapters.formats import recognise
 from images_service.adapters.profiles import adobe_rgb
 from images_service.errors import BrokenImage, ImpossibleOperation, MissingDecoder, SourceTooLarge, UnsupportedPixels
@@ -48,6 +48,9 @@ _EMPTY: Final = 4.0
 
 #: What Pillow raises for a damaged file.
 _PILLOW_FAILS: Final = (OSError, ValueError, SyntaxError, struct.error, IndexError)
+
+#: Values of a bitmap's field biCompression for runs of equal pixels, of 8 and 4 bits.
+_RUN_LENGTHS: Final = (1, 2)
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +116,8 @@ class Source:
         self._original = self._mended = data
         self._options: dict[str, int] = {}
         self._compression: str | None = None
+        self._frames_added = 0  # at the end, and never read
+        self._has_unspecified = False  # a last channel in a TIFF that is neither a colour nor transparency
         self._adobe_rgb = False  # as far as libvips does not tell, which reads no EXIF data of a TIFF
         if self.format == "jpeg":
             self._prepare_jpeg()
@@ -120,6 +125,8 @@ class Source:
             self._prepare_tiff(page)
         elif self.format == "bmp":
             self._prepare_bitmap()
+        elif self.format == "gif":
+            self._prepare_gif()
         if page is not None and self.format != "tiff" and page > 1:
             raise ImpossibleOperation(f"{name!r} has 1 page, and page {page} was asked for: only a TIFF has several.")
         self.header = self.load() if self.format != "bmp" else self._bitmap_header
@@ -130,6 +137,11 @@ class Source:
             if not accept_damage:
                 raise self._broken()
             self.damaged = True
+
+    @cached_property
+    def can_shrink(self) -> bool:
+        """Whether its decoder can leave out detail that a smaller result has no room for."""
+        return self.format in SHRINK_ON_LOAD and (self.format != "jpeg" or jpeg.can_shrink(self._original))
 
     def load(self, shrink: int = 1) -> pyvips.Image:
         """Return the image as it is in the file, decoded when its pixels are needed.
@@ -186,6 +198,10 @@ class Source:
                 self.damaged = True
                 return self._load(shrink, strict=False)
             raise self._broken() from error
+        if self._has_unspecified and image.hasalpha():  # libvips takes any further channel for transparency
+            image = image.extract_band(0, n=image.bands - 1)
+        if self._is_grey_of_films:
+            image = _with_full_range(image)
         return self._with_named_profile(image)
 
     def _prepare_jpeg(self) -> None:
@@ -209,7 +225,17 @@ class Source:
         if chosen.compression == tiff.OLD_JPEG:
             raise self._broken()  # of some such files, libvips makes a black image without an error
         self._adobe_rgb = found.adobe_rgb
+        self._has_unspecified = chosen.further == 1 and not chosen.alpha
+        if found.whole:
+            self._original = self._mended = tiff.alone(self._original, chosen)
+            self._options = {**self._options, "page": 0}
         self.page, self.pages = chosen.page + 1, len(found.chain)
+
+    def _prepare_gif(self) -> None:
+        changed = with_transparent_frame(self._original)
+        if changed is not None:
+            self._original = self._mended = changed
+            self._frames_added = 1
 
     def _prepare_bitmap(self) -> None:
         try:
@@ -257,6 +283,10 @@ class Source:
         return float(((small[0] - small[1]) ** 2).avg()) / max(float(small[1].deviate()) ** 2, _EMPTY)
 
     @cached_property
+    def _is_grey_of_films(self) -> bool:
+        return self.format == "avif" and avif.is_grey_of_films(self._original)
+
+    @cached_property
     def _ends_in_time(self) -> bool:
         """Whether the data is not longer than the picture, which tells of a part that was overwritten or repeated."""
         shorter = jpeg.without_most_strays(self._mended) if self.format == "jpeg" else None
@@ -290,7 +320,7 @@ class Source:
         try:
             with Image.open(io.BytesIO(data), formats=["BMP"]) as found:
                 if not strict:  # what is missing is black
-                    filled = data + bytes(found.width * found.height * 4)
+                    filled = data + _black(found, odd=len(data) % 2 == 1)
                     return _from_pillow(Image.open(io.BytesIO(filled), formats=["BMP"]))
                 return _from_pillow(found)
         except _PILLOW_FAILS as error:
@@ -316,10 +346,10 @@ class Source:
             self.frames = png_frames(self._original)
         if self.format not in ("gif", "webp") or not self.header.get_typeof("n-pages"):
             return
-        self.frames = int(self.header.get("n-pages"))
+        self.frames = int(self.header.get("n-pages")) - self._frames_added
         if all_frames and self.frames > 1:
             self.frames_read = self.frames
-            self._options = {"n": -1}
+            self._options = {"n": self.frames}
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:
@@ -349,6 +379,11 @@ class Source:
                 f"{self.name!r} is a TIFF with a compression ({self._compression}) that libvips cannot decode "
                 "here, or a damaged one. Write it with LZW or deflate."
             )
+        if self.format == "avif" and self._original[8:12] == b"avis":
+            return MissingDecoder(
+                f"{self.name!r} is an animated AVIF, of which libvips cannot read a picture here, or a damaged one. "
+                "Convert its first frame to another format."
+            )
         remedy = "" if self._accept_damage else " With damaged='accept' the job takes what can be decoded."
         return BrokenImage(f"{self.name!r} is truncated or damaged: it cannot be decoded.{remedy}")
 
@@ -360,6 +395,17 @@ def _decodes(data: bytes, *, shrink: int = 1) -> bool:
     except pyvips.Error:
         return False
     return True
+
+
+def _with_full_range(image: pyvips.Image) -> pyvips.Image:
+    """Stretch the brightness from that of films, 16 to 235 of 255, to all values."""
+    most, unit = (65535, 256) if image.format == "ushort" else (255, 1)
+    factor = most / (219 * unit)
+    colours = image.bands - image.hasalpha()
+    factors, added = [factor] * colours, [-16 * unit * factor] * colours
+    if image.hasalpha():
+        factors, added = [*factors, 1.0], [*added, 0.0]
+    return image.linear(factors, added).rint().cast(image.format)
 
 
 def _exif(image: pyvips.Image, name: str) -> str:
@@ -386,6 +432,14 @@ def _from_pillow(image: Image.Image) -> pyvips.Image:
     return _named(
         pyvips.Image.new_from_memory(pixels, image.width, image.height, form.bands, "uchar"), form
     ).copy_memory()
+
+
+def _black(image: Image.Image, *, odd: bool) -> bytes:
+    """As much of the first colour as a whole bitmap takes, as its file holds it."""
+    if image.info.get("compression") not in _RUN_LENGTHS:
+        return bytes(image.width * image.height * 4)
+    runs = -(-image.width // 255)
+    return bytes(odd) + (b"\xff\0" * runs + b"\0\0") * image.height  # zeros alone would be empty lines without an end
 
 
 def _named(image: pyvips.Image, form: _Form) -> pyvips.Image:

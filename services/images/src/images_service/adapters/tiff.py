@@ -21,7 +21,7 @@ _SUBFILE, _OLD_SUBFILE = 254, 255
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _SAMPLES, _TILE_WIDTH = 277, 322
 _FILL_ORDER, _ORIENTATION, _PLANES, _UNIT = 266, 274, 284, 296
-_SUB_DIRECTORIES, _SAMPLE_FORMAT, _DNG_VERSION = 330, 339, 50706
+_SUB_DIRECTORIES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION = 330, 338, 339, 50706
 _EXIF, _COLOUR_SPACE, _INTEROPERABILITY, _INTEROPERABILITY_INDEX = 34665, 40961, 40965, 1
 
 #: Values that libtiff refuses together with the whole file, and the default that TIFF 6.0 gives for the tag.
@@ -32,6 +32,8 @@ _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11
 _NUMBERS: Final = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 
 OLD_JPEG: Final = 6  #: JPEG as TIFF 6.0 had it, before technical note 2.
+
+_JPEG: Final = frozenset({OLD_JPEG, 7})
 
 _COMMON_COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
 _RARE_COMPRESSIONS: Final = {
@@ -46,8 +48,12 @@ _RARE_COMPRESSIONS: Final = {
 }
 
 _SENSOR: Final = frozenset({32803, 34892})  #: Photometric interpretations of raw data: colour filter array, linear raw.
+_YCBCR: Final = 6  #: libvips reads it only with JPEG compression; otherwise it takes the values for RGB.
 _CIELAB: Final = 8
 _COLOURS: Final = frozenset({0, 1, 2, 3, 4, 5, 6, _CIELAB})
+#: Channels that the colours take, by photometric interpretation. Further ones are described by ExtraSamples.
+_CHANNELS: Final = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, _YCBCR: 3, _CIELAB: 3}
+_ALPHA: Final = frozenset({1, 2})  #: Values of ExtraSamples for transparency; 0 is "unspecified".
 _COLOUR_NAMES: Final = {9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}
 _NUMBER_NAMES: Final = {2: "signed integers", 3: "floating-point numbers", 5: "complex integers", 6: "complex numbers"}
 
@@ -62,6 +68,7 @@ class Directory:
 
     Attributes:
         page: Its place in the chain of directories, from 0.
+        offset: Where the directory begins in the file; of one below a page, that of the page.
         below: Its place among the sub-directories of that page, from 0; None for the page itself.
         width: In pixels.
         height: In pixels.
@@ -72,9 +79,13 @@ class Directory:
         photometric: The tag PhotometricInterpretation.
         compression: The tag Compression.
         tiled_planes: Whether each channel has tiles of its own, which libvips does not read.
+        channels: All of them.
+        further: How many of these are no colours.
+        alpha: Whether the first of the further ones is transparency.
     """
 
     page: int
+    offset: int
     below: int | None
     width: int
     height: int
@@ -85,6 +96,9 @@ class Directory:
     photometric: int
     compression: int
     tiled_planes: bool
+    channels: int
+    further: int
+    alpha: bool
 
     @property
     def rare_compression(self) -> str | None:
@@ -108,6 +122,12 @@ class Directory:
         if self.photometric not in _COLOURS:
             colours = _COLOUR_NAMES.get(self.photometric, f"of the kind {self.photometric}")
             raise UnsupportedPixels(f"{name!r} has colours that are not read here ({colours}): convert it to RGB.")
+        if self.photometric == _YCBCR and self.compression not in _JPEG:
+            raise UnsupportedPixels(
+                f"{name!r} has YCbCr colours outside of JPEG compression, which are not read: convert it to RGB."
+            )
+        if self.further > 1:
+            raise UnsupportedPixels(f"{name!r} has {self.channels} channels: only colours and transparency are read.")
         if self.tiled_planes:
             raise UnsupportedPixels(
                 f"{name!r} has tiles of single channels (PlanarConfiguration 2), which are not read: convert it to "
@@ -139,11 +159,13 @@ class Contents:
         directories: All images, in the order of the file.
         raw: What kind of raw camera file it is; None if it is none.
         adobe_rgb: Whether its EXIF data names Adobe RGB as the colour space.
+        whole: Whether all directories could be followed.
     """
 
     directories: tuple[Directory, ...]
     raw: str | None
     adobe_rgb: bool
+    whole: bool
 
     @property
     def chain(self) -> tuple[Directory, ...]:
@@ -189,10 +211,10 @@ class Contents:
 def contents(data: bytes) -> Contents | None:
     """Return what is in a TIFF file, as far as its offsets can be followed; None if no directory can be."""
     reader = _Reader(data)
-    found, raw, adobe = [], reader.signature, False
+    found, raw, adobe, whole = [], reader.signature, False, False
     with suppress(*_LEADS_NOWHERE):
         for page, (offset, tags) in enumerate(reader.chain(reader.first)):
-            found.append(_directory(page, None, tags))
+            found.append(_directory(page, offset, None, tags))
             raw = raw or _raw(tags)
             with suppress(*_LEADS_NOWHERE):
                 adobe = adobe or reader.names_adobe_rgb(tags)
@@ -201,9 +223,20 @@ def contents(data: bytes) -> Contents | None:
                     continue
                 with suppress(*_LEADS_NOWHERE):
                     tags_below = reader.tags(start)[0]
-                    found.append(_directory(page, below, tags_below))
+                    found.append(_directory(page, offset, below, tags_below))
                     raw = raw or _raw(tags_below)
-    return Contents(tuple(found), raw, adobe) if found else None
+        whole = True
+    return Contents(tuple(found), raw, adobe, whole) if found else None
+
+
+def alone(data: bytes, wanted: Directory) -> bytes:
+    """Return the file with the page of ``wanted`` as its only one.
+
+    libvips reads the directories of all pages, and fails if libtiff cannot decode one of the others.
+    """
+    changed = bytearray(data)
+    _Reader(data).leave_one(changed, wanted.offset)
+    return bytes(changed)
 
 
 def mended(data: bytes) -> bytes:
@@ -222,13 +255,15 @@ def mended(data: bytes) -> bytes:
     return bytes(changed) if changed != data else data
 
 
-def _directory(page: int, below: int | None, tags: dict[int, tuple[int, ...]]) -> Directory:
+def _directory(page: int, offset: int, below: int | None, tags: dict[int, tuple[int, ...]]) -> Directory:
     def first(tag: int, default: int) -> int:
         return (tags.get(tag) or (default,))[0]
 
     subfile, old = first(_SUBFILE, 0), first(_OLD_SUBFILE, 0)
+    photometric, samples = first(_PHOTOMETRIC, 1), first(_SAMPLES, 1)
     return Directory(
         page=page,
+        offset=offset,
         below=below,
         width=first(_WIDTH, 0),
         height=first(_HEIGHT, 0),
@@ -236,9 +271,12 @@ def _directory(page: int, below: int | None, tags: dict[int, tuple[int, ...]]) -
         mask=bool(subfile & 4),
         bits=max(tags.get(_BITS, (1,)), default=1),
         numbers=first(_SAMPLE_FORMAT, 1),
-        photometric=first(_PHOTOMETRIC, 1),
+        photometric=photometric,
         compression=first(_COMPRESSION, 1),
-        tiled_planes=_TILE_WIDTH in tags and first(_PLANES, 1) == 2 and first(_SAMPLES, 1) > 1,
+        tiled_planes=_TILE_WIDTH in tags and first(_PLANES, 1) == 2 and samples > 1,
+        channels=samples,
+        further=max(0, samples - _CHANNELS.get(photometric, samples)),
+        alpha=first(_EXTRA_SAMPLES, 1) in _ALPHA,  # some programs leave the tag out
     )
 
 
@@ -279,13 +317,18 @@ class _Reader:
             if code is not None and count <= MAX_DIRECTORIES:
                 with suppress(*_LEADS_NOWHERE):  # one value that leads nowhere says nothing about the others
                     found[tag] = struct.unpack_from(f"{self.order}{count}{code}", self._data, at)
-        number = self._count(offset)
-        end = offset + ((8 + 20 * number) if self._big else (2 + 12 * number))
         try:
-            after = self._number("Q" if self._big else "I", end)
+            after = self._number("Q" if self._big else "I", self._end(offset))
         except (struct.error, OverflowError):
             after = 0
         return found, after
+
+    def leave_one(self, changed: bytearray, offset: int) -> None:
+        """Make the directory at ``offset`` the first and last one of the chain, in a copy of the file."""
+        code = self.order + ("Q" if self._big else "I")
+        struct.pack_into(code, changed, 8 if self._big else 4, offset)
+        with suppress(struct.error):  # no more room in the file than for the end of the directory
+            struct.pack_into(code, changed, self._end(offset), 0)
 
     def names_adobe_rgb(self, tags: dict[int, tuple[int, ...]]) -> bool:
         """Return whether EXIF data says so: by a colour space of 2, or by "R03" where it says nothing (DCF 2.0)."""
@@ -312,6 +355,11 @@ class _Reader:
             if count * _SIZES.get(kind, 1) > room:
                 place = self._number(code, place)
             yield tag, kind, count, place
+
+    def _end(self, offset: int) -> int:
+        """Where the offset of the next directory is."""
+        number = self._count(offset)
+        return offset + ((8 + 20 * number) if self._big else (2 + 12 * number))
 
     def _count(self, offset: int) -> int:
         count = self._number("Q" if self._big else "H", offset)
