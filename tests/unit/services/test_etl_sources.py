@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # ships no types
+import pyarrow.parquet.encryption as encryption  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from etl_service.casting import cast
@@ -211,6 +212,55 @@ def test_rows_that_no_memory_should_hold_are_refused_before_they_are_read(tmp_pa
     content = parquet(pa.array(["x" * (80 << 20)]), use_dictionary=False, compression="zstd")
     with pytest.raises(SourceUnreadable, match=r"rows of 83,886,1\d\d bytes, and 67,108,864 are the most"):
         typed(tmp_path, "parquet", content, ("a", "text"))
+
+
+class Kms(encryption.KmsClient):  # type: ignore[misc]  # ships no types
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
+        return key_bytes
+
+    def unwrap_key(self, wrapped_key: bytes, master_key_identifier: str) -> bytes:
+        return wrapped_key
+
+
+def encrypted(table: pa.Table, column: str, *, plaintext_footer: bool) -> bytes:
+    keys = encryption.EncryptionConfiguration(
+        footer_key="a", column_keys={"b": [column]}, plaintext_footer=plaintext_footer, internal_key_material=True
+    )
+    properties = encryption.CryptoFactory(lambda _: Kms()).file_encryption_properties(
+        encryption.KmsConnectionConfig(), keys
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, encryption_properties=properties)
+    return buffer.getvalue()
+
+
+PARTLY_SECRET = pa.table({"a": ["x", "y"], "secret": ["z", None]})
+
+
+def test_the_open_columns_of_a_partly_encrypted_file_are_read(tmp_path: Path) -> None:
+    content = encrypted(PARTLY_SECRET, "secret", plaintext_footer=True)
+    assert typed(tmp_path, "parquet", content, ("a", "text"))[0] == [("x",), ("y",)]
+    with pytest.raises(SourceUnreadable, match="encrypted, as a whole or in a declared column"):
+        typed(tmp_path, "parquet", content, ("a", "text"), ("secret", "text"))
+
+
+def test_a_wholly_encrypted_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SourceUnreadable, match="encrypted, as a whole or in a declared column"):
+        typed(tmp_path, "parquet", encrypted(PARTLY_SECRET, "secret", plaintext_footer=False), ("a", "text"))
+
+
+def test_a_name_of_a_column_that_is_no_text_is_a_damaged_source(tmp_path: Path) -> None:
+    content = parquet(pa.array([1]), name="abcd", store_schema=False).replace(b"abcd", b"\xe8bcd")
+    with pytest.raises(SourceUnreadable, match="the name of a column is not UTF-8"):
+        typed(tmp_path, "parquet", content, ("a", "integer"))
+
+
+def test_numbers_that_are_none_are_spelt_alike_for_every_type(tmp_path: Path) -> None:
+    content = parquet(pa.array([1.0, float("nan"), float("-inf")]))
+    for kind in ("integer", "number", "text"):
+        (tmp_path / "source").write_bytes(content)
+        (batch,) = read(tmp_path / "source", "parquet", [Column(name="a", type=kind)])
+        assert batch.rows[1:] == [("NaN",), ("-inf",)]
 
 
 # What hostile files cost ------------------------------------------------------------------------
