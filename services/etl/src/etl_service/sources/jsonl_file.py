@@ -49,7 +49,7 @@ class _Objects:
 
     def row(self, number: int, line: str, *, cut: bool) -> Row:
         if number == 1:
-            _refuse_one_value(line)
+            refuse_one_value(line)
         if cut or _values(line) > MOST_VALUES:
             limit = f"{LONGEST_RECORD:,} characters" if cut else f"{MOST_VALUES:,} values"
             return Reject(number, {"*": f"has more than {limit}"}, line[:LONGEST_REJECT])
@@ -125,10 +125,15 @@ def _values(line: str) -> int:
     return count
 
 
-def _refuse_one_value(line: str) -> None:
+def refuse_one_value(line: str) -> None:
+    """Raise if a first line shows that the file is one JSON value over many lines.
+
+    Raises:
+        SourceUnreadable: it does.
+    """
     start = line.strip()
     if start in {"[", "{", "[{"}:
         raise SourceUnreadable(
             "no row of the source can be read as jsonl: it is one JSON value over many lines, and JSON Lines have an "
-            "object in each line"
+            "object in each line (jq -c '.[]' writes those of an array)"
         )
