@@ -109,6 +109,7 @@ def test_a_packed_file_that_ends_in_the_middle_is_refused(
         ("zip", zipped("rows.csv")[:-30], "damaged"),
         ("zip", zipped("a.csv", "b.csv"), r"2 files \(a.csv, b.csv\)"),
         ("zip", zipped("[Content_Types].xml", "xl/workbook.xml"), "Office document"),
+        ("zip", zipped("mimetype", "META-INF/manifest.xml", "content.xml"), "Office document"),
         ("zip", zipped(), "0 files"),
     ],
 )

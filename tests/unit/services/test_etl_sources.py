@@ -159,6 +159,7 @@ IDENTITY = uuid.UUID(int=2**100)
         (pa.array([IDENTITY.bytes], pa.binary(16)), "uuid", str(IDENTITY)),
         (pa.ExtensionArray.from_storage(pa.uuid(), pa.array([IDENTITY.bytes], pa.binary(16))), "text", str(IDENTITY)),
         (pa.array([[1, 2]], pa.list_(pa.int64())), "json", "[1, 2]"),
+        (pa.array([{"b": b"K\xc3\xb6ln"}], pa.struct({"b": pa.binary()})), "json", '{"b": "Köln"}'),
         (pa.array(["x"]).dictionary_encode(), "text", "x"),
         (pa.array(["x"], pa.string_view()), "text", "x"),
         (pa.array([date(2026, 10, 1)], pa.date64()), "date", date(2026, 10, 1)),
@@ -184,6 +185,7 @@ NOT_UTF_8 = pa.Array.from_buffers(
         (pa.array([b"123"], pa.binary(3)), "text"),
         (pa.array([[1]], pa.list_(pa.int64())), "integer"),
         (pa.array([1], pa.duration("s")), "integer"),
+        (pa.array([{"b": b"\xff"}], pa.struct({"b": pa.binary()})), "json"),
         (pa.array([{"day": 2**31 - 1}], pa.struct({"day": pa.date32()})), "json"),
     ],
 )

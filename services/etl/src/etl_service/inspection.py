@@ -112,7 +112,7 @@ def inspect(path: Path, source: str, *, form: Format | None = None, writing: Wri
 def _format_of(path: Path) -> Format:
     with path.open("rb") as file:
         start = file.read(4096)
-    if start.startswith(b"PAR1"):
+    if start.startswith((b"PAR1", b"PARE")):  # the latter is encrypted
         return "parquet"
     return "jsonl" if _JSON.match(start.lstrip(b"\xef\xbb\xbf \t\r\n")) else "csv"
 

@@ -53,6 +53,9 @@ ENCODINGS = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate", "zstd": "zs
 #: A file may be packed this often, as in ``.csv.gz`` that is sent with a Content-Encoding.
 _LAYERS = 3
 
+#: Members that only documents of Microsoft's and of OASIS's formats have.
+_OFFICE = frozenset({"[Content_Types].xml", "META-INF/manifest.xml"})
+
 #: Members that an archiver of macOS adds for itself.
 _NO_CONTENT = ("__MACOSX/", ".DS_Store")
 
@@ -189,7 +192,7 @@ def _zstd(file: IO[bytes]) -> Iterator[bytes]:
 def _only_member(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     members = [member for member in archive.infolist() if not member.is_dir() and not _is_no_content(member.filename)]
     names = ", ".join(member.filename for member in members)[:300]
-    if any(member.filename == "[Content_Types].xml" for member in members):
+    if any(member.filename in _OFFICE for member in members):
         raise SourceUnreadable("the source is an Office document: export its sheet as CSV")
     if len(members) != 1:
         raise SourceUnreadable(f"the source is a zip archive of {len(members)} files ({names}), and must have one")

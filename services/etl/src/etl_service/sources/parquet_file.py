@@ -109,7 +109,7 @@ def _batches(
         cells = [
             pl.Series(column.name, [None] * count, dtype=pl.String)
             if name is None
-            else _text(part.column(name), column, writing)
+            else _text(_column(part, name, column), column, writing)
             for column, name in zip(columns, names, strict=True)
         ]
         numbers = list(range(number + 1, number + count + 1))
@@ -117,6 +117,12 @@ def _batches(
         yield Batch(columns, numbers, pl.DataFrame(cells).rows(), done=number / max(1, total))
     if number == 0:
         yield Batch(columns, done=1.0)
+
+
+def _column(part: pa.RecordBatch, name: str, column: Column) -> pa.Array:
+    if name not in part.schema.names:
+        raise ColumnUnreadable(column.source, "holds no values: it is a group without fields")
+    return part.column(name)
 
 
 def _rows_at_once(file: pq.ParquetFile, columns: int) -> int:
@@ -154,7 +160,7 @@ def _text(cells: pa.Array, column: Column, writing: Writing) -> pl.Series:
         texts = _as_text(cells, column)
     except (pa.ArrowException, pl.exceptions.PolarsError, ValueError, OverflowError) as error:
         reason = reason_of(error)
-        if "UTF8" in reason:
+        if "UTF8" in reason or isinstance(error, UnicodeDecodeError):
             raise ColumnUnreadable(column.source, "holds bytes that are not UTF-8 text") from error
         raise ColumnUnreadable(column.source, f"cannot be read: {reason}") from error
     except pl.exceptions.PanicException as error:
@@ -222,6 +228,8 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode()
     if isinstance(value, date | time | Decimal | uuid.UUID):
         return str(value)
     raise ValueError(f"a {type(value).__name__} has no form in JSON")
