@@ -216,6 +216,15 @@ def test_rows_that_no_memory_should_hold_are_refused_before_they_are_read(tmp_pa
         typed(tmp_path, "parquet", content, ("a", "text"))
 
 
+def test_a_file_with_fewer_rows_than_it_says_is_refused(tmp_path: Path) -> None:
+    content = parquet(pa.array([7] * 40), store_schema=False)
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    # Of the footer, the number of rows of the file: a field of 64 bits (type 6) behind the schema, 40 in zigzag.
+    at = content.index(b"\x16\x50", start)
+    with pytest.raises(SourceUnreadable, match="says that it has 41 rows, and 40 are there"):
+        typed(tmp_path, "parquet", content[:at] + b"\x16\x52" + content[at + 2 :], ("a", "integer"))
+
+
 class Kms(encryption.KmsClient):  # type: ignore[misc]  # ships no types
     def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
         return key_bytes

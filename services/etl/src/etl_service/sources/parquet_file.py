@@ -115,6 +115,8 @@ def _batches(
         numbers = list(range(number + 1, number + count + 1))
         number += count
         yield Batch(columns, numbers, pl.DataFrame(cells).rows(), done=number / max(1, total))
+    if number != total:
+        raise SourceUnreadable(f"the source is damaged: it says that it has {total} rows, and {number} are there")
     if number == 0:
         yield Batch(columns, done=1.0)
 
