@@ -113,6 +113,19 @@ def test_only_the_first_rows_are_looked_at(tmp_path: Path) -> None:
     assert (found.rows, found.whole) == (10_000, False)
 
 
+def test_a_part_of_one_batch_is_not_the_whole_source(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"a\n" + b"1\n" * 10_001)
+    found = inspect(tmp_path / "x", "x")
+    assert (found.rows, found.whole) == (10_000, False)
+
+
+def test_long_rows_are_looked_at_up_to_a_bound(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"a\n" + (b"x" * 1_000_000 + b"\n") * 100)
+    found = inspect(tmp_path / "x", "x")
+    assert 60 < found.rows < 100
+    assert not found.whole
+
+
 def test_a_source_that_is_not_there_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,9 @@ from jobkit.contracts.etl import LONGEST_SOURCE_NAME, MOST_COLUMNS, Column, Form
 #: Rows that are looked at.
 SAMPLE = 10_000
 
+#: Bytes of text that are looked at, in case that rows are long.
+_SAMPLE_BYTES = 64 << 20
+
 #: Rows that most wrong types do not get past.
 _FEW = 50
 
@@ -49,6 +52,9 @@ _DAY = r"[0-9][-./ ]\w+[-./ ]+[0-9]|[0-9]{8}"
 
 #: A number with a leading zero is a code, such as a postcode: as a number it would lose the zero.
 _CODE = r"^[+-]?0[0-9]"
+
+#: No number has a letter but that of its exponent.
+_WORD = re.compile(r"[^\W\d_eE]")
 
 _DIGITS = re.compile(r"[+-]?([0-9]*)\.?([0-9]*)")
 
@@ -245,13 +251,14 @@ def _cells(
 
 
 def _sample(path: Path, form: Format, columns: Sequence[Column], writing: Writing) -> tuple[pl.DataFrame, bool]:
-    frames, rows, batches = [], 0, read(path, form, columns, writing, allow_empty=True)
+    frames, rows, size, batches = [], 0, 0.0, read(path, form, columns, writing, allow_empty=True)
     for batch in batches:
         frames.append(batch.frame())
         rows += frames[-1].height
-        if rows >= SAMPLE:
+        size += frames[-1].estimated_size()
+        if rows >= SAMPLE or size >= _SAMPLE_BYTES:
             break
-    return pl.concat(frames).head(SAMPLE), rows < SAMPLE or next(batches, None) is None
+    return pl.concat(frames).head(SAMPLE), rows <= SAMPLE and next(batches, None) is None
 
 
 def _typed(
@@ -332,7 +339,8 @@ def _option(column: Column, kind: str, form: str | None = None) -> Column:
 
 
 def _numbers(cells: pl.Series, column: Column, writing: Writing) -> Iterator[Column]:
-    if cells.str.strip_chars().str.contains(_CODE).any() or not cells.str.contains("[0-9]").any():
+    few = {cell.strip() for cell in cells.head(_FEW).drop_nulls()} - set(writing.missing or ())
+    if any(map(_WORD.search, few)) or cells.str.strip_chars().str.contains(_CODE).any():
         return
     yield _option(column, "integer")
     precision, scale = _digits(cells, writing)

@@ -265,7 +265,7 @@ class RunPipeline(SourceJob, queue="etl"):
     """Read a source, check and type its rows, load the good ones into a table and keep the others with their reasons.
 
     ``source`` is a key in the service's storage, or a URL on a host that its operator has allowed. What is packed with
-    gzip, zstd or as the one file of a zip archive is unpacked first.
+    gzip, bzip2, xz, zstd or as the one file of a zip archive is unpacked first.
     """
 
     source: Source
