@@ -108,6 +108,23 @@ def test_a_line_of_very_many_values_is_a_reject(tmp_path: Path) -> None:
     assert rejects[0].reasons == {"*": "has more than 200,000 values"}
 
 
+def test_a_value_that_is_nested_too_deeply_is_a_reject(tmp_path: Path) -> None:
+    content = lines('{"a": ' + "[" * 600 + "]" * 600 + "}", '{"a": [1]}')
+    rows, rejects = typed(tmp_path, "jsonl", content, ("a", "json"))
+    assert rows[-1] == ("[1]",)
+    assert [reject.row for reject in rejects] in ([1], [])  # what is too deep is Python's choice
+    assert len(rows) + len(rejects) == 2
+
+
+def test_only_an_escaped_nul_is_one(tmp_path: Path) -> None:
+    escaped = [r'["\\u0000"]', r'["\\\\u0000"]', r'["\u0000"]', r'["\\\u0000"]']
+    content = lines(*(f'{{"a": {value}}}' for value in escaped))
+    rows, rejects = typed(tmp_path, "jsonl", content, ("a", "json"))
+    assert rows == [(value,) for value in escaped[:2]]
+    assert [reject.row for reject in rejects] == [3, 4]
+    assert "holds a NUL character" in rejects[0].reasons["a"]
+
+
 def test_json_columns_take_any_value_and_keep_its_digits(tmp_path: Path) -> None:
     content = lines('{"a": {"p": 1.10, "q": [1, null]}}', '{"a": "x"}', '{"a": null}', '{"a": 1e400}')
     rows, rejects = typed(tmp_path, "jsonl", content, ("a", "json"))
@@ -185,6 +202,7 @@ NOT_UTF_8 = pa.Array.from_buffers(
         (pa.array([b"123"], pa.binary(3)), "text"),
         (pa.array([[1]], pa.list_(pa.int64())), "integer"),
         (pa.array([1], pa.duration("s")), "integer"),
+        (pa.array([{"metadata": b"\1\0", "value": b"\0"}]), "json"),
         (pa.array([{"b": b"\xff"}], pa.struct({"b": pa.binary()})), "json"),
         (pa.array([{"day": 2**31 - 1}], pa.struct({"day": pa.date32()})), "json"),
     ],

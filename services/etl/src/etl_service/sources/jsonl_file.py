@@ -67,10 +67,13 @@ class _Objects:
         ]
         if nested:
             kept: object = line.strip()[:LONGEST_REJECT]
-            with suppress(ValueError):  # numbers of more digits than Python converts
+            with suppress(ValueError, RecursionError):  # numbers of more digits than Python converts
                 kept = json.loads(line)
             return Reject(number, dict.fromkeys(nested, "is a list or an object, not one value"), kept)
-        return tuple([cell(record.get(name)) for _, name, cell in self._columns])
+        try:
+            return tuple([cell(record.get(name)) for _, name, cell in self._columns])
+        except RecursionError:  # Python parses deeper than it writes
+            return Reject(number, {"*": "is nested too deeply"}, line.strip()[:LONGEST_REJECT])
 
     def check_fields(self) -> None:
         if self._records and self._absent:

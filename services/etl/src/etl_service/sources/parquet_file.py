@@ -194,8 +194,14 @@ def _as_text(cells: pa.Array, column: Column) -> pl.Series:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return _number(cells, column)
     if column.type == "json" and pa.types.is_nested(kind):
-        return _each(cells, lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain))
+        return _as_json(cells, column)
     raise ColumnUnreadable(column.source, f"holds {kind}, which cannot become {column.type}")
+
+
+def _as_json(cells: pa.Array, column: Column) -> pl.Series:
+    if _is_variant(cells.type):
+        raise ColumnUnreadable(column.source, "holds values of Parquet's type VARIANT, which cannot be read")
+    return _each(cells, lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain))
 
 
 def _number(cells: pa.Array, column: Column) -> pl.Series:
@@ -219,6 +225,13 @@ def _times(cells: pa.Array) -> pl.Series:
     # With a zone the values are in UTC, whatever the zone's name is.
     local = _series(cells.cast(pa.timestamp(kind.unit, "UTC")).cast(pa.timestamp(kind.unit)) if kind.tz else cells)
     return local.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f" + ("Z" if kind.tz else ""))
+
+
+def _is_variant(kind: pa.DataType) -> bool:
+    """Whether the fields are those of a VARIANT (https://parquet.apache.org/docs/file-format/types/variantencoding/)."""
+    names = {kind.field(number).name for number in range(kind.num_fields)} if pa.types.is_struct(kind) else set()
+    binary = "metadata" in names and names <= {"metadata", "value", "typed_value"}
+    return binary and _is_bytes(_decoded(kind.field("metadata").type))
 
 
 def _has_one_text(kind: pa.DataType) -> bool:
