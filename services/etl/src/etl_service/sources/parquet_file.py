@@ -49,7 +49,9 @@ def read_parquet(path: Path, columns: Sequence[Column], writing: Writing = AS_US
     ) as file:
         found = [None if position is None else names[position] for position in positions]
         decoded = file.iter_batches(at_once, columns=wanted)
-        yield from _batches(decoded, file.metadata.num_rows, found, columns, writing)
+        # Some writers leave the number for the whole file at 0.
+        total = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+        yield from _batches(decoded, total, found, columns, writing)
 
 
 @contextmanager
