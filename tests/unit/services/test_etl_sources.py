@@ -237,7 +237,7 @@ def test_rows_that_no_memory_should_hold_are_refused_before_they_are_read(tmp_pa
 def test_a_file_with_fewer_rows_than_it_says_is_refused(tmp_path: Path) -> None:
     content = parquet(pa.array([7] * 40), store_schema=False)
     start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    # In the footer the number of rows is a field of 64 bits (type 6), 40 in zigzag: first of the file, last of the group.
+    # In the footer the number of rows is a field of 64 bits (type 6), 40 zigzag: first of the file, last of the group.
     of_file, of_group = content.index(b"\x16\x50", start), content.rindex(b"\x16\x50", start)
     with pytest.raises(SourceUnreadable, match="says that it has 41 rows, and 40 are there"):
         typed(tmp_path, "parquet", content[:of_group] + b"\x16\x52" + content[of_group + 2 :], ("a", "integer"))

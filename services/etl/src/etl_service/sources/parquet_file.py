@@ -49,9 +49,7 @@ def read_parquet(path: Path, columns: Sequence[Column], writing: Writing = AS_US
     ) as file:
         found = [None if position is None else names[position] for position in positions]
         decoded = file.iter_batches(at_once, columns=wanted)
-        # Some writers leave the number for the whole file at 0.
-        total = sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
-        yield from _batches(decoded, total, found, columns, writing)
+        yield from _batches(decoded, _rows_of(file), found, columns, writing)
 
 
 @contextmanager
@@ -129,9 +127,14 @@ def _column(part: pa.RecordBatch, name: str, column: Column) -> pa.Array:
     return part.column(name)
 
 
+def _rows_of(file: pq.ParquetFile) -> int:
+    """How many rows the row groups have. Some writers leave the number for the whole file at 0."""
+    return sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+
+
 def _rows_at_once(file: pq.ParquetFile, columns: int) -> int:
     """How many rows are decoded at once, by what the file says of their size."""
-    rows = max(1, file.metadata.num_rows)
+    rows = max(1, _rows_of(file))
     size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups))
     if size // rows > _LONGEST_ROW:
         raise SourceUnreadable(f"the source has rows of {size // rows:,} bytes, and {_LONGEST_ROW:,} are the most")
