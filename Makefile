@@ -106,7 +106,7 @@ stack-test: $(READY) ## the smoke test of the containers
 setup: $(READY) ## make .venv from the lock file (every target does it when needed)
 	@printf 'ready: .venv, %s\n' "$$($(BIN)/python --version)"
 
-# Asked for another Python than .venv has, it is made anew.
+# Asked for another Python than .venv has, it is made again.
 PYTHON_VERSION := -c 'import sys; print(sys.version_info[:3])' 2>/dev/null
 ifneq ($(and $(PYTHON),$(wildcard $(READY))),)
 ifneq ($(shell $(PYTHON) $(PYTHON_VERSION)),$(shell $(BIN)/python $(PYTHON_VERSION)))
@@ -118,7 +118,7 @@ $(READY): requirements.lock $(PACKAGES) deploy/setup.sh
 	@deploy/setup.sh
 
 .PHONY: lock
-lock: $(READY) ## write every requirements.lock anew
+lock: $(READY) ## write every requirements.lock again
 	deploy/lock.sh
 
 .PHONY: clean

@@ -1,6 +1,5 @@
 """Backing services for the tests: real ones, started when the first test asks, one of each for the whole session."""
 
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from cluster import Cluster
 from ledger import Ledger
 from missing_servers import pytest_runtest_call, pytest_runtest_setup
 from tested_on import note, pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
+from vhosts import Vhosts
 
 from jobkit.producer import Producer
 from local_stack.mailcatcher import MailCatcher
@@ -51,25 +51,16 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Conf
 
 
 @pytest.fixture(scope="session")
-def used_vhosts() -> list[tuple[str, float]]:
-    """Virtual hosts that are done with, and since when."""
-    return []
+def vhosts(rabbitmq: RabbitMQ) -> Vhosts:
+    """The virtual hosts of the node's tests."""
+    return Vhosts(rabbitmq)
 
 
 @pytest.fixture
-def vhost_url(rabbitmq: RabbitMQ, used_vhosts: list[tuple[str, float]]) -> Iterator[str]:
-    """Address of a virtual host that no other test sees.
-
-    It is deleted a while after its test. RabbitMQ 3.10 cannot delete a quorum queue in the moment after its
-    declaration: the process that dead-letters for it dies with its supervisor, and from then on the node has no quorum
-    queues.
-    """
-    rabbitmq.start()  # the test before may have left it dead
-    while used_vhosts and used_vhosts[0][1] < time.monotonic() - 15:
-        rabbitmq.delete_vhost(used_vhosts.pop(0)[0])
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    yield rabbitmq.create_vhost(name)
-    used_vhosts.append((name, time.monotonic()))
+def vhost_url(vhosts: Vhosts) -> Iterator[str]:
+    """Address of a virtual host that no other test sees, on a node that runs."""
+    with vhosts.one() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ class Board:
         return entry.record
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for the condition; it is tried anew each time the board is fresh. The main thread bounds the wait."""
+        """Wait for the condition; it is checked again each time the board changes. The main thread bounds the wait."""
         with self._changed:
             while not condition():
                 if self._aborted:

@@ -40,17 +40,19 @@ class Mail:
         """Nothing: the templates are in the service's package."""
 
     def run(self, board: Board) -> None:
-        """Welcome everybody. The first welcome is sent a second time under its key, as a producer in doubt would."""
-        sent: list[tuple[str, Entry]] = []
+        """Welcome everybody. The first welcome is sent a second time under its key, as a producer in doubt would.
+
+        Not before it is done: a copy that finds it running is deferred, and could come back while the workers stop.
+        """
+        sent: list[tuple[str, SendEmail, Entry]] = []
         for number, (name, address) in enumerate(READERS.items()):
             job = SendEmail(template="welcome", to=(address,), variables={"name": name, "url": SIGN_IN})
-            twice = number == 0
-            title = f"welcome to {address}" + (" (twice)" if twice else "")
-            sent.append((address, board.send(title, job, key=f"welcome/{address}")))
-            if twice:
-                board.send(title, job, key=f"welcome/{address}", again=True)
-        for address, entry in sent:
+            title = f"welcome to {address}" + (" (twice)" if number == 0 else "")
+            sent.append((address, job, board.send(title, job, key=f"welcome/{address}")))
+        for number, (address, job, entry) in enumerate(sent):
             self._sent[address] = EmailSent.model_validate_json(board.done(entry).result)
+            if number == 0:
+                board.send(entry.title, job, key=f"welcome/{address}", again=True)
 
     def report(self, board: Board, lines: Sequence[tuple[str, str]]) -> None:
         """Send the report about the other services."""

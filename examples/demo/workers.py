@@ -17,6 +17,7 @@ from runtime import QUEUES
 from services import NAMES
 
 from jobkit.broker.topology import dead_letter_queue
+from jobkit.contracts.job import PLATFORM
 from jobkit.deadletters import Failure
 from jobkit.producer import Producer
 from jobkit.store.redis import RedisStore
@@ -58,7 +59,7 @@ class Workers:
 
     def depths(self) -> Mapping[str, int]:
         """Ask the broker itself; its management API would be seconds behind."""
-        queues = [*QUEUES, *map(dead_letter_queue, NAMES)]
+        queues = [*QUEUES, *map(dead_letter_queue, [*NAMES, PLATFORM])]
         return {queue: self._depth(queue) for queue in queues}
 
     def dead_letters(self, service: str) -> Sequence[Letter]:

@@ -82,8 +82,15 @@ def test_only_the_stuck_job_counts_a_crash_when_its_process_is_replaced(
 def test_a_call_that_freezes_the_interpreter_ends_its_process_with_all_stacks(
     tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
 ) -> None:
+    health = tmp_path / "health"
+    environment |= {"JOBKIT_STUCK_SECONDS": "16", "JOBKIT_HEALTH_FOLDER": str(health)}  # longer than two renewals
     with WorkerProcess(tmp_path, environment, threads=1, supervised=True) as worker:
         producer.send(Stuck(name="stuck", how="frozen"))
+        ledger.wait_for("start", "stuck")
+        ledger.wait(
+            lambda _log: list(health.glob("replaced-*.json")) != [], what="the mark of the frozen process", limit=60
+        )
         ledger.wait_for("end", "stuck", limit=60)
         assert "_get_stuck" in worker.output()
+        assert "was frozen for" in worker.output()
         assert worker.stop() == 0

@@ -305,7 +305,7 @@ def test_the_reference_of_the_topology_names_its_arguments() -> None:
 
 def test_the_reference_of_traps_names_every_test_file() -> None:
     page = (ROOT / "docs/reference/traps.md").read_text()
-    assert [file.name for file in (ROOT / "tests/traps").glob("test_*.py") if f"`{file.name}`" not in page] == []
+    assert [file.name for file in (ROOT / "tests/traps").rglob("test_*.py") if f"`{file.name}`" not in page] == []
 
 
 def test_the_reference_of_telemetry_names_every_metric_and_attribute() -> None:

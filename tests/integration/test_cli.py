@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pika
 import pytest
 from probe_service import Probe
 from queues import depth
@@ -15,6 +16,7 @@ from worker_process import WorkerProcess
 
 from jobkit.breaker.redis import RedisSwitches
 from jobkit.breaker.switches import Probe as ProbeAnswer
+from jobkit.broker.ladder import LEVELS
 from jobkit.producer import Producer
 from jobkit.schedule.cron import cron
 from jobkit.schedule.registry import RedisSchedules
@@ -110,6 +112,36 @@ def test_a_service_that_has_never_run_is_said_so(jobkit: Command) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("no service 'emial' has run on this broker")
     assert done.stderr.count("\n") == 1
+
+
+def test_delayed_jobs_whose_queue_was_gone_are_shown_with_its_name(jobkit: Command, vhost_url: str) -> None:
+    with Producer(vhost_url, timeout=30) as producer:
+        producer.send(Probe())
+        key = f"{'*.' * LEVELS}due.probe"
+        with pika.BlockingConnection(pika.URLParameters(vhost_url)) as connection:
+            connection.channel().queue_unbind("due.probe", "jobkit.due", key)
+        sent = producer.send(Probe(), delay=timedelta(seconds=1))
+    wait_until_parked = time.monotonic() + 20
+    while depth(vhost_url, "jobkit.dlq") == 0:
+        assert time.monotonic() < wait_until_parked
+        time.sleep(0.05)
+    shown = lines(jobkit("dead-letters", "jobkit").stdout)
+    assert (shown["job"], shown["queue"], shown["reason"]) == (sent.job_id, "probe", "unroutable")
+
+
+def test_definitions_are_printed_for_import(jobkit: Command, vhost_url: str) -> None:
+    printed = json.loads(jobkit("definitions", "email").stdout)
+    assert {queue["vhost"] for queue in printed["queues"]} == {vhost_url.rsplit("/", 1)[1]}
+    names = {queue["name"] for queue in printed["queues"] if not queue["name"].startswith("jobkit.delay.")}
+    lanes = {"email", "email.high", "email.low"}
+    assert names == {*lanes, *(f"due.{lane}" for lane in lanes), "email.dlq", "jobkit.dlq"}
+    everything = json.loads(jobkit("definitions", "--vhost", "jobs").stdout)
+    exchanges = {exchange["name"] for exchange in everything["exchanges"]}
+    assert {"email.jobs", "images.jobs", "etl.jobs", "inference.jobs"} <= exchanges
+    assert {binding["vhost"] for binding in everything["bindings"]} == {"jobs"}
+    unknown = jobkit("definitions", "emial")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr.startswith("there is no service 'emial' here")
 
 
 def test_schedules_are_shown_with_their_ticks(jobkit: Command, redis_url: str) -> None:

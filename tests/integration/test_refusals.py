@@ -193,15 +193,18 @@ def test_a_broker_user_that_may_not_read_ends_the_worker(
     assert "ACCESS_REFUSED" in refused(tmp_path, {**environment, "JOBKIT_BROKER_URL": url})
 
 
+@pytest.mark.parametrize(
+    ("write", "exchange"), [("^$", "probe.jobs"), ("^probe", "jobkit.delay.00")], ids=["no jobs", "no delayed jobs"]
+)
 def test_a_broker_user_that_may_not_write_ends_the_worker(
-    tmp_path: Path, environment: dict[str, str], rabbitmq: RabbitMQ
+    tmp_path: Path, environment: dict[str, str], rabbitmq: RabbitMQ, write: str, exchange: str
 ) -> None:
     name, vhost = _broker_user(rabbitmq, environment)
-    rabbitmq.call("PUT", f"/api/permissions/{vhost}/{name}", {"configure": ".*", "write": "^probe", "read": ".*"})
+    rabbitmq.call("PUT", f"/api/permissions/{vhost}/{name}", {"configure": ".*", "write": write, "read": ".*"})
     url = environment["JOBKIT_BROKER_URL"].replace("guest:guest", f"{name}:s3cret")
     line = refused(tmp_path, {**environment, "JOBKIT_BROKER_URL": url})
     assert "ACCESS_REFUSED" in line
-    assert "amq.default" in line
+    assert exchange in line
 
 
 def _broker_user(rabbitmq: RabbitMQ, environment: dict[str, str]) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ from worker_process import WorkerProcess
 
 from jobkit.access import Access
 from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.detours import ways_to
 from jobkit.broker.sender import Sender
 from jobkit.refusals import LOGIN, WRITING, Refusals
 from jobkit.schedule.cron import cron
@@ -284,11 +286,10 @@ def test_a_running_scheduler_that_may_not_publish_any_more_is_unhealthy_until_it
     stop, refusals, seen = threading.Event(), Refusals(), []
     with broker_user(rabbitmq, vhost_url) as (url, may_write):
         connection = ConnectionSettings([url])
-        access = Access(
-            {STORE: registry.check}, refusals, costly={LOGIN: connection.demand, WRITING: connection.demand_writing}
-        )
+        writing = partial(connection.demand_writing, ways_to("probe"))
+        access = Access({STORE: registry.check}, refusals, costly={LOGIN: connection.demand, WRITING: writing})
         access.demand()
-        may_write("^probe")
+        may_write("^other")
         long_ago = datetime.now(UTC) - timedelta(hours=1)
         registry.announce("probe", [Schedule.of("probe", Probe, cron("* * * * *"))], long_ago)
         sender = Sender(connection, app_id="scheduler", refusals=refusals)

@@ -100,7 +100,7 @@ def test_a_binding_that_may_not_be_made_is_warned_of(vhost_url: str, rabbitmq: R
     limited = user(rabbitmq, vhost_url, "^$", write="^(amq.default|jobkit.*)$")
     with limited as url, ConnectionSettings([url]).open() as connection:
         (_, bindings) = declare(connection, ["probe"]).split("; the user")
-    assert "may not bind queue 'probe.dlq' to exchange 'probe.dlx' and 1 more" in bindings
+    assert "may not bind queue 'probe.dlq' to exchange 'probe.dlx' and 3 more" in bindings
     with user(rabbitmq, vhost_url, "^$") as url, ConnectionSettings([url]).open() as connection:
         assert "may not bind" not in declare(connection, ["probe"]), "it was made once more, and so exists"
 

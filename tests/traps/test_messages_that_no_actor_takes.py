@@ -16,6 +16,7 @@ from in_process import Ours, Stock, until
 from probe_service import Probe
 from queues import depth, message_body, publish, wait_for_dead_letter, wait_for_queue
 from sockets import connections
+from vhosts import Vhosts
 from worker_process import WorkerProcess
 
 from jobkit.broker.connection import ConnectionSettings
@@ -23,7 +24,6 @@ from jobkit.broker.rabbitmq import JobBroker
 from jobkit.broker.topology import DELIVERY_LIMIT
 from jobkit.errors import BrokerUnavailable
 from jobkit.producer import Producer
-from local_stack.rabbitmq import RabbitMQ
 from local_stack.redis import Redis
 
 
@@ -88,12 +88,10 @@ def test_a_consumer_answers_heartbeats_while_dead_letters_are_refused(vhost_url:
 
 
 @pytest.fixture(scope="module")
-def shared_url(rabbitmq: RabbitMQ) -> Iterator[str]:
+def shared_url(vhosts: Vhosts) -> Iterator[str]:
     """A virtual host for the tests that need no clean one."""
-    rabbitmq.start()
-    name = f"shared-{uuid.uuid4().hex[:8]}"
-    yield rabbitmq.create_vhost(name)
-    rabbitmq.delete_vhost(name)
+    with vhosts.one() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

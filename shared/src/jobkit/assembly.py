@@ -16,6 +16,8 @@ from dramatiq.middleware import Middleware
 from jobkit.access import Access, Check
 from jobkit.breaker.exercise import exercise_switches
 from jobkit.breaker.switches import Switches
+from jobkit.broker.detours import ways_to
+from jobkit.broker.ladder import level_name
 from jobkit.broker.memory import MemoryBroker
 from jobkit.broker.policies import Policies
 from jobkit.broker.rabbitmq import JobBroker
@@ -182,7 +184,8 @@ class Assembly(Generic[R]):
         }
         connection = broker.connection_settings
         # Nobody reports the second one: jobs write to several exchanges, and only they know whether that works again.
-        costly = {LOGIN: connection.demand, "the first message": connection.demand_writing}
+        writing = partial(connection.demand_writing, ways_to(self.name), [level_name(0)])  # one level stands for all
+        costly: dict[str, Check] = {LOGIN: connection.demand, "the first message": writing}
         return Entry(Access(checks, broker.refusals, costly=costly), server.advice)
 
     def _schedules(self) -> list[Schedule]:

@@ -21,6 +21,12 @@ HEADER = "failure-"
 #: What begins the names of the queues that hold delayed messages.
 DELAY_QUEUES = "jobkit.delay."
 
+#: What begins the names of the queues that delayed messages come to when they are due.
+DUE_QUEUES = "due."
+
+#: The routing key of a delayed message: the digits of its delay and its target.
+_DELAYED_KEY = re.compile(rf"(?:[01]\.)+(?:{re.escape(DUE_QUEUES)})?(.+)")
+
 #: The fields of a record that are no text.
 _NUMBERS = frozenset({"attempts", "sent_at", "first_failed_at", "died_at"})
 
@@ -41,6 +47,7 @@ class Reason(StrEnum):
     BAD_PAYLOAD = "bad_payload"  #: the payload breaks its contract
     NEWER_CONTRACT = "newer_contract"  #: sent under a newer version of the contract, and no newer worker came
     DELIVERY_LIMIT = "delivery_limit"  #: delivered too often without coming to an end
+    UNROUTABLE = "unroutable"  #: its delay is over, and no queue takes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +131,15 @@ class Failure:
 
     @classmethod
     def _by_broker(cls, headers: Mapping[str, object], queue: str) -> Self:
-        death = _broker_death(headers) or {}
-        reason, origin = str(death.get("reason", "unknown")), str(death.get("queue", queue))
-        explanation = f"RabbitMQ dead-lettered it by itself ({reason}), so no worker has left a record"
-        return cls(reason, "", explanation, "", f"broker:{reason}", 0, origin, "", "", 0, 0, 0)
+        death = _broker_death(headers)
+        if death is None and (target := _delayed_to(headers)):
+            explanation = f"its delay is over, and no queue takes messages for {target}: the queue was deleted"
+            reason = Reason.UNROUTABLE
+            return cls(reason, "", explanation, "", f"broker:{reason}", 0, target, "", "", 0, 0, 0)
+        death = death or {}
+        why, origin = str(death.get("reason", "unknown")), str(death.get("queue", queue))
+        explanation = f"RabbitMQ dead-lettered it by itself ({why}), so no worker has left a record"
+        return cls(why, "", explanation, "", f"broker:{why}", 0, origin, "", "", 0, 0, 0)
 
 
 def has_been_dead(headers: Mapping[str, object] | None) -> bool:
@@ -143,9 +155,19 @@ def _broker_death(headers: Mapping[str, object]) -> Mapping[str, object] | None:
     return None
 
 
+def _delayed_to(headers: Mapping[str, object]) -> str:
+    """The queue that a message on the delay ladder was on its way to; empty if it was on no ladder."""
+    deaths = headers.get("x-death")
+    for death in deaths if isinstance(deaths, list) else []:
+        keys = death.get("routing-keys") if isinstance(death, dict) and _is_of_the_ladder(death) else None
+        if isinstance(keys, list) and keys and (found := _DELAYED_KEY.fullmatch(str(keys[0]))):
+            return found[1]
+    return ""
+
+
 def _is_of_the_ladder(death: Mapping[str, object]) -> bool:
-    # Whatever was delayed has expired in the queues of the ladder.
-    return str(death.get("queue")).startswith(DELAY_QUEUES)
+    # Whatever was delayed has expired in the queues of the ladder, and in the one for what is due.
+    return str(death.get("queue")).startswith((DELAY_QUEUES, DUE_QUEUES))
 
 
 # Anybody may write headers: of whatever type they are, a record's reader gets those that it expects.

@@ -82,7 +82,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait for so many seconds; answered by whether the event came meanwhile, which ends the wait."""
+    """Wait for this many seconds. The answer is whether the event came meanwhile, which ends the wait."""
 
     seconds: float
     unless: threading.Event

@@ -13,6 +13,7 @@ from dramatiq import Message
 
 from jobkit.addresses.broker import broker_urls
 from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.declarer import Declare, Declarer
 from jobkit.broker.envelope import ID_RULE, MAX_DEPTH, is_deeper, is_usable_id
 from jobkit.broker.sender import Sender
 from jobkit.bulk import Bulk, Receipts, StreamsMessages
@@ -102,6 +103,8 @@ class Producer:
         max_bytes: The largest message.
         heartbeat: Seconds of silence after which the connection counts as dead.
         connect_timeout: Seconds for one attempt to reach a node.
+        declare: ``"auto"`` makes a queue that is missing, if the user may. ``"never"`` makes nothing: a send to a
+            missing queue raises ``Unroutable``.
 
     Raises:
         ValueError: The address or a limit cannot be used. The text shows no password.
@@ -116,6 +119,7 @@ class Producer:
         max_bytes: int = 1_048_576,
         heartbeat: int = 30,
         connect_timeout: float = 5.0,
+        declare: Declare = "auto",
     ) -> None:
         for argument, value in (("timeout", timeout), ("max_bytes", max_bytes), ("connect_timeout", connect_timeout)):
             if not (math.isfinite(value) and value > 0):
@@ -123,7 +127,9 @@ class Producer:
         if not is_usable_id(name):
             raise ValueError(f"name={name[:50]!r} must be {ID_RULE}")
         connection = ConnectionSettings(broker_urls(url), heartbeat, connect_timeout, name)
-        self._sender: SendsAndStreams = Sender(connection, app_id=name, timeout=timeout, max_bytes=max_bytes)
+        self._sender: SendsAndStreams = Sender(
+            connection, app_id=name, timeout=timeout, max_bytes=max_bytes, declarer=Declarer(declare)
+        )
 
     @classmethod
     def from_settings(cls, settings: BrokerSettings | None = None, *, name: str = "producer") -> Self:
@@ -140,6 +146,7 @@ class Producer:
             max_bytes=found.max_message_bytes,
             heartbeat=found.heartbeat_seconds,
             connect_timeout=found.connect_timeout_seconds,
+            declare=found.declare,
         )
 
     @classmethod

@@ -46,7 +46,7 @@ class Sent:
 
     Attributes:
         accepted: How many the broker has confirmed.
-        taken: How many were read from what was given: the first so many. What was not read was not sent.
+        taken: How many were read from what was given: the first ones. What was not read was not sent.
         refused: The first 1,000 that were not confirmed.
     """
 

@@ -1,5 +1,6 @@
 """Retry policies: after how long a failed job runs again, and whether it does."""
 
+import inspect
 import logging
 import math
 import random
@@ -57,8 +58,8 @@ class RetryPolicy:
             raise ValueError(f"jitter={self.jitter} must be between 0 and 1")
         if not 0 <= self.cap <= MAX_DELAY.total_seconds():
             raise ValueError(f"cap={self.cap} must be between 0 and {MAX_DELAY.total_seconds():.0f} seconds")
-        if not callable(self.wait):
-            raise TypeError(f"wait={self.wait!r} must be a function of the attempt and its exception")
+        if not _takes_attempt_and_exception(self.wait):
+            raise TypeError(f"wait={self.wait!r} must be a function of two arguments: the attempt and its exception")
         refuse_unless_it_selects("retry_on", self.retry_on)
 
     def retries(self, failure: BaseException) -> bool:
@@ -103,6 +104,18 @@ class RetryPolicy:
         return timedelta(seconds=max(0.0, min(wait, self.cap)) * (1 + self.jitter * towards))
 
 
+def _takes_attempt_and_exception(wait: object) -> bool:
+    if not callable(wait):
+        return False
+    try:
+        inspect.signature(wait).bind(1, Exception())
+    except TypeError:
+        return False
+    except ValueError:  # a function in C that does not tell its arguments
+        return True
+    return True
+
+
 def refuse_unless_it_selects(name: str, value: object) -> None:
     """Raise ``TypeError`` unless ``value`` is an exception type, a tuple of them, or a function that decides."""
     kinds = value if isinstance(value, tuple) else (value,)
@@ -140,9 +153,9 @@ def fixed(wait: float, *, attempts: int = 8, jitter: float = 0.2, retry_on: Retr
 
 
 def custom(
-    wait: Curve, *, cap: float = 600, attempts: int = 8, jitter: float = 0.0, retry_on: RetryOn = Exception
+    wait: Curve, *, cap: float = 600, attempts: int = 8, jitter: float = 0.2, retry_on: RetryOn = Exception
 ) -> RetryPolicy:
-    """Waits that ``wait(attempt, exception)`` returns in seconds, at most ``cap``; exact unless ``jitter`` is given.
+    """Waits that ``wait(attempt, exception)`` returns in seconds, at most ``cap``; exact with ``jitter=0``.
 
     The worker takes ``cap`` as the longest wait where it checks that records last longer than retries.
     """

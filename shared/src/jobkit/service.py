@@ -11,11 +11,12 @@ from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.breaker.redis import RedisSwitches
 from jobkit.breaker.switches import MemorySwitches, Switches
 from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.declarer import Declarer
 from jobkit.broker.memory import MemoryBroker, MemoryExchange
 from jobkit.broker.rabbitmq import JobBroker
 from jobkit.broker.sender import Sender
 from jobkit.context import Context
-from jobkit.contracts.job import Job, service_of
+from jobkit.contracts.job import TAKEN_SERVICES, Job, lane_queue, service_of
 from jobkit.defaults import refuse_what_cannot_be_periodic
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
@@ -60,6 +61,8 @@ class Service(Generic[S, R]):
         time_limit: timedelta = DEFAULT_TIME_LIMIT,
         observers: Sequence[Observer] = (),
     ) -> None:
+        if name in TAKEN_SERVICES:
+            raise TypeError(f"a service cannot be named {name!r}: queues of that name are jobkit's own")
         self.name = name
         self.observers = [checked_observer(observer) for observer in observers]
         self._retry, self._time_limit = retry, time_limit
@@ -116,6 +119,12 @@ class Service(Generic[S, R]):
 
         return declare
 
+    @property
+    def queues(self) -> list[str]:
+        """The queues of its actors, with all lanes, sorted."""
+        contracts = (actor.contract for actor in self.actors.values())
+        return sorted({lane_queue(contract, lane) for contract in contracts for lane in contract.lanes})
+
     def build(self, platform: PlatformSettings, settings: S) -> JobBroker:
         """The broker of a worker process, on RabbitMQ and Redis. Nothing is connected yet."""
         connection = ConnectionSettings(
@@ -124,18 +133,22 @@ class Service(Generic[S, R]):
             platform.connect_timeout_seconds,
             name=f"{self.name}-worker",
         )
+        declarer = Declarer(platform.declare)
         refusals = Refusals()
         sender = Sender(
             connection,
             app_id=f"{self.name}-service",
             timeout=platform.send_timeout_seconds,
             max_bytes=platform.max_message_bytes,
+            declarer=declarer,
             refusals=refusals,
         )
         ttl = timedelta(seconds=platform.record_ttl_seconds)
         store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds, platform.namespace)
         rollout = timedelta(seconds=platform.rollout_seconds)
-        broker = JobBroker(connection, sender, prefetch=settings.prefetch, rollout=rollout, refusals=refusals)
+        broker = JobBroker(
+            connection, sender, prefetch=settings.prefetch, rollout=rollout, refusals=refusals, declarer=declarer
+        )
         switches = RedisSwitches(platform.store_url, platform.store_timeout_seconds, platform.namespace)
         self._assembly(platform, settings, store, switches, sender).install(broker, process_of_its_own=True)
         return broker

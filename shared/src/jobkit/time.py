@@ -4,17 +4,17 @@ from datetime import timedelta
 
 
 def seconds(number: float) -> timedelta:
-    """A duration of so many seconds."""
+    """A duration in seconds."""
     return timedelta(seconds=number)
 
 
 def minutes(number: float) -> timedelta:
-    """A duration of so many minutes."""
+    """A duration in minutes."""
     return timedelta(minutes=number)
 
 
 def hours(number: float) -> timedelta:
-    """A duration of so many hours."""
+    """A duration in hours."""
     return timedelta(hours=number)
 
 

@@ -41,7 +41,7 @@ def _dead_anew(target: Target, token: str, draw: Random) -> Iterator[Hostile]:
     first, anew = draft(target, token, draw, good=False), draft(target, token, draw, good=False)
     anew.fields["message_timestamp"] = int(time.time() * 1000) + 1000
     yield finish("a dead job, first", first, *BAD_PAYLOAD)
-    yield finish("a dead job, sent anew", anew, *BAD_PAYLOAD, late=True)
+    yield finish("a dead job, sent again", anew, *BAD_PAYLOAD, late=True)
 
 
 def _other_actor(target: Target, token: str, draw: Random) -> Iterator[Hostile]:

@@ -76,20 +76,38 @@ def test_a_value_that_the_scale_of_the_training_cannot_hold_is_refused_with_its_
         predict(storage, rows)
 
 
-def test_a_model_of_the_version_before_answers_what_fits_into_32_bits() -> None:
-    """It took 32-bit numbers, and told no reach."""
+def softmax(entry: str = "features", shape: tuple[int | None, ...] = (None, 2), label: str = "label") -> bytes:
     nodes = [
-        helper.make_node("Softmax", ["features"], ["probabilities"], axis=1),
-        helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
+        helper.make_node("Softmax", [entry], ["probabilities"], axis=1),
+        helper.make_node("ArgMax", ["probabilities"], [label], axis=1, keepdims=0),
     ]
     outputs = [
-        helper.make_tensor_value_info("label", TensorProto.INT64, [None]),
-        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 2]),
+        helper.make_tensor_value_info(label, TensorProto.INT64, [shape[0], *shape[2:]]),
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, shape),
     ]
-    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, 2])
+    features = helper.make_tensor_value_info(entry, TensorProto.FLOAT, shape)
     opset = [helper.make_opsetid("", 17)]
     model = helper.make_model(helper.make_graph(nodes, "old", [features], outputs), opset_imports=opset, ir_version=8)
-    answers, probabilities = OnnxModel(model.SerializeToString()).predict(np.array([[1.0, 3.0], [1e39, 0.0], [2, 1]]))
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        (softmax(entry="x"), "its input is 'x'"),
+        (softmax(shape=(1, 2)), "not 'features' of any number of rows"),
+        (softmax(shape=(None, 2, 3)), "not 'features' of any number of rows"),
+        (softmax(label="class"), "it has no output 'label'"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused_when_it_is_loaded(model: bytes, complaint: str) -> None:
+    with pytest.raises(DamagedModel, match=complaint):
+        OnnxModel(model)
+
+
+def test_a_model_of_the_version_before_answers_what_fits_into_32_bits() -> None:
+    """It took 32-bit numbers, and told no reach."""
+    answers, probabilities = OnnxModel(softmax()).predict(np.array([[1.0, 3.0], [1e39, 0.0], [2, 1]]))
     assert answers[[0, 2]].tolist() == [1, 0]
     assert np.isnan(probabilities[1]).all()
     assert probabilities[0, 1] == pytest.approx(1 / (1 + np.exp(-2)))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import types
 import warnings
+from contextlib import nullcontext
 from datetime import date
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -13,6 +14,7 @@ from typing_extensions import TypedDict  # Pydantic's choice below Python 3.12
 
 from jobkit.contracts import Job
 from jobkit.producer import message_for
+from jobkit.service import Service
 
 T = TypeVar("T")
 
@@ -214,3 +216,18 @@ def test_a_key_or_id_that_cannot_be_used_is_refused_in_words(
 ) -> None:
     with pytest.raises(error, match=reason):
         message_for(Small(), **arguments)
+
+
+@pytest.mark.parametrize("queue", ["due", "due.email", "jobkit", "jobkit.delay.a"])
+def test_no_service_takes_a_name_of_jobkits_own_queues(queue: str) -> None:
+    with pytest.raises(TypeError, match=rf"queue='{queue}': no service may be named '{queue.partition('.')[0]}'"):
+        type("Taken", (Job,), {}, queue=queue)
+    with pytest.raises(TypeError, match="cannot be named"):
+        Service(queue.partition(".")[0], lifespan=lambda _settings: nullcontext())
+
+
+def test_a_service_may_have_a_name_that_begins_like_those() -> None:
+    class Free(Job, queue="dues.due"):
+        pass
+
+    assert Free.queue == "dues.due"

@@ -114,6 +114,31 @@ def test_a_job_that_died_at_once_failed_first_when_it_died() -> None:
 LADDER = {"reason": "expired", "queue": "jobkit.delay.02", "exchange": "jobkit.delay.02", "count": 1}
 
 
+DUE = {"reason": "expired", "queue": "due.email.high", "exchange": "jobkit.delivery", "count": 1}
+
+
+def test_a_message_that_was_due_was_not_dead() -> None:
+    assert not has_been_dead({"x-death": [DUE, LADDER]})
+    assert has_been_dead({"x-death": [DUE, {"reason": "delivery_limit", "queue": "email.high"}]})
+
+
+@pytest.mark.parametrize("due", ["", "due."], ids=["by an earlier version", "by this version"])
+def test_a_delayed_message_that_no_queue_takes_tells_its_queue(due: str) -> None:
+    levels = [
+        {**LADDER, "queue": f"jobkit.delay.0{level}", "routing-keys": [f"{'0.' * 25}1.0.1.{due}email.high"]}
+        for level in (0, 2)
+    ]
+    failure = Failure.from_headers({"x-death": levels}, "jobkit.dlq")
+    assert (failure.reason, failure.queue) == ("unroutable", "email.high")
+    assert "no queue takes messages for email.high" in failure.message
+
+
+@pytest.mark.parametrize("keys", [None, [], [7], ["email"], "0.1.email"])
+def test_what_a_delayed_message_says_of_its_way_may_be_anything(keys: object) -> None:
+    failure = Failure.from_headers({"x-death": [{**LADDER, "routing-keys": keys}]}, "jobkit.dlq")
+    assert (failure.reason, failure.queue) == ("unknown", "jobkit.dlq")
+
+
 def test_a_message_that_fell_through_the_ladder_was_not_dead() -> None:
     assert not has_been_dead(None)
     assert not has_been_dead({})

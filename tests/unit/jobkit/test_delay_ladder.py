@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobkit.broker import ladder
+from jobkit.broker import due, ladder
+from jobkit.broker.due import DUE_EXCHANGE, due_queue
 from jobkit.broker.ladder import DELIVERY_EXCHANGE, LEVELS, route, target_of
 
 QUEUES = ["b", "a.b", "email", "email.high", "a.b.c", "c", "inference.training"]
@@ -21,21 +22,36 @@ class Topology:
 
     def __init__(self) -> None:
         self.ttl: dict[str, int] = {}
-        self.dead_letters_to: dict[str, str] = {}
+        self.dead_letters_to: dict[str, tuple[str, str | None]] = {}
+        self.alternates: dict[str, str] = {}
         self.queues_of: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         self.exchanges_of: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
 
-    def exchange_declare(self, exchange: str, kind: str, *, durable: bool) -> None:
-        assert (kind, durable) == ("topic", True)
+    def exchange_declare(
+        self,
+        exchange: str,
+        kind: str,
+        *,
+        durable: bool,
+        internal: bool = False,
+        arguments: Mapping[str, str] | None = None,
+    ) -> None:
+        assert (kind, durable) == ("fanout" if exchange.endswith(".dlx") else "topic", True)
+        assert internal == (exchange == DUE_EXCHANGE)
+        if arguments:
+            self.alternates[exchange] = arguments["alternate-exchange"]
 
     def queue_declare(self, queue: str, *, durable: bool, arguments: Mapping[str, object]) -> None:
         assert durable
         assert arguments["x-queue-type"] == "quorum"
+        if "x-message-ttl" not in arguments:
+            return
         assert isinstance(arguments["x-message-ttl"], int)
         self.ttl[queue] = arguments["x-message-ttl"]
-        self.dead_letters_to[queue] = str(arguments["x-dead-letter-exchange"])
+        key = arguments.get("x-dead-letter-routing-key")
+        self.dead_letters_to[queue] = str(arguments["x-dead-letter-exchange"]), str(key) if key else None
 
-    def queue_bind(self, queue: str, exchange: str, routing_key: str) -> None:
+    def queue_bind(self, queue: str, exchange: str, routing_key: str = "#") -> None:
         self.queues_of[exchange].append((routing_key, queue))
 
     def exchange_bind(self, destination: str, source: str, routing_key: str) -> None:
@@ -43,16 +59,18 @@ class Topology:
 
     def reached(self, exchange: str, key: str) -> list[str]:
         """The queues in which a message lands, each once for each way that leads to it."""
+        if exchange == "":
+            return [key]
         landed = [queue for pattern, queue in self.queues_of[exchange] if matches(pattern, key)]
         for pattern, destination in self.exchanges_of[exchange]:
             if matches(pattern, key):
                 landed += self.reached(destination, key)
+        if not landed and exchange in self.alternates:
+            return self.reached(self.alternates[exchange], key)
         return landed
 
     def play(self, exchange: str, key: str) -> tuple[str, int]:
         """Where a message ends, and the seconds that it has waited by then."""
-        if exchange == "":
-            return key, 0
         waited = 0
         while True:
             landed = self.reached(exchange, key)
@@ -60,7 +78,8 @@ class Topology:
             if landed[0] not in self.ttl:
                 return landed[0], waited // 1000
             waited += self.ttl[landed[0]]
-            exchange = self.dead_letters_to[landed[0]]
+            exchange, new_key = self.dead_letters_to[landed[0]]
+            key = new_key or key
 
 
 def matches(pattern: str, key: str) -> bool:
@@ -74,9 +93,11 @@ def matches(pattern: str, key: str) -> bool:
 @pytest.fixture(scope="module")
 def topology() -> Topology:
     built = Topology()
-    ladder.declare_ladder(built)  # type: ignore[arg-type]  # it has what the ladder asks of a channel
+    ladder.declare_ladder(built)
+    due.declare_exchange(built)
     for queue in QUEUES:
-        ladder.bind(built, queue)  # type: ignore[arg-type]  # the same
+        ladder.bind(built, queue)
+        due.declare_queue(built, queue)
     return built
 
 
@@ -85,6 +106,16 @@ def test_any_whole_number_of_seconds_is_waited_and_the_right_queue_reached(
     topology: Topology, seconds: int, queue: str
 ) -> None:
     assert topology.play(*route(queue, timedelta(seconds=seconds))) == (queue, seconds)
+
+
+@given(st.integers(1, LONGEST), st.sampled_from(QUEUES))
+def test_a_message_of_an_earlier_version_reaches_its_queue_without_a_due_queue(
+    topology: Topology, seconds: int, queue: str
+) -> None:
+    exchange, key = route(queue, timedelta(seconds=seconds), due=False)
+    assert key.split(".", LEVELS)[-1] == queue
+    assert topology.play(exchange, key) == (queue, seconds)
+    assert target_of(exchange, key) == queue
 
 
 @given(st.floats(0, LONGEST - 1), st.sampled_from(QUEUES))
@@ -113,6 +144,13 @@ def test_a_name_that_ends_like_another_does_not_get_its_messages(topology: Topol
     assert topology.reached(DELIVERY_EXCHANGE, f"{prefix}a.b") == ["a.b"]
     assert topology.reached(DELIVERY_EXCHANGE, f"{prefix}b") == ["b"]
     assert topology.reached(DELIVERY_EXCHANGE, f"{prefix}nobody.b") == []
+    assert topology.reached(DELIVERY_EXCHANGE, f"{prefix}due.a.b") == [due_queue("a.b")]
+    assert topology.reached(DELIVERY_EXCHANGE, f"{prefix}due.b") == [due_queue("b")]
+
+
+def test_what_no_due_queue_takes_is_parked(topology: Topology) -> None:
+    assert topology.play(*route("nobody", timedelta(seconds=3))) == ("jobkit.dlq", 3)
+    assert topology.play(*route("nobody.b", timedelta(seconds=3))) == ("jobkit.dlq", 3)
 
 
 def test_the_longest_key_fits_into_amqp() -> None:

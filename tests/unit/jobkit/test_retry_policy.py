@@ -21,7 +21,7 @@ from jobkit.errors import (
     TimeLimitExceeded,
     TransientError,
 )
-from jobkit.retry import MAX_DELAY, RetryOn, RetryPolicy, custom, exponential, fixed, linear, never
+from jobkit.retry import MAX_DELAY, Curve, RetryOn, RetryPolicy, custom, exponential, fixed, linear, never
 
 
 def longest(policy: RetryPolicy, count: int) -> list[float]:
@@ -42,7 +42,7 @@ def test_fixed_waits_are_all_the_same_however_long() -> None:
 
 
 def test_custom_waits_are_exact_and_capped() -> None:
-    policy = custom(lambda attempt, _failure: {1: 5.0, 2: 60.0}.get(attempt, 3600.0), cap=900)
+    policy = custom(lambda attempt, _failure: {1: 5.0, 2: 60.0}.get(attempt, 3600.0), cap=900, jitter=0)
     assert longest(policy, 3) == [5, 60, 900]
     assert policy.delay(1, draw=lambda: 1.0) == timedelta(seconds=5)
 
@@ -65,12 +65,15 @@ def test_a_negative_wait_is_none_at_all(wait: float) -> None:
 
 @pytest.mark.parametrize("wait", [float("inf"), float("nan")])
 def test_a_wait_that_is_no_length_of_time_is_the_cap(wait: float) -> None:
-    assert custom(lambda _attempt, _failure: wait, cap=30).delay(1) == timedelta(seconds=30)
+    assert custom(lambda _attempt, _failure: wait, cap=30, jitter=0).delay(1) == timedelta(seconds=30)
 
 
 def test_a_mistake_in_a_policy_neither_loses_the_job_nor_runs_it_without_end(caplog: pytest.LogCaptureFixture) -> None:
     policy = custom(
-        lambda attempt, _failure: [1.0, 2.0][attempt - 1], cap=30, retry_on=lambda error: error.args[1] == "busy"
+        lambda attempt, _failure: [1.0, 2.0][attempt - 1],
+        cap=30,
+        jitter=0,
+        retry_on=lambda error: error.args[1] == "busy",
     )
     assert policy.delay(3) == timedelta(seconds=30)
     assert policy.retries(ValueError("one argument"))
@@ -91,11 +94,23 @@ def test_the_default_jitter_multiplies_by_eight_to_twelve_tenths_after_the_cap()
     assert [policy.delay(1, draw=lambda: next(draws)).total_seconds() for _ in range(3)] == [80, 100, 120]
 
 
+def test_a_curve_of_ones_own_has_the_default_jitter_too() -> None:
+    policy = custom(lambda _attempt, _failure: 100)
+    draws = iter([0.0, 0.5, 1.0])
+    assert [policy.delay(1, draw=lambda: next(draws)).total_seconds() for _ in range(3)] == [80, 100, 120]
+
+
+@pytest.mark.parametrize("curve", [lambda _attempt: 1, lambda: 1, lambda _attempt, _failure, _third: 1, 5])
+def test_a_curve_that_cannot_be_called_with_attempt_and_exception_is_refused(curve: Curve) -> None:
+    with pytest.raises(TypeError, match="must be a function of two arguments"):
+        custom(curve)
+
+
 def test_a_curve_of_ones_own_is_told_the_attempt_and_the_exception() -> None:
     def curve(attempt: int, failure: BaseException) -> float:
         return attempt * (60 if isinstance(failure, OSError) else 5)
 
-    policy = custom(curve)
+    policy = custom(curve, jitter=0)
     assert policy.delay(2, OSError("away")) == timedelta(seconds=120)
     assert policy.delay(2, ValueError("odd")) == timedelta(seconds=10)
 
@@ -146,7 +161,7 @@ def test_the_horizon_is_the_sum_of_the_longest_waits_between_all_attempts() -> N
     assert exponential(cap=600, attempts=5, jitter=0).horizon == timedelta(seconds=1 + 2 + 4 + 8)
     assert linear(10, cap=25, attempts=4, jitter=0.2).horizon == timedelta(seconds=(10 + 20 + 25) * 1.2)
     assert fixed(7, attempts=1).horizon == timedelta()
-    assert custom(lambda _attempt, _failure: 1, cap=30, attempts=3).horizon == timedelta(seconds=60)
+    assert custom(lambda _attempt, _failure: 1, cap=30, attempts=3).horizon == timedelta(seconds=72)
 
 
 @pytest.mark.parametrize(

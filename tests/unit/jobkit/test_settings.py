@@ -103,6 +103,7 @@ def test_an_empty_environment_gives_settings_that_work_on_a_laptop() -> None:
         ("JOBKIT_STORE_URL", "redis://:pa%ss@redis/0"),
         ("JOBKIT_STORE_URL", "REDIS://redis/0"),
         ("JOBKIT_STORE_URL", "unix://run/redis.sock"),
+        ("JOBKIT_STORE_URL", "redis+sentinel://one:26379,two:26379/jobs/0"),
         ("JOBKIT_STORE_URL", f"{REDIS}?decode_responses=true"),
         ("JOBKIT_STORE_URL", f"{REDIS}?max_connections=1"),
         ("JOBKIT_STORE_URL", f"{REDIS}?protocol=3"),

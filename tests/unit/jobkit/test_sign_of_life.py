@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -36,10 +37,12 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("forget", [forget_the_dead, forget_the_gone])
+GONE = 2**22 + 1  # no process has such a number
+
+
+@pytest.mark.parametrize("forget", [forget_the_dead, partial(forget_the_gone, tolerated=3)])
 def test_only_our_own_files_are_removed(tmp_path: Path, forget: Callable[[Path], None]) -> None:
-    gone = 2**22 + 1  # no process has such a number
-    for name in [*OTHERS, f"worker-{gone}.json", f"scheduler-{gone}.json"]:
+    for name in [*OTHERS, f"worker-{GONE}.json", f"scheduler-{GONE}.json"]:
         (tmp_path / name).touch()
     forget(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(OTHERS)
@@ -57,7 +60,7 @@ def test_the_files_of_others_say_nothing_about_health(tmp_path: Path) -> None:
 def test_files_of_processes_that_run_stay(tmp_path: Path) -> None:
     sign = SignOfLife(tmp_path, "worker")
     sign.renew()
-    forget_the_gone(tmp_path)
+    forget_the_gone(tmp_path, 3)
     assert sign.path.exists()
     sign.remove()
     assert list(tmp_path.iterdir()) == []
@@ -89,13 +92,27 @@ def test_replacements_that_do_not_help_are_unhealthy_until_a_job_ends(
     replacements(tmp_path, monkeypatch, 104)
     (complaint,) = complaints(tmp_path)
     assert complaint.startswith("4 worker processes were replaced because of jobs that do not end")
-    forget_the_gone(tmp_path)
+    forget_the_gone(tmp_path, 3)
     assert not is_healthy(tmp_path), "the process that replaces another does not hide it"
     health = Health(tmp_path, 60, lambda: None)
     health.after_process_message(Mock(), Mock())
     health._ended.set()
     health._run()
     assert is_healthy(tmp_path)
+
+
+@pytest.mark.parametrize(("silent_for", "frozen"), [(9, False), (11, True)])
+def test_a_process_that_was_frozen_when_it_ended_is_logged_and_counts_as_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, silent_for: int, frozen: bool
+) -> None:
+    for process in range(GONE, GONE + 4):
+        (tmp_path / f"worker-{process}.json").write_text("{}")
+        os.utime(tmp_path / f"worker-{process}.json", (1000, 1000))
+    forget_the_gone(tmp_path, 3, now=1000 + silent_for)
+    SignOfLife(tmp_path, "worker").renew()
+    assert is_healthy(tmp_path) is not frozen
+    lines = [record.message for record in caplog.records if "was frozen for 11 s" in record.message]
+    assert len(lines) == (4 if frozen else 0)
 
 
 def test_a_restart_forgets_replacements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

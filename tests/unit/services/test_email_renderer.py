@@ -124,6 +124,57 @@ def test_a_template_outside_the_folder_is_not_found(write: Write, tmp_path: Path
         write(html='{% include "../outside.html" %}').render("mine", {})
 
 
+def _rendered(write: Write, html: str) -> str:
+    return write(html=html).render("mine", {}).html
+
+
+@pytest.mark.parametrize("media", ["print", "only screen and (max-width: 480px)", "(prefers-color-scheme: dark)"])
+def test_a_style_for_other_media_is_not_inlined(write: Write, media: str) -> None:
+    style = f'<style type="text/css" media="{media}">p{{color:red}}</style>'
+    assert f"{style}</head><body><p>h</p>" in _rendered(write, f"<head>{style}</head><body><p>h</p></body>")
+
+
+@pytest.mark.parametrize("media", ["media=all", "media='screen'", 'media="print, screen"', 'media=""', "data-x=media"])
+def test_a_style_for_the_screen_is_inlined(write: Write, media: str) -> None:
+    html = _rendered(write, f"<head><style {media}>p{{color:red}}</style></head><body><p>h</p></body>")
+    assert '<p style="color: red;">' in html
+    assert "data-css-inline" not in html
+
+
+@pytest.mark.parametrize(
+    "doctype",
+    [
+        "<!DOCTYPE html>",
+        "<!doctype html>",
+        '<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Transitional//EN"\n "http://www.w3.org/TR/xhtml1/DTD/a.dtd">',
+        '<!-- letter -->\n<!DOCTYPE html PUBLIC "-//W3C//DTD HTML 4.01 Transitional//EN">',
+    ],
+)
+def test_the_doctype_stays_as_it_is(write: Write, doctype: str) -> None:
+    html = _rendered(write, f"{doctype}\n<html><body><p>a</p></body></html>")
+    assert html.replace("\n", "").startswith(doctype.replace("\n", "") + "<html>")
+    assert html.lower().count("<!doctype") == 1
+
+
+def test_a_page_without_a_doctype_gets_none(write: Write) -> None:
+    assert "doctype" not in _rendered(write, "<p>a</p>").lower()
+
+
+def test_what_outlook_alone_leaves_out_stays_hidden_from_it(write: Write) -> None:
+    parts = (
+        "<!--[if mso]><b>old</b><![endif]-->",
+        "<![if !mso]><b>new</b><![endif]>",
+        "<!--[if !mso]><!--><i>new</i><!--<![endif]-->",
+    )
+    html = _rendered(write, f"<body>{''.join(parts)}</body>")
+    assert all(part in html for part in parts)
+
+
+def test_a_link_to_a_stylesheet_stays(write: Write) -> None:
+    link = '<link rel="stylesheet" href="https://fonts.example/css?family=Mono">'
+    assert link in _rendered(write, f"<head>{link}</head><body><p>a</p></body>")
+
+
 def test_a_stylesheet_of_this_machine_is_not_read(write: Write, tmp_path: Path) -> None:
     (tmp_path / "local.css").write_text("p { color: red }")
     html = f'<html><head><link rel="stylesheet" href="{tmp_path / "local.css"}"></head><body><p>h</p></body></html>'

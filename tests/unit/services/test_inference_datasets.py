@@ -3,6 +3,7 @@ import gzip
 import io
 import json
 import zipfile
+from datetime import date
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -36,6 +37,21 @@ def parquet(**columns: list[Any]) -> bytes:
     file = io.BytesIO()
     polars.DataFrame(columns).write_parquet(file)
     return file.getvalue()
+
+
+def written(table: Any, **options: Any) -> bytes:  # Any: of pyarrow, which has no types
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file, **options)
+    return file.getvalue()
+
+
+def zoned() -> bytes:
+    times = pyarrow.array([1], pyarrow.timestamp("us", tz="-02:15"))  # a zone that Polars does not have
+    return written(pyarrow.table({"kind": ["a"], "x": times}))
+
+
+def repeated() -> bytes:
+    return written(pyarrow.Table.from_arrays([pyarrow.array([1])] * 3, names=["kind", "x", "x"]))
 
 
 class Read(Protocol):
@@ -210,7 +226,18 @@ def test_a_parquet_file_has_its_columns_as_features(storage: ObjectStorage) -> N
             b"kind,x\n" + b"a" * 5000 + b",1\n" + b"b,2\n" * 100,
             "needs 2,020,000 bytes for the words in 'kind'",
         ),
+        ("a.csv", b"5.1,3.5,Iris\n4.9,3.0,Iris\n", "no column 'kind'.*If the first line is data, put a header"),
+        ("a.csv", b"1,1,Iris\n4,3,Iris\n", "no column 'kind'.*If the first line is data, put a header"),
+        ("a.csv", b"kind,x\na,1\nb,2,3\n", "more fields in row 3 than the 2 names of its header"),
+        ("a.csv", b"x;kind\n1;a\n2;b\n", "no column 'kind'.*Separate the columns by commas"),
+        ("a.csv", b"kind\na\nb\n", "has no columns but 'kind': features are missing"),
         ("a.parquet", b"PAR1 and no more", "cannot be read"),
+        ("a.parquet", parquet(kind=["a", "b"]), "has no columns but 'kind': features are missing"),
+        ("a.parquet", parquet(kind=[{"a": 1}, {"a": 2}], x=[1, 2]), "column 'kind' of type struct.*: write whole"),
+        ("a.parquet", parquet(kind=[date(2026, 1, 1)], x=[1]), "column 'kind' of type date.*: write whole"),
+        ("a.parquet", parquet(kind=["a"], x=[[1, 2]]), "column 'x' of type .*list.*: features must be numbers"),
+        ("a.parquet", zoned(), "column 'x' of type timestamp.*: features must be numbers"),
+        ("a.parquet", repeated(), "two columns named 'x'"),
         ("a.parquet", parquet(kind=["a", "b"], x=[Decimal(2**53 + 1), Decimal(1)]), "above 2[*][*]53 in 'x'"),
         ("a.parquet", parquet(kind=["a", "b"], x=["1", "2"]), "column 'x' of type String: features must be numbers"),
         ("a.parquet", parquet(x=[1, 2]), r"no column 'kind' \(found: 'x'\)"),
@@ -245,6 +272,38 @@ def test_labels_of_a_csv_file_are_read_as_they_are_written(
     assert data.examples.labels.tolist() == labels
     assert data.groups is not None
     assert data.groups.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
+def test_numbers_of_a_parquet_file_may_be_of_any_type(storage: ObjectStorage, dtype: str) -> None:
+    numbers = np.array([1, 100], dtype)
+    labels = np.array([0, 1], "i1" if dtype.startswith("f") else dtype)
+    storage.put("a.parquet", written(pyarrow.table({"x": numbers, "label": labels})))
+    examples = Datasets(storage, 2**20).read("a.parquet").examples
+    assert examples.features.tolist() == [[1.0], [100.0]]
+    assert examples.labels.tolist() == [0, 1]
+
+
+def test_whole_numbers_without_a_sign_are_refused_where_they_cannot_be_held(storage: ObjectStorage) -> None:
+    numbers = np.array([1, 2**63 + 1], np.uint64)
+    storage.put("a.parquet", written(pyarrow.table({"x": numbers, "label": [0, 1]})))
+    with pytest.raises(BadDataset, match=r"above 2\*\*53 in 'x'"):
+        Datasets(storage, 2**20).read("a.parquet")
+
+
+@pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])
+def test_words_of_a_parquet_file_may_be_in_any_encoding(storage: ObjectStorage, encoding: str) -> None:
+    table = pyarrow.table({"x": [1, 2, 3], "label": ["b", "a", "b"]})
+    storage.put("a.parquet", written(table, use_dictionary=False, column_encoding={"label": encoding}))
+    assert Datasets(storage, 2**20).read("a.parquet").examples.labels.tolist() == ["b", "a", "b"]
+
+
+def test_words_without_a_dictionary_are_not_unpacked_above_the_limit(storage: ObjectStorage) -> None:
+    table = pyarrow.table({"x": [1] * 100, "label": ["a" * 20_000] * 100})
+    options = {"use_dictionary": False, "column_encoding": {"label": "DELTA_LENGTH_BYTE_ARRAY"}}
+    storage.put("a.parquet", written(table, compression="zstd", **options))
+    with pytest.raises(BadDataset, match="bytes in labels"):
+        Datasets(storage, 2**20).read("a.parquet")
 
 
 def test_the_index_of_a_pandas_frame_is_no_feature(storage: ObjectStorage) -> None:

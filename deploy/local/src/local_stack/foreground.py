@@ -23,13 +23,13 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Restarts:
-    """How often a program that ends by itself is started again. A worker ends when one of its processes is killed.
+    """How often a program that ends unexpectedly is started again. A worker ends when one of its processes is killed.
 
     Attributes:
         first_pause: Seconds before the first restart; each further pause is twice as long.
         longest_pause: In seconds.
         most: With this many exits within ``window``, it is not started again.
-        window: In seconds. A program that has run for as long begins anew with the first pause.
+        window: In seconds. A program that has run for as long has the first pause again.
     """
 
     first_pause: float = 0.5
@@ -46,7 +46,7 @@ async def run(
     grace_seconds: float,
     restarts: Restarts | None = None,
 ) -> int:
-    """Run programs until SIGINT or SIGTERM; one that ends by itself is started again.
+    """Run programs until SIGINT or SIGTERM; one that ends unexpectedly is started again.
 
     A second signal ends the wait for those that take their time to end.
 

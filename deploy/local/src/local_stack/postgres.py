@@ -106,7 +106,7 @@ def _create(initdb: Path, cluster: Path, user: str | None) -> None:
     password.write_text(PASSWORD)
     if user:
         shutil.chown(cluster, user)
-        shutil.chown(password, user)  # initdb opens it anew through its standard input
+        shutil.chown(password, user)  # initdb opens it again through its standard input
     locale = "C" if sys.platform == "darwin" else "C.UTF-8"  # macOS sorts by code point in C, too
     options = ["-U", USER, "--pwfile=/dev/stdin", "--auth=scram-sha-256", "--encoding=UTF8", f"--locale={locale}"]
     with password.open() as given, _reachable(cluster, user) as (folder, descriptors):

@@ -20,7 +20,7 @@ from local_stack.process import Process
 USER = "guest"
 PASSWORD = "guest"  # noqa: S105  RabbitMQ's own default, which it accepts from the loopback interface alone
 
-#: A delayed message that its next queue refuses is tried again after so many milliseconds: see
+#: A delayed message that its next queue refuses is tried again after this many milliseconds: see
 #: deploy/rabbitmq/advanced.config, of which this is all.
 _ADVANCED = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}]."
 

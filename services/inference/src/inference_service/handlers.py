@@ -73,7 +73,7 @@ class TrainedModel:
 
     Attributes:
         accuracy: Part of the held-out rows that it labels rightly, from 0 to 1.
-        resumed_from: The epoch that this run went on from; 0 if it began anew.
+        resumed_from: The epoch that this run went on from; 0 if it started from the beginning.
         latest: Whether it is the model's latest version now.
         note: Why it is not.
         metrics: Of the held-out rows: macro averages, and the part of the most frequent label.

@@ -36,6 +36,8 @@ def store_url(text: str) -> str:
     """
     text = text.strip()
     scheme, separator, _rest = text.partition("://")
+    if "sentinel" in scheme:
+        raise ValueError("names Sentinels, which are not asked: give it the address that leads to their primary")
     if not separator or scheme not in OPTIONS:
         raise ValueError(f"must be {_FORM}")
     if _UNUSABLE.search(text) or _STRAY_PERCENT.search(text) or "#" in text:

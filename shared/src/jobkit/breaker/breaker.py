@@ -84,6 +84,6 @@ class Sample:
             return len(set(failed)) >= self._breaker.failures and 2 * len(failed) >= len(self._ends)
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Forget what was counted."""
         with self._lock:
             self._ends.clear()

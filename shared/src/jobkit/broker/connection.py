@@ -5,7 +5,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pika
@@ -33,6 +33,7 @@ _BROKERS_WORDS = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*)['\"]
 #: The reply codes of a refusal: ACCESS_REFUSED (RabbitMQ's for the login) and NOT_ALLOWED (for the vhost).
 _REFUSALS = frozenset({403, 530})
 _ACCESS_REFUSED = 403
+_NOT_FOUND = 404
 _PERMISSIONS = "give the user in JOBKIT_BROKER_URL the permissions of docs/how-to/rabbitmq.md"
 _CA = "?ssl_options={'ca_certs': '/path/ca.pem'}, percent-encoded"
 #: NOT_ALLOWED as well, but this passes: the connections of whoever was here before are still being closed.
@@ -120,13 +121,18 @@ class ConnectionSettings:
         with self._demanding():
             self.open().close()
 
-    def demand_writing(self) -> None:
-        """Publish a message that reaches no queue; otherwise as ``demand``."""
+    def demand_writing(self, *ways: Sequence[str]) -> None:
+        """Publish messages that reach no queue; otherwise as ``demand``.
+
+        Args:
+            ways: Each names exchanges, of which the user must be allowed to write to one; by default, the default
+                exchange. One that does not exist yet counts if the user may write to it.
+        """
         with self._demanding(), self.open(blocked_for=self.connect_timeout) as connection:
-            channel = connection.channel()
-            channel.confirm_delivery()
-            with suppress(pika.exceptions.UnroutableError):
-                channel.basic_publish("", _NOWHERE, b"", _SHORT_LIVED, mandatory=True)
+            for exchanges in ways or [("",)]:
+                refusals = [refusal for exchange in exchanges if (refusal := _refused(connection, exchange))]
+                if len(refusals) == len(exchanges):
+                    raise refusals[0]
 
     @contextmanager
     def _demanding(self) -> Iterator[None]:
@@ -181,6 +187,26 @@ class ConnectionSettings:
                 _code, words = _brokers_words(error)
                 text = f"it closed the connection {when}" + (f" (it said: {words})" if words else "")
         return f"RabbitMQ at {self.where} (JOBKIT_BROKER_URL) cannot be reached: {text}"
+
+
+def _refused(connection: pika.BlockingConnection, exchange: str) -> pika.exceptions.ChannelClosedByBroker | None:
+    """Return how the broker refuses the user's messages to an exchange; None if it does not."""
+    channel = connection.channel()
+    channel.confirm_delivery()
+    try:
+        channel.basic_publish(exchange, _NOWHERE, b"", _SHORT_LIVED, mandatory=True)
+    except pika.exceptions.UnroutableError:
+        pass
+    except pika.exceptions.ChannelClosedByBroker as error:
+        # The exchange comes first: a refused key (https://www.rabbitmq.com/docs/access-control#topic-authorisation) is
+        # this message's alone.
+        if error.reply_code == _ACCESS_REFUSED and "access to topic" not in error.reply_text:
+            return error
+        if error.reply_code not in {_ACCESS_REFUSED, _NOT_FOUND}:
+            raise
+        return None
+    channel.close()
+    return None
 
 
 def _connect(nodes: Sequence[pika.URLParameters]) -> pika.BlockingConnection:

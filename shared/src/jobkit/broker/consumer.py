@@ -66,6 +66,7 @@ class RabbitmqConsumer(Consumer):
         self._session: Session | None = None
         self._pause = 0.1
         self._retry_at = 0.0
+        self._lost_at = 0.0  # by the monotonic clock; a connection that could not be made counts, too
         self._was_connected = False
         self._rest_until: float | None = None  # after a publish
         self._warned_of = ""  # an actor that does not run here
@@ -214,7 +215,7 @@ class RabbitmqConsumer(Consumer):
         try:
             connection = self._broker.connection_settings.open()
             try:
-                self._broker.declare_on(connection.channel(), self._queue)
+                self._broker.declare_on(connection.channel(), self._queue, since=self._lost_at)
                 self._session = Session(connection, self._queue, self.prefetch)
             except BaseException:
                 with suppress(*CONNECTION_LOST):  # what went wrong may have closed it
@@ -245,5 +246,6 @@ class RabbitmqConsumer(Consumer):
         self._back_off()
 
     def _back_off(self) -> None:
-        self._retry_at = time.monotonic() + self._pause * random.uniform(0.5, 1.0)  # noqa: S311  jitter, not a secret
+        self._lost_at = time.monotonic()
+        self._retry_at = self._lost_at + self._pause * random.uniform(0.5, 1.0)  # noqa: S311  jitter, not a secret
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)

@@ -36,8 +36,8 @@ class Host(Protocol):
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """Return once the message is confirmed, to arrive after ``delay`` milliseconds; raises ``SendError``."""
 
-    def declare_on(self, channel: BlockingChannel, queue: str) -> None:
-        """Make the queue; raises ``TopologyMismatch``."""
+    def declare_on(self, channel: BlockingChannel, queue: str, *, since: float) -> None:
+        """Make the queue, unless that was done after ``since``; raises ``TopologyMismatch``, ``DeclarationRefused``."""
 
     def publish_dead_letter(self, body: bytes, properties: pika.BasicProperties, failure: Failure) -> None:
         """Return once the dead letter is confirmed; raises ``SendError``."""

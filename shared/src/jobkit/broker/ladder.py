@@ -14,12 +14,12 @@ from typing import Final
 import pika.exceptions
 
 from jobkit.broker.topology import Declares, explain_mismatch
-from jobkit.deadletters import DELAY_QUEUES
+from jobkit.deadletters import DELAY_QUEUES, DUE_QUEUES
 
 #: 2 ** 28 seconds are 8.5 years.
 LEVELS: Final = 28
 
-#: What comes out of the lowest level; every queue that may be delayed to is bound here.
+#: What comes out of the lowest level. Its arguments must stay as they are: every worker declares it.
 DELIVERY_EXCHANGE: Final = "jobkit.delivery"
 
 
@@ -42,8 +42,13 @@ def held_for(delay: timedelta) -> timedelta:
     return max(delay, timedelta())
 
 
-def route(queue: str, delay: timedelta) -> tuple[str, str]:
+def route(queue: str, delay: timedelta, *, due: bool = True) -> tuple[str, str]:
     """Return the exchange and routing key that bring a message to ``queue`` after ``delay``, rounded up to seconds.
+
+    Args:
+        queue: The target.
+        delay: Zero leads to the default exchange.
+        due: By way of the target's due queue. Without it, a full target holds up delayed messages of other queues.
 
     Raises:
         ValueError: The delay is longer than the broker can hold a message.
@@ -52,12 +57,12 @@ def route(queue: str, delay: timedelta) -> tuple[str, str]:
     if whole == 0:
         return "", queue
     digits = ".".join(f"{whole:0{LEVELS}b}")
-    return level_name(whole.bit_length() - 1), f"{digits}.{queue}"
+    return level_name(whole.bit_length() - 1), f"{digits}.{DUE_QUEUES if due else ''}{queue}"
 
 
 def target_of(exchange: str, key: str) -> str:
-    """Return the queue that a routing key of ``route`` leads to."""
-    return key.split(".", LEVELS)[-1] if exchange.startswith(DELAY_QUEUES) else key
+    """Return the queue that a routing key of ``route`` leads to, with a due queue or without."""
+    return key.split(".", LEVELS)[-1].removeprefix(DUE_QUEUES) if exchange.startswith(DELAY_QUEUES) else key
 
 
 def declare_ladder(channel: Declares) -> None:
@@ -75,7 +80,10 @@ def declare_ladder(channel: Declares) -> None:
 
 
 def bind(channel: Declares, queue: str) -> None:
-    """Let delayed messages reach ``queue``. Exactly as many words as levels: ``#`` would also match ``x.queue``."""
+    """Let delayed messages reach ``queue`` without a due queue: those of earlier versions and of other clients.
+
+    The pattern has exactly as many words as there are levels: ``#`` would also match ``x.queue``.
+    """
     channel.queue_bind(queue, DELIVERY_EXCHANGE, f"{'*.' * LEVELS}{queue}")
 
 

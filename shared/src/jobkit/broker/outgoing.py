@@ -21,6 +21,7 @@ class Outgoing:
         abandoned: Nobody waits for it any more.
         alone: A channel was closed while it was in flight. It is sent with no other beside it, to see which message
             the broker does not accept.
+        detour: Why its own exchange did not take it, so that it was published to the default exchange.
     """
 
     exchange: str
@@ -32,6 +33,7 @@ class Outgoing:
     settled_at: float = 0.0
     abandoned: bool = False
     alone: bool = False
+    detour: SendError | None = None
     # A lock that is freed when all is done, not an Event: an interrupt of the waiting job could land inside an Event's
     # own code, with its lock taken, and the publisher would hang on it.
     _done: threading.Lock = field(default_factory=threading.Lock, repr=False)

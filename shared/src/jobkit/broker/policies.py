@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterator
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from jobkit.broker import ladder, topology
+from jobkit.broker import due, ladder, topology
 from jobkit.broker.connection import ConnectionSettings
+from jobkit.deadletters import DUE_QUEUES
 
 _TIMEOUT: Final = 10.0
 
@@ -43,13 +44,15 @@ class Policies:
         self._login = base64.b64encode(login.encode()).decode()
 
     def warnings(self, queues: Collection[str]) -> list[str]:
-        """Return a line for each policy that harms these queues, their dead-letter queues or the delay ladder.
+        """Return a line for each policy that harms these queues, their dead-letter and due queues or the delay ladder.
 
         Raises:
             OSError: The API does not answer, or refuses us.
             ValueError: What answers is something else.
         """
-        ours = {*queues, *map(topology.dead_letter_queue, queues), *map(ladder.level_name, range(ladder.LEVELS))}
+        of_each = (topology.dead_letter_queue, due.due_queue)
+        shared = (due.UNROUTABLE_QUEUE, *map(ladder.level_name, range(ladder.LEVELS)))
+        ours = {*queues, *(name(queue) for name in of_each for queue in queues), *shared}
         found: dict[str, list[str]] = {}
         for queue in self._ask():
             if queue.get("name") in ours:
@@ -70,6 +73,8 @@ def _harm(queue: dict[str, Any]) -> Iterator[str]:
     definition = queue.get("effective_policy_definition")
     names = " and ".join(repr(queue[kind]) for kind in ("policy", "operator_policy") if queue.get(kind))
     for key, value in (definition if isinstance(definition, dict) else {}).items():
+        if key == "message-ttl" and str(queue.get("name")).startswith(DUE_QUEUES):
+            continue  # its own time to live is zero
         if key in _HARM:
             yield f"the RabbitMQ policy {names} sets {key}={value}: {_HARM[key]}"
         elif key == _LIMIT and isinstance(value, int) and value < topology.DELIVERY_LIMIT:

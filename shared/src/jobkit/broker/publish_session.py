@@ -11,8 +11,11 @@ from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
 from jobkit.broker.connection import Blocked, ConnectionSettings
+from jobkit.broker.detours import Detours
 from jobkit.broker.lenient import LenientConnection
 from jobkit.broker.outgoing import Outgoing
+from jobkit.broker.topology import jobs_exchange
+from jobkit.deadletters import DELAY_QUEUES
 from jobkit.errors import AccessRefused, SendError, SendRefused, Unroutable
 
 #: Messages written ahead of their confirms. More gain no speed and cost memory.
@@ -34,6 +37,7 @@ class PublishSession:
         connection: The broker.
         waiting: What is to be published, in this order. What has no confirm at the end of the session is put back.
         report: Told why the connection could not be had or was lost, and None when messages are taken.
+        detours: Which services' exchanges do not take jobs now.
     """
 
     def __init__(
@@ -41,8 +45,10 @@ class PublishSession:
         connection: ConnectionSettings,
         waiting: deque[Outgoing],
         report: Callable[[BaseException | None], None],
+        detours: Detours | None = None,
     ) -> None:
         self._settings = connection
+        self._detours = detours or Detours()
         self._waiting = waiting
         self._report = report
         self._ioloop = IOLoop()
@@ -164,10 +170,10 @@ class PublishSession:
             return
         while len(self._in_flight) < WINDOW and (message := self._next()) is not None:
             self._in_flight[self._next_tag] = message
+            message.detour = message.detour or self._detours.reason(message.exchange, message.routing_key)
+            exchange = "" if message.detour else message.exchange
             try:
-                channel.basic_publish(
-                    message.exchange, message.routing_key, message.body, message.properties, mandatory=True
-                )
+                channel.basic_publish(exchange, message.routing_key, message.body, message.properties, mandatory=True)
             except _LOST:
                 raise
             except Exception as error:  # it cannot be written as AMQP, and would end each session that tries
@@ -193,10 +199,21 @@ class PublishSession:
     def _on_confirm(self, frame: Any) -> None:
         tag, refused = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Nack)
         tags = [t for t in self._in_flight if t <= tag] if frame.method.multiple else [tag]
+        again: list[Outgoing] = []
         for confirmed in tags:
             message = self._in_flight.pop(confirmed, None)
-            if message is not None:
-                message.settle(_refusal(message) if refused else None)
+            if message is None:
+                continue
+            if isinstance(message.error, Unroutable) and message.detour is None and _has_own_exchange(message):
+                # The exchange exists, and the queue may, too: an earlier version made it without a binding.
+                message.detour, message.error = message.error, None
+                self._detours.open(message.detour, message.exchange, message.routing_key)
+                again.append(message)
+                continue
+            message.settle(_refusal(message) if refused else None)
+            if message.detour is not None and message.confirmed:
+                self._detours.tell(message.exchange)
+        self._waiting.extendleft(reversed(again))
         self._distrusted = self._distrusted or refused
         if self._waiting or self._distrusted:
             self._pump()
@@ -226,15 +243,38 @@ class PublishSession:
     def _on_channel_closed(self, _channel: Channel, reason: BaseException) -> None:
         self._channel = None
         code = getattr(reason, "reply_code", 0)
-        if len(self._in_flight) == 1 and isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+        if self._has_opened_detour(reason):
+            self._take_back()
+        elif len(self._in_flight) == 1 and isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             (message,) = self._in_flight.values()
             self._in_flight.clear()
-            message.settle(self._verdict(code, reason))
+            error = self._verdict(code, reason)
+            if message.detour is not None:
+                self._detours.close(message.routing_key)
+            message.settle(message.detour or error)
         else:
             for message in self._in_flight.values():
                 message.alone = True
             self._take_back()
         self._open_channel()
+
+    def _has_opened_detour(self, reason: BaseException) -> bool:
+        """Return whether the channel was closed because of a service's exchange, which is left out from now on.
+
+        404: it does not exist yet. 403: this user's permissions do not name it yet.
+        """
+        code, text = getattr(reason, "reply_code", 0), str(getattr(reason, "reply_text", ""))
+        if code not in {403, 404} or not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            return False
+        guilty = [
+            message
+            for message in self._in_flight.values()
+            if message.detour is None and _has_own_exchange(message) and f"exchange '{message.exchange}' in" in text
+        ]
+        for message in guilty:
+            message.detour = self._verdict(code, reason)
+            self._detours.open(message.detour, message.exchange)
+        return bool(guilty)
 
     def _verdict(self, code: int, reason: pika.exceptions.ChannelClosedByBroker) -> SendError:
         """Return the error for a message that the broker closed its channel for."""
@@ -248,9 +288,14 @@ class PublishSession:
         self._in_flight.clear()
 
 
+def _has_own_exchange(message: Outgoing) -> bool:
+    """Return whether a message goes to the exchange of its service, and not to one for delays or dead letters."""
+    return message.exchange == jobs_exchange(message.routing_key)
+
+
 def _refusal(message: Outgoing) -> SendRefused:
     # A negative confirm carries no reason (https://www.rabbitmq.com/docs/confirms#server-sent-nacks).
-    delayed = " after its delay" if message.exchange else ""
+    delayed = " after its delay" if message.exchange.startswith(DELAY_QUEUES) else ""
     return SendRefused(
         f"RabbitMQ refused the message for {message.queue!r}{delayed} without a reason. The likely ones: the queue is "
         "full (a max-length in its arguments or a policy), or most of its nodes are down. Look at the queue, then send "

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Final
 
 from jobkit.broker.connection import ConnectionSettings, is_misconfigured
+from jobkit.broker.detours import Detours
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publish_session import PublishSession
 from jobkit.errors import BrokerUnavailable
@@ -40,16 +41,28 @@ class ConfirmedPublisher:
     Args:
         connection: The broker.
         refusals: Told when the broker refuses the login. Without it, the publisher logs that itself.
+
+    Attributes:
+        lost_at: When its connection was lost last, by the monotonic clock; 0 if that never happened.
+        detours: Which services' exchanges do not take jobs now.
     """
 
     def __init__(self, connection: ConnectionSettings, refusals: Refusals | None = None) -> None:
         self._settings = connection
+        self.detours = Detours()
+        self.lost_at = 0.0
         self._refusals = refusals
         self._longest_attempt = connection.longest_attempt
         self._start_over()
         # After a fork the parent's thread and socket are not ours, and its lock may be held by a thread that is gone.
         start_over = weakref.WeakMethod(self._start_over)
         os.register_at_fork(after_in_child=lambda: (start_over() or _nothing)())
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker takes messages now."""
+        session = self._session
+        return session is not None and session.taking
 
     def begin(self, message: Outgoing, *, gather: bool = False) -> None:
         """Publish the message as soon as that is possible. The caller waits for it or abandons it.
@@ -156,7 +169,7 @@ class ConfirmedPublisher:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _run_session(self) -> None:
-        session = PublishSession(self._settings, self._waiting, self._report)
+        session = PublishSession(self._settings, self._waiting, self._report, self.detours)
         try:
             with self._lock:
                 if self._closing.is_set():
@@ -164,6 +177,8 @@ class ConfirmedPublisher:
                 self._session = session
             session.run()
         finally:
+            if session.connected:
+                self.lost_at = time.monotonic()
             with self._lock:
                 self._session = None
             session.dispose()

@@ -1,10 +1,12 @@
 """The broker of a worker: Dramatiq's, with confirms, quorum queues, broker-side delays and dead-letter records."""
 
 import logging
+import math
 import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +20,7 @@ from jobkit import telemetry
 from jobkit.broker import topology
 from jobkit.broker.connection import ConnectionSettings, is_misconfigured
 from jobkit.broker.consumer import RabbitmqConsumer
-from jobkit.broker.declarations import declare
+from jobkit.broker.declarer import Declarer
 from jobkit.broker.envelope import trace_of
 from jobkit.broker.sender import Sender
 from jobkit.deadletters import Failure
@@ -47,6 +49,7 @@ class JobBroker(RabbitmqBroker):
         sender: How messages leave.
         prefetch: Messages held per queue and process; 0 leaves it to Dramatiq (two per thread).
         rollout: How long a message waits for a worker that has its actor.
+        declarer: Makes the queues; that of the sender, so that nothing is declared twice.
         refusals: Told when the broker refuses our user.
 
     Attributes:
@@ -62,6 +65,7 @@ class JobBroker(RabbitmqBroker):
         *,
         prefetch: int = 0,
         rollout: timedelta = timedelta(hours=1),
+        declarer: Declarer | None = None,
         refusals: Refusals | None = None,
     ) -> None:
         super().__init__(url=list(connection.urls), middleware=[], confirm_delivery=True)
@@ -77,7 +81,7 @@ class JobBroker(RabbitmqBroker):
         self._fatal: BaseException | None = None
         self._outage_reported = False
         self._was_let_in = False
-        self._not_compared = ""
+        self._declarer = declarer or Declarer()
 
     @property
     def max_message_bytes(self) -> int:
@@ -98,15 +102,21 @@ class JobBroker(RabbitmqBroker):
             with self.connection_settings.open() as connection:
                 self.declare_on(connection.channel(), queue_name)
 
-    def declare_on(self, channel: BlockingChannel, queue: str) -> None:
-        """Make the queue, the delay ladder and what binds them; raises ``TopologyMismatch``.
+    def declare_on(self, channel: BlockingChannel, queue: str, *, since: float = math.inf) -> None:
+        """Make the queue, the delay ladder and what binds them, unless that was done after ``since``.
 
         What its user may not declare has to exist, and is used as it is.
+
+        Args:
+            channel: Of the connection to use.
+            queue: The queue.
+            since: When a connection was lost last, by the monotonic clock; in any case if it is left out.
+
+        Raises:
+            TopologyMismatch: Something exists with other arguments.
+            DeclarationRefused: Something does not exist, and is not to be made by this user or process.
         """
-        not_compared = declare(channel.connection, [queue])
-        if not_compared and not self._not_compared:
-            log.warning("%s", not_compared)
-        self._not_compared = self._not_compared or not_compared
+        self._declarer.ensure([queue], lambda: nullcontext(channel.connection), since=since)
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """Publish ``message`` to its queue, after ``delay`` milliseconds (rounded up to seconds) if given.
@@ -187,7 +197,11 @@ class JobBroker(RabbitmqBroker):
             raise SystemExit(EXIT_MISCONFIGURED)
 
     def get_queue_message_counts(self, queue_name: str) -> tuple[int, int, int]:
-        """Messages ready in the queue, 0 for Dramatiq's delay queue, and those in the dead-letter queue."""
+        """Messages ready in the queue, 0 for Dramatiq's delay queue, and those in the dead-letter queue.
+
+        Delayed messages are not counted. AMQP does not tell how many of them are due and wait for a full queue:
+        RabbitMQ's management API counts them in ``due.<queue>``.
+        """
         with self.connection_settings.open() as connection:
             channel = connection.channel()
             ready = channel.queue_declare(queue_name, passive=True).method.message_count

@@ -1,9 +1,9 @@
 """How a message leaves: checked, traced, routed, published and confirmed. Producers and workers send alike."""
 
-import logging
+import math
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +13,7 @@ from dramatiq import Message
 from jobkit import telemetry
 from jobkit.broker import ladder, topology
 from jobkit.broker.connection import CONNECTION_LOST, ConnectionSettings
-from jobkit.broker.declarations import declare
+from jobkit.broker.declarer import Declarer
 from jobkit.broker.envelope import encoded, properties_of, trace_of
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publisher import ConfirmedPublisher
@@ -32,8 +32,6 @@ from jobkit.errors import (
 from jobkit.execution import DEFERRED_OPTION, note_delay, without_history
 from jobkit.refusals import Refusals
 
-log = logging.getLogger(__name__)
-
 
 class Sender:
     """Sends Dramatiq messages to their queues.
@@ -46,6 +44,7 @@ class Sender:
         timeout: Seconds to wait for a confirm, from the last one that came. Connecting, and making a queue that is
             missing, have time of their own.
         max_bytes: The largest body.
+        declarer: Makes the queues; the one of this process, if there is one.
         refusals: Told when the broker refuses the login.
     """
 
@@ -56,6 +55,7 @@ class Sender:
         app_id: str,
         timeout: float = 10.0,
         max_bytes: int = 1_048_576,
+        declarer: Declarer | None = None,
         refusals: Refusals | None = None,
     ) -> None:
         self._connection = connection
@@ -63,8 +63,7 @@ class Sender:
         self._app_id = app_id
         self._timeout = timeout
         self.max_bytes = max_bytes
-        self._delayed_to: set[str] = set()
-        self._not_compared = ""
+        self._declarer = declarer or Declarer()
 
     def send(self, messages: Sequence[Message[Any]], *, delay: timedelta = timedelta()) -> None:
         """Publish the messages, to arrive after ``delay``, and return once all are confirmed.
@@ -76,7 +75,6 @@ class Sender:
         delay = ladder.held_for(delay)
         with telemetry.sending(messages):
             parcels = [Parcel(self._outgoing(message, delay)) for message in messages]
-            self._prepare_delays(messages, delay)
             self._deliver_all(parcels)
 
     def stream(
@@ -96,7 +94,6 @@ class Sender:
                 on_the_way.append(message)
                 try:
                     parcel = Parcel(self._outgoing(message, delay))
-                    self._prepare_delays([message], delay)
                 except (SendError, PayloadChanged) as error:
                     parcel = Parcel(None, error)
                 yield parcel
@@ -142,7 +139,7 @@ class Sender:
 
     def _deliver(self, parcels: Iterable[Parcel], *, gather: bool) -> Generator[Parcel, None, None]:
         """Publish what comes, a window at a time, and yield it in order when it is known what became of it."""
-        shipment = Shipment(self._publisher, self._timeout, lambda queue: self._declare({queue}), gather=gather)
+        shipment = Shipment(self._publisher, self._timeout, self._make_queue, gather=gather)
         try:
             for parcel in parcels:
                 shipment.put(parcel)
@@ -160,30 +157,32 @@ class Sender:
         body = encoded(message)
         if len(body) > self.max_bytes and DEFERRED_OPTION not in message.options:  # a copy has been let in before
             raise MessageTooLarge.of(message.actor_name, message.message_id, len(body), self.max_bytes)
-        exchange, key = ladder.route(message.queue_name, delay)
+        exchange, key = self._route(message.queue_name, delay)
         return Outgoing(exchange, key, body, properties_of(message, self._app_id))
 
-    def _prepare_delays(self, messages: Iterable[Message[Any]], delay: timedelta) -> None:
-        missing = {message.queue_name for message in messages} - self._delayed_to if delay else set()
-        if missing:
-            self._declare(missing)
-            self._delayed_to |= missing
+    def _route(self, queue: str, delay: timedelta) -> tuple[str, str]:
+        if not delay:
+            return topology.jobs_exchange(queue), queue
+        if not self._declarer.knows(queue):  # what leaves the ladder is not returned to its sender
+            self._declare(queue, since=0.0)
+        elif self._publisher.connected:  # in an outage, the message waits for the connection and for nothing else
+            with suppress(SendError):
+                self._declare(queue, since=self._publisher.lost_at)
+        return ladder.route(queue, delay, due=self._declarer.has_due_queue(queue))
 
-    def _declare(self, queues: set[str]) -> None:
-        names = ", ".join(sorted(queues))
+    def _make_queue(self, queue: str) -> None:
+        self._declare(queue, since=math.inf)
+        self._publisher.detours.close(queue)
+
+    def _declare(self, queue: str, *, since: float) -> None:
         try:
-            with self._connection.open() as connection:
-                not_compared = declare(connection, queues)
+            self._declarer.ensure([queue], self._connection.open, since=since)
         except DeclarationRefused as error:
-            services = " and ".join(repr(name) for name in sorted({service_of(queue) for queue in queues}))
             raise Unroutable(
-                f"there is no queue {names} with its delays, and this user may not make it ({error}): start the worker "
-                f"of {services} once, or import the definitions"
+                f"there is no queue {queue} with its delays, and this user may not make it ({error}): start the worker "
+                f"of {service_of(queue)!r} once, or import the definitions"
             ) from error
         except TopologyMismatch as error:
-            raise Unroutable(f"the queues {names} cannot be used: {error}") from error
+            raise Unroutable(f"the queue {queue} cannot be used: {error}") from error
         except CONNECTION_LOST as error:
-            raise BrokerUnavailable(f"cannot make {names}: {self._connection.describe(error)}") from error
-        if not_compared and not self._not_compared:
-            self._not_compared = not_compared
-            log.warning("%s", not_compared)
+            raise BrokerUnavailable(f"cannot make {queue}: {self._connection.describe(error)}") from error

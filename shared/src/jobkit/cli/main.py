@@ -97,7 +97,7 @@ def close_breaker(name: Annotated[str, typer.Argument(help="The breaker, for exa
 @app.command("dead-letters")
 def dead_letters(
     service: ServiceName,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The most to show.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List a service's dead letters, oldest first.
@@ -107,6 +107,23 @@ def dead_letters(
     from jobkit.cli.dead_letters import show
 
     show(service, limit, as_json=as_json)
+
+
+@app.command()
+def definitions(
+    services: Annotated[
+        list[str] | None, typer.Argument(help="Services, as their folders are called. All that are installed, if none.")
+    ] = None,
+    vhost: Annotated[str | None, typer.Option(help="Instead of the virtual host in JOBKIT_BROKER_URL.")] = None,
+) -> None:
+    """Print the queues, exchanges and bindings of services for RabbitMQ to import.
+
+    For brokers on which workers and producers may not declare (JOBKIT_DECLARE=never):
+    jobkit definitions > jobs.json; rabbitmqctl import_definitions jobs.json
+    """
+    from jobkit.cli.definitions import show
+
+    show(services or [], vhost)
 
 
 @app.command()

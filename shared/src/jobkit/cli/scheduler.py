@@ -13,8 +13,11 @@ from typing import Final
 
 from jobkit.access import Access, Check
 from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.declarer import Declarer
+from jobkit.broker.detours import ways_to
 from jobkit.broker.sender import Sender
 from jobkit.cli.platform import connection, platform, prepare_health
+from jobkit.errors import StoreUnavailable
 from jobkit.middleware.logs import configure_logging
 from jobkit.middleware.sign_of_life import SignOfLife
 from jobkit.refusals import LOGIN, WRITING, Refusals
@@ -44,7 +47,8 @@ def run() -> None:
         access.demand()
     for line in unknown_variables(type(settings)):
         log.warning("%s", line)
-    sender = Sender(broker, app_id="scheduler", timeout=settings.send_timeout_seconds, refusals=refusals)
+    timeout, declarer = settings.send_timeout_seconds, Declarer(settings.declare)
+    sender = Sender(broker, app_id="scheduler", timeout=timeout, refusals=refusals, declarer=declarer)
     stop, scheduler = stop_on_signals(), Scheduler(registry, sender, refusals=refusals)
     bound = timedelta(seconds=settings.refusal_limit_seconds)
 
@@ -88,7 +92,15 @@ def _access(
         "the kind of job store": server.refuse_cluster,
         STORE: registry.check,
     }
-    return Access(checks, refusals, costly={LOGIN: broker.demand, WRITING: broker.demand_writing})
+
+    def write() -> None:
+        try:
+            services = {schedule.service for schedule in registry.schedules()}
+        except StoreUnavailable:  # an outage: whom it sends to is not known yet
+            return
+        broker.demand_writing(*map(ways_to, sorted(services)))
+
+    return Access(checks, refusals, costly={LOGIN: broker.demand, WRITING: write})
 
 
 def stop_on_signals() -> threading.Event:

@@ -34,7 +34,7 @@ def run(service: str, queues: Sequence[str]) -> None:
 
     def forget_who_died() -> None:
         if common.health_folder is not None:
-            forget_the_gone(common.health_folder)
+            forget_the_gone(common.health_folder, common.max_crashes)
 
     sys.exit(Supervisor(command, settings.processes, before_restart=forget_who_died).run())
 

@@ -22,6 +22,12 @@ _LANE_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 #: The default lane of a contract that does not name one.
 _NORMAL = "normal"
 
+#: The service whose queues and exchanges are jobkit's own: the delay ladder, and what no queue takes.
+PLATFORM = "jobkit"
+
+#: Names that no service may have: ``due.email`` is the queue for delayed jobs of ``email`` that are due.
+TAKEN_SERVICES = frozenset({PLATFORM, "due"})
+
 #: The last word of a service's dead-letter queue, which no queue or lane may take.
 _DEAD_LETTERS = "dlq"
 
@@ -77,6 +83,11 @@ class Job(BaseModel):
             return
         if not _QUEUE_NAME.fullmatch(queue) or len(queue) > 100:
             raise TypeError(f"{cls.__name__}: queue={queue!r} must be words of a-z, 0-9 and _, joined by dots")
+        if service_of(queue) in TAKEN_SERVICES:
+            raise TypeError(
+                f"{cls.__name__}: queue={queue!r}: no service may be named {service_of(queue)!r}, whose queues are "
+                "jobkit's own"
+            )
         cls.queue = queue
         cls.actor = _WORD_BOUNDARY.sub("_", cls.__name__).lower()
         cls.lanes, cls.default_lane = _lanes(cls, lanes, default_lane)

@@ -14,13 +14,13 @@ def checked_key(key: str, argument: str = "key") -> str:
     """
     if not isinstance(key, str):
         raise TypeError(f"{argument}={key!r} must be text, such as {argument}=f'invoice/{{number}}'")
-    if not any(character.isprintable() and not character.isspace() for character in key):
-        raise ValueError(
-            f"{argument}={key!r} is blank: all jobs under it would be one and run once. Leave it out, or name the job"
-        )
     try:
         key.encode()
     except UnicodeEncodeError as error:
         complaint = f"cannot be encoded in UTF-8: {error.reason} at character {error.start}"
         raise ValueError(f"{argument}={key!r} {complaint}") from None
+    if not any(character.isprintable() and not character.isspace() for character in key):
+        raise ValueError(
+            f"{argument}={key!r} is blank: all jobs under it would be one and run once. Leave it out, or name the job"
+        )
     return key

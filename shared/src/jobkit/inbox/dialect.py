@@ -12,7 +12,7 @@ class Dialect:
         definition: The table.
         exists: Whether it is there; empty if ``create`` is cheap and needs no rights where it is.
         create: Makes it unless it is there, also when several do so at once.
-        forget: Remove marks that are older than so many seconds.
+        forget: Remove marks that are older than this many seconds.
         forgotten: How many that were; empty if ``forget`` says so itself.
         claim: Set the mark; no row if it is set. Waits for another transaction that has set it and is still open.
         find: The result that is kept with a mark.

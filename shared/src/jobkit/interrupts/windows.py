@@ -112,7 +112,7 @@ class Interrupts:
 
         Args:
             call: Has to end by itself.
-            at_most: Within so many seconds. A job that takes longer counts as stuck from then on.
+            at_most: In seconds. A job that takes longer counts as stuck from then on.
         """
         thread = threading.get_ident()
         with self._lock:

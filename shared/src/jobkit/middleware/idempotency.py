@@ -52,7 +52,7 @@ class Idempotency:
         broker: Takes the copies of jobs that are held.
         patience: Waits out outages.
         store_was_away: Whether leases may have run out of which their owners do not know yet.
-        max_crashes: After so many workers that died with it, a job is poison.
+        max_crashes: A job is poison after this many workers that died with it.
         clock: Seconds that only rise.
     """
 

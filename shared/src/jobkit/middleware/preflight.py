@@ -67,7 +67,7 @@ class Preflight(Middleware):
                 f"{self._settings.variable('stop_grace_seconds')}: {grace} s is too short for {name}, which may run "
                 f"for {limit} s: every restart would interrupt it. Set it and the container's stop grace to {needed} "
                 f"or more; or say with {self._settings.variable('stop_limit_seconds')} that a restart may interrupt "
-                "jobs, which begin anew elsewhere"
+                "jobs, which then start again in another worker"
             )
         policy: RetryPolicy = actor.options.get("retry", DEFAULT_POLICY)
         horizon, ttl = _seconds(policy.horizon) + policy.attempts * limit, self._platform.record_ttl_seconds

@@ -13,6 +13,9 @@ from typing import Final, Literal
 #: Seconds after which a file is too old. Processes renew theirs every ten seconds, or more often.
 TOO_OLD: Final = 30.0
 
+#: Seconds without a renewal, of a process that ended: two renewals were missed, so it was frozen before it ended.
+_FROZEN: Final = 10.0
+
 #: The names of our files. Nothing else is read or removed: the folder may hold the files of others.
 _OURS: Final = re.compile(r"(?:worker|scheduler)-([0-9]+)\.json")
 
@@ -71,15 +74,17 @@ class SignOfLife:
         self._written = text
 
 
-def note_replacement(folder: Path, tolerated: int) -> None:
-    """Leave a mark: this process is replaced because a job does not end.
+def note_replacement(folder: Path, tolerated: int, process: int | None = None) -> None:
+    """Leave a mark: a process is replaced because a job does not end.
 
     Args:
         folder: The health folder.
         tolerated: Marks up to this number may all be of one job, which is dead-lettered then.
+        process: Its number; None is this process.
     """
+    name = f"replaced-{os.getpid() if process is None else process}.json"
     try:
-        (folder / f"replaced-{os.getpid()}.json").write_text(json.dumps({"tolerated": tolerated}), "utf-8")
+        (folder / name).write_text(json.dumps({"tolerated": tolerated}), "utf-8")
     except OSError as error:
         log.warning("JOBKIT_HEALTH_FOLDER: a replacement cannot be noted: %s", error)
 
@@ -100,11 +105,30 @@ def forget_the_dead(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def forget_the_gone(folder: Path) -> None:
-    """Remove the files of processes that no longer run, when another takes the place of one."""
+def forget_the_gone(folder: Path, tolerated: int, now: float | None = None) -> None:
+    """Remove the files of processes that no longer run, when another takes the place of one.
+
+    A process that a job has frozen can neither log nor leave a mark before it is ended. Both are done here: the age of
+    its sign of life tells.
+
+    Args:
+        folder: The health folder.
+        tolerated: As for ``note_replacement``.
+        now: Seconds since the epoch; None is the time of the machine.
+    """
+    now = time.time() if now is None else now
     for file, pid in _ours(folder):
-        if not _runs(pid):
-            file.unlink(missing_ok=True)
+        if _runs(pid):
+            continue
+        age = now - file.stat().st_mtime
+        file.unlink(missing_ok=True)
+        if age > _FROZEN:
+            log.critical(
+                "process %d was frozen for %.0f s before it ended: a job's call kept the interpreter's lock. "
+                "Standard error shows the stacks of its threads if it was ended for that",
+                *(pid, age),
+            )
+            note_replacement(folder, tolerated, pid)
 
 
 def complaints(folder: Path, now: float | None = None) -> list[str]:

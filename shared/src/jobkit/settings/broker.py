@@ -23,6 +23,11 @@ class BrokerSettings(EnvironmentSettings):
         json_schema_extra=DEVELOPMENT_ONLY,
         description="RabbitMQ: amqp:// or amqps://, several nodes separated by commas.",
     )
+    declare: Literal["auto", "never"] = Field(
+        "auto",
+        description="`auto` makes queues, exchanges and bindings that are missing. `never` makes nothing, and tells "
+        "what is missing: import what `jobkit definitions` prints.",
+    )
     heartbeat_seconds: int = Field(
         30, ge=5, le=600, description="Seconds after which a silent broker connection counts as dead."
     )

@@ -20,6 +20,6 @@ class ServiceSettings(EnvironmentSettings):
         None,
         ge=0,
         le=7200,
-        description="Seconds from SIGTERM until a job is interrupted, to begin anew elsewhere. Not set: jobs must fit "
-        "into the stop grace.",
+        description="Seconds from SIGTERM until a job is interrupted and requeued. Not set: jobs must fit into the "
+        "stop grace.",
     )

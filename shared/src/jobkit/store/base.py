@@ -131,7 +131,7 @@ class JobStore(Protocol):
     jump are over before their time, and whoever asks then gets the job beside an owner that lives.
 
     The store may lose what it was told last, or everything: a record that is gone, or whose fence is lower than the
-    lease's, is written anew by ``renew``, ``release``, ``complete`` and ``bury``, unless it says that the job is done.
+    lease's, is written again by ``renew``, ``release``, ``complete`` and ``bury``, unless it says that the job is done.
     Fences rise over such a loss too, once the clock is past the highest: at once, unless it went back.
 
     Implemented by ``jobkit.store.redis`` and ``jobkit.store.memory``; ``tests/contract/test_job_store*.py`` is what any
@@ -163,8 +163,8 @@ class JobStore(Protocol):
                 earlier one is answered if it was seen before, or is older than the death by more than ``CLOCK_SKEW``. 0
                 is a sender that did not say when.
             attempts_before: What the message itself says of attempts made, should the record have been lost.
-            revived: Whether the message has come back from a dead-letter queue, which starts a dead job anew.
-            alone_at: After so many crashes, no lease is given unless ``alone``; 0 is never.
+            revived: Whether the message has come back from a dead-letter queue, which starts a dead job again.
+            alone_at: After this many crashes, no lease is given unless ``alone``; 0 is never.
             alone: Whether no other such job runs in this process.
             due_at: When a delayed job may begin first, by the sender's clock; 0 if it was not delayed. A delivery that
                 comes earlier is told to wait, the first time that the job is asked for.

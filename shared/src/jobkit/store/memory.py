@@ -208,7 +208,7 @@ class MemoryStore:
         return row
 
     def _row_of(self, lease: Lease) -> _Row | None:
-        """The record, if it is this lease's. One that was lost, or is from before the lease, is written anew."""
+        """The record, if it is this lease's. One that was lost, or is from before the lease, is written again."""
         row = self._row(lease.job)
         if row is None or (row.record.fence < lease.fence and row.record.state is not JobState.DONE):
             record = JobRecord(lease.job, JobState.RUNNING, lease.attempt, lease.crashes, lease.fence)

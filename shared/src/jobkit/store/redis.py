@@ -23,7 +23,7 @@ _KEY = "job:{service}:{actor}:{id}"
 
 
 def _told(lease: Lease) -> list[Argument]:
-    """What the scripts are told of a lease: enough to write its record anew."""
+    """What the scripts are told of a lease: enough to write its record again."""
     return [lease.fence, lease.owner, lease.attempt, lease.crashes, lease.first_failed_at, lease.sent_at]
 
 

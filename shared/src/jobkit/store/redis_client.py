@@ -83,7 +83,7 @@ class RedisClient:
         except RedisError as error:
             if is_lost(error):
                 # A primary that was demoted or cut off keeps its connections, while its name leads to another by now:
-                # so the next call connects anew. Connections in use are left to their threads, which redis-py throws
+                # so the next call connects again. Connections in use are left to their threads, which redis-py throws
                 # AttributeErrors at otherwise; they come here themselves.
                 self._redis.connection_pool.disconnect(inuse_connections=False)
             raise translate(error, self._url) from error

@@ -45,7 +45,7 @@ _OF_ANY_RECORD: Final = re.compile(r"[Uu]nknown|compiling|not allowed")
 
 
 def is_lost(error: RedisError) -> bool:
-    """Return whether the store should be looked for anew, over a new connection."""
+    """Return whether the store should be looked for again, over a new connection."""
     if isinstance(error, (*_LOGIN, ResponseError)):
         return _code(error) in _DEMOTED
     return isinstance(error, ConnectionError | TimeoutError) and _code(error) != "LOADING"
@@ -77,7 +77,7 @@ def translate(error: RedisError, url: str) -> JobkitError:
 
 
 _PERMIT: Final = "Give its user the commands and keys of docs/how-to/redis.md"
-NO_CLUSTER: Final = "use a Redis without cluster mode, by itself or behind Sentinel"
+NO_CLUSTER: Final = "use a Redis without cluster mode (docs/how-to/redis.md)"
 
 
 def _hint(text: str, scheme: str) -> str:

@@ -19,6 +19,8 @@ def on_the_wire(address: str) -> str:
         ValueError: the domain is none that can exist.
     """
     local, _, domain = address.rpartition("@")
+    if domain.rpartition(".")[2].isdecimal():  # an address of a machine, which would have to be in brackets
+        raise ValueError(f"{domain!r} ends in a number, and no domain does")
     return f"{local}@{ascii_host(domain)}"
 
 

@@ -199,7 +199,7 @@ def _mailbox(header: str, mailbox: str) -> str:
 
 
 def _add(message: EmailMessage, name: str, folded: str) -> None:
-    """Add a header whose value is folded already. ``EmailMessage`` would parse and fold it anew."""
+    """Add a header whose value is folded already. ``EmailMessage`` would parse it and fold it again."""
     if re.search(r"[\r\n]", folded.replace("\r\n ", "")):
         raise ValueError(f"{name} must not hold a linefeed or carriage return")
     message.set_raw(name, folded)

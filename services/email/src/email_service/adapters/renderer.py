@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from css_inline import CSSInliner
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateNotFound, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import JsonValue
 
+from email_service.adapters.inlining import Inliner
 from email_service.adapters.nesting import refuse_deep_nesting
 from email_service.adapters.sources import WholeLines
 from email_service.adapters.values import bound, in_parts, is_none, of_json, or_default, shown, to_null
@@ -93,11 +93,7 @@ class TemplateRenderer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._text, self._html = _Environment(folder, html=False), _Environment(folder, html=True)
-        # A stylesheet named by a template would be read from this machine or its network. What cannot be inlined
-        # stays: rules for :hover, for dark mode, for narrow screens.
-        self._inliner = CSSInliner(
-            load_remote_stylesheets=False, keep_at_rules=True, keep_style_tags=True, remove_inlined_selectors=True
-        )
+        self._inliner = Inliner()
 
     @classmethod
     def from_folder(cls, folder: Path | None) -> Self:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from threading import Lock, RLock
 from typing import cast
@@ -41,9 +42,10 @@ class OnnxModel:
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             (entry,) = self._session.get_inputs()
+            outputs = {output.name: output.type for output in self._session.get_outputs()}
+            _refuse_others(entry.name, entry.shape, outputs)
             self.features: int = int(entry.shape[1])
             self._kind = {"tensor(double)": np.float64, "tensor(float)": np.float32}[entry.type]
-            outputs = {output.name for output in self._session.get_outputs()}
             self._outputs = ["label", "probabilities"] + (["reach"] if "reach" in outputs else [])
             names = self._session.get_modelmeta().custom_metadata_map.get("feature_names")
             self.names: list[str] | None = None if names is None else list(map(str, json.loads(names)))
@@ -65,6 +67,14 @@ class OnnxModel:
         if not usable.all():
             probabilities[~usable] = np.nan
         return cast("tuple[Labels, npt.NDArray[np.floating]]", (labels, probabilities))
+
+
+def _refuse_others(name: str, shape: Sequence[object], outputs: Mapping[str, str]) -> None:
+    if name != "features" or len(shape) != 2 or isinstance(shape[0], int):  # a name stands for any number of rows
+        raise ValueError(f"its input is {name!r} of shape {shape}, and not 'features' of any number of rows")
+    for wanted in ("label", "probabilities"):
+        if not outputs.get(wanted, "").startswith("tensor("):
+            raise ValueError(f"it has no output {wanted!r}")
 
 
 class ModelCache:

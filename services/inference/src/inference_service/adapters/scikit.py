@@ -58,7 +58,7 @@ class ScikitLearn:
             learning_rate_init=job.learning_rate,
             batch_size=min(job.batch_size, len(examples.labels)),
             random_state=job.seed,
-            shuffle=False,  # each call would start the same shuffle anew: the order comes with the examples
+            shuffle=False,  # each call would repeat the same shuffle: the order comes with the examples
         )
         return ScikitClassifier(network, labels, Scaling.fit(examples.features))
 

@@ -111,7 +111,7 @@ class ObjectStorage:
             obstore.delete(self._store, key)
 
     def _refuse_if_gone(self) -> None:
-        # Otherwise a folder whose disk is not mounted is made anew, and is empty.
+        # Otherwise a folder whose disk is not mounted is made again, and is empty.
         folder = folder_of(self._store)
         if folder is not None and not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not there")

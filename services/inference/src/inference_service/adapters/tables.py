@@ -1,7 +1,10 @@
 """CSV and Parquet files as data sets: one column of labels, perhaps one of groups, the rest are features."""
 
+import csv
 import io
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +12,10 @@ import numpy as np
 from inference_service.adapters.archives import Array, Arrays
 from inference_service.errors import BadDataset
 
-if TYPE_CHECKING:  # imported below, because only trainings on such files need it
+if TYPE_CHECKING:  # imported below, because only trainings on such files need them
     import polars
+    import pyarrow  # type: ignore[import-untyped]  # ships no types
+    import pyarrow.parquet  # type: ignore[import-untyped]  # the same
 
 #: How files of gzip, zstd and zip begin.
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
@@ -44,6 +49,10 @@ def read_table(key: str, data: bytes, max_bytes: int, label_column: str, group_c
     if not table.height:
         raise BadDataset(f"{key} has no rows: a header alone is nothing to learn from")
     names = [column for column in table.columns if column not in special]
+    if not names:
+        raise BadDataset(
+            f"{key} has no columns but {', '.join(map(repr, special))}: features are missing{_separated(special)}"
+        )
     features = np.empty((table.height, len(names)), dtype=np.float64)
     for number, name in enumerate(names):
         features[:, number] = _numbers(key, table[name])
@@ -55,13 +64,21 @@ def _read_csv(key: str, data: bytes, max_bytes: int, special: Sequence[str]) -> 
     import polars
 
     # Polars gives a repeated name another one, and a second column of labels would be a feature that knows the answer.
-    head = polars.read_csv(io.BytesIO(data), has_header=False, n_rows=1, infer_schema=False)
+    head = polars.read_csv(io.BytesIO(data), has_header=False, n_rows=1, infer_schema=False, truncate_ragged_lines=True)
     header = [name or "" for name in head.row(0)]
-    if twice := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
-        raise BadDataset(f"{key} has two columns named {twice[0]!r}: give each a name of its own")
+    _refuse_missing(key, header, special)
+    _refuse_repeated(key, header)
     _refuse_columns(key, polars.DataFrame(schema=dict.fromkeys(header, polars.Float64)), special)
     text = dict.fromkeys(special, polars.String)  # as it is written: 007 and 7 are two labels
-    table = polars.read_csv(io.BytesIO(data), infer_schema_length=None, schema_overrides=text)
+    try:
+        table = polars.read_csv(io.BytesIO(data), infer_schema_length=None, schema_overrides=text)
+    except polars.exceptions.PolarsError as error:
+        if (number := _first_longer(data, len(header))) is not None:
+            raise BadDataset(
+                f"{key} has more fields in row {number} than the {len(header)} names of its header: give each column "
+                "a name, and quote a field with a comma"
+            ) from error
+        raise
     _refuse_large(key, table.height * table.width, max_bytes)
     large = [name for name in table.columns if table[name].dtype.is_float() and _reach(table[name]) >= 2**53]
     if large:  # such a column has other numbers than whole ones, too, and was rounded when it was read
@@ -72,6 +89,18 @@ def _read_csv(key: str, data: bytes, max_bytes: int, special: Sequence[str]) -> 
     for name in special:
         table = table.with_columns(_as_written(key, table[name]))
     return table
+
+
+def _first_longer(data: bytes, width: int) -> int | None:
+    """The number of the first row, counted with the header, that has more than ``width`` fields."""
+    with (
+        io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="replace", newline="") as text,
+        suppress(csv.Error),
+    ):
+        for number, row in enumerate(csv.reader(text), start=1):
+            if len(row) > width:
+                return number
+    return None
 
 
 def _reach(column: "polars.Series") -> float:
@@ -97,8 +126,8 @@ def _as_written(key: str, texts: "polars.Series") -> "polars.Series":
 
 def _read_parquet(key: str, data: bytes, max_bytes: int, special: Sequence[str]) -> "polars.DataFrame":
     import polars
-    import pyarrow  # type: ignore[import-untyped]  # ships no types
-    import pyarrow.parquet  # type: ignore[import-untyped]  # the same
+    import pyarrow
+    import pyarrow.parquet
 
     # Not with Polars: one wrong byte makes it ask for exabytes, which ends the process.
     footer = pyarrow.parquet.read_metadata(pyarrow.BufferReader(data))  # nothing is unpacked yet
@@ -107,15 +136,49 @@ def _read_parquet(key: str, data: bytes, max_bytes: int, special: Sequence[str])
     # Numbers of rows are nothing to learn from, and tell the label where rows are sorted by it.
     index = (schema.pandas_metadata or {}).get("index_columns", [])
     columns = [name for name in schema.names if name in special or name not in index]
-    _refuse_columns(key, polars.DataFrame(schema.empty_table()).select(columns), special)
-    with pyarrow.parquet.ParquetFile(
-        pyarrow.BufferReader(data),
-        read_dictionary=list(special),  # long words stay in a dictionary: they may be repeated in every row
-        page_checksum_verification=True,
-    ) as file:
-        table = file.read(columns, use_threads=False)
+    _refuse_missing(key, columns, special)
+    _refuse_repeated(key, columns)
+    _refuse_arrow_types(key, schema, columns, special)
+    _refuse_columns(key, polars.DataFrame(schema.empty_table().select(columns)), special)
+
+    def read(words: Sequence[str]) -> "pyarrow.Table":
+        with pyarrow.parquet.ParquetFile(
+            pyarrow.BufferReader(data), read_dictionary=list(words), page_checksum_verification=True
+        ) as file:
+            return file.read(columns, use_threads=False)
+
+    try:
+        table = read(special)  # long words stay in a dictionary: they may be repeated in every row
+    except (OSError, pyarrow.ArrowNotImplementedError) as error:
+        if "implemented" not in str(error):
+            raise
+        # Words in an encoding that pyarrow makes no dictionary of.
+        size = _unpacked(footer, special)
+        if size > max_bytes:
+            raise BadDataset(f"{key} has {size:,} bytes in labels: raise INFERENCE_DATASET_MAX_MIB") from None
+        table = read([])
     table.validate(full=True)
     return polars.DataFrame(table)
+
+
+def _unpacked(footer: "pyarrow.parquet.FileMetaData", names: Sequence[str]) -> int:
+    """The bytes of these columns, as the file says."""
+    groups = (footer.row_group(number) for number in range(footer.num_row_groups))
+    chunks = (group.column(number) for group in groups for number in range(group.num_columns))
+    return sum(int(chunk.total_uncompressed_size) for chunk in chunks if chunk.path_in_schema in names)
+
+
+def _refuse_arrow_types(key: str, schema: "pyarrow.Schema", columns: Sequence[str], special: Sequence[str]) -> None:
+    """Refuse what neither can be a feature nor a label, before other readers fail on it in their own words."""
+    from pyarrow import types
+
+    for name in columns:
+        kind = schema.field(name).type
+        if name in special:
+            if types.is_nested(kind) or types.is_temporal(kind):
+                raise BadDataset(f"{key} has the column {name!r} of type {kind}: write whole numbers or strings")
+        elif types.is_nested(kind) or types.is_temporal(kind):
+            raise BadDataset(_no_feature(key, name, str(kind)))
 
 
 def _refuse_large(key: str, cells: int, max_bytes: int) -> None:
@@ -125,11 +188,34 @@ def _refuse_large(key: str, cells: int, max_bytes: int) -> None:
         )
 
 
-def _refuse_columns(key: str, table: "polars.DataFrame", special: Sequence[str]) -> None:
+def _refuse_missing(key: str, columns: Sequence[str], special: Sequence[str]) -> None:
     for name in special:
-        if name not in table.columns:
-            found = ", ".join(map(repr, table.columns[:20]))
-            raise BadDataset(f"{key} has no column {name!r} (found: {found}): name it in the job")
+        if name not in columns:
+            found = ", ".join(map(repr, columns[:20]))
+            headless = any(_is_number(column) for column in columns)
+            hint = ". If the first line is data, put a header with the columns' names before it" if headless else ""
+            hint = _separated(columns) or hint
+            raise BadDataset(f"{key} has no column {name!r} (found: {found}): name it in the job{hint}")
+
+
+def _separated(columns: Sequence[str]) -> str:
+    return ". Separate the columns by commas" if len(columns) == 1 and re.search(r"[;\t| ]", columns[0]) else ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse_repeated(key: str, columns: Sequence[str]) -> None:
+    if twice := [name for name in dict.fromkeys(columns) if columns.count(name) > 1]:
+        raise BadDataset(f"{key} has two columns named {twice[0]!r}: give each a name of its own")
+
+
+def _refuse_columns(key: str, table: "polars.DataFrame", special: Sequence[str]) -> None:
     for column in table:
         if column.name not in special:
             _refuse_type(key, column)
@@ -139,10 +225,14 @@ def _refuse_type(key: str, column: "polars.Series") -> None:
     import polars
 
     if not (column.dtype.is_numeric() or column.dtype == polars.Boolean):
-        raise BadDataset(
-            f"{key} has the column {column.name!r} of type {column.dtype}: features must be numbers. Leave it out, or "
-            "write numbers for its values"
-        )
+        raise BadDataset(_no_feature(key, column.name, str(column.dtype)))
+
+
+def _no_feature(key: str, name: str, kind: str) -> str:
+    return (
+        f"{key} has the column {name!r} of type {kind}: features must be numbers. Leave it out, or write numbers for "
+        "its values"
+    )
 
 
 def _numbers(key: str, column: "polars.Series") -> Array:
@@ -153,7 +243,8 @@ def _numbers(key: str, column: "polars.Series") -> Array:
         raise BadDataset(f"{key} has {missing} missing values in {column.name!r}: drop or replace them first")
     numbers: Array = column.cast(polars.Float64).to_numpy()
     if column.dtype.is_integer() or column.dtype.is_decimal():
-        far = column.filter((column > 2**53) | (column < -(2**53))).to_list()
+        # By what they have become: Polars compares a column with no number beyond its own type.
+        far = column.filter(polars.Series(np.abs(numbers.astype(np.float64)) >= 2**53)).to_list()
         _refuse_inexact(key, column.name, [int(number) for number in far])
     return numbers
 

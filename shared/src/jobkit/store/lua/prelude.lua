@@ -12,7 +12,7 @@ local function runs_under(key, fence, owner)
 end
 
 -- The job's state, if its record is this lease's; else nil. A lower fence than the lease's is from before it: Redis has
--- lost what it was told last. So the record is written anew, unless it says that the job is done. The caller says how
+-- lost what it was told last. So the record is written again, unless it says that the job is done. The caller says how
 -- long it lasts.
 local function state_under(key, fence, owner, attempt, crashes, first_failed_at, sent_at)
   local row = redis.call('HMGET', key, 'fence', 'owner', 'state')
