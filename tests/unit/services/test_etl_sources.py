@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # ships no types
+import pyarrow.parquet.encryption as encryption  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from etl_service.casting import cast
@@ -107,6 +108,23 @@ def test_a_line_of_very_many_values_is_a_reject(tmp_path: Path) -> None:
     assert rejects[0].reasons == {"*": "has more than 200,000 values"}
 
 
+def test_a_value_that_is_nested_too_deeply_is_a_reject(tmp_path: Path) -> None:
+    content = lines('{"a": ' + "[" * 600 + "]" * 600 + "}", '{"a": [1]}')
+    rows, rejects = typed(tmp_path, "jsonl", content, ("a", "json"))
+    assert rows[-1] == ("[1]",)
+    assert [reject.row for reject in rejects] in ([1], [])  # what is too deep is Python's choice
+    assert len(rows) + len(rejects) == 2
+
+
+def test_only_an_escaped_nul_is_one(tmp_path: Path) -> None:
+    escaped = [r'["\\u0000"]', r'["\\\\u0000"]', r'["\u0000"]', r'["\\\u0000"]']
+    content = lines(*(f'{{"a": {value}}}' for value in escaped))
+    rows, rejects = typed(tmp_path, "jsonl", content, ("a", "json"))
+    assert rows == [(value,) for value in escaped[:2]]
+    assert [reject.row for reject in rejects] == [3, 4]
+    assert "holds a NUL character" in rejects[0].reasons["a"]
+
+
 def test_json_columns_take_any_value_and_keep_its_digits(tmp_path: Path) -> None:
     content = lines('{"a": {"p": 1.10, "q": [1, null]}}', '{"a": "x"}', '{"a": null}', '{"a": 1e400}')
     rows, rejects = typed(tmp_path, "jsonl", content, ("a", "json"))
@@ -158,6 +176,7 @@ IDENTITY = uuid.UUID(int=2**100)
         (pa.array([IDENTITY.bytes], pa.binary(16)), "uuid", str(IDENTITY)),
         (pa.ExtensionArray.from_storage(pa.uuid(), pa.array([IDENTITY.bytes], pa.binary(16))), "text", str(IDENTITY)),
         (pa.array([[1, 2]], pa.list_(pa.int64())), "json", "[1, 2]"),
+        (pa.array([{"b": b"K\xc3\xb6ln"}], pa.struct({"b": pa.binary()})), "json", '{"b": "Köln"}'),
         (pa.array(["x"]).dictionary_encode(), "text", "x"),
         (pa.array(["x"], pa.string_view()), "text", "x"),
         (pa.array([date(2026, 10, 1)], pa.date64()), "date", date(2026, 10, 1)),
@@ -183,6 +202,8 @@ NOT_UTF_8 = pa.Array.from_buffers(
         (pa.array([b"123"], pa.binary(3)), "text"),
         (pa.array([[1]], pa.list_(pa.int64())), "integer"),
         (pa.array([1], pa.duration("s")), "integer"),
+        (pa.array([{"metadata": b"\1\0", "value": b"\0"}]), "json"),
+        (pa.array([{"b": b"\xff"}], pa.struct({"b": pa.binary()})), "json"),
         (pa.array([{"day": 2**31 - 1}], pa.struct({"day": pa.date32()})), "json"),
     ],
 )
@@ -211,6 +232,66 @@ def test_rows_that_no_memory_should_hold_are_refused_before_they_are_read(tmp_pa
     content = parquet(pa.array(["x" * (80 << 20)]), use_dictionary=False, compression="zstd")
     with pytest.raises(SourceUnreadable, match=r"rows of 83,886,1\d\d bytes, and 67,108,864 are the most"):
         typed(tmp_path, "parquet", content, ("a", "text"))
+
+
+def test_a_file_with_fewer_rows_than_it_says_is_refused(tmp_path: Path) -> None:
+    content = parquet(pa.array([7] * 40), store_schema=False)
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    # In the footer the number of rows is a field of 64 bits (type 6), 40 zigzag: first of the file, last of the group.
+    of_file, of_group = content.index(b"\x16\x50", start), content.rindex(b"\x16\x50", start)
+    with pytest.raises(SourceUnreadable, match="says that it has 41 rows, and 40 are there"):
+        typed(tmp_path, "parquet", content[:of_group] + b"\x16\x52" + content[of_group + 2 :], ("a", "integer"))
+    unset = content[:of_file] + b"\x16\x00" + content[of_file + 2 :]
+    assert typed(tmp_path, "parquet", unset, ("a", "integer"))[0] == [(7,)] * 40
+
+
+class Kms(encryption.KmsClient):  # type: ignore[misc]  # ships no types
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
+        return key_bytes
+
+    def unwrap_key(self, wrapped_key: bytes, master_key_identifier: str) -> bytes:
+        return wrapped_key
+
+
+def encrypted(table: pa.Table, column: str, *, plaintext_footer: bool) -> bytes:
+    keys = encryption.EncryptionConfiguration(
+        footer_key="a", column_keys={"b": [column]}, plaintext_footer=plaintext_footer, internal_key_material=True
+    )
+    properties = encryption.CryptoFactory(lambda _: Kms()).file_encryption_properties(
+        encryption.KmsConnectionConfig(), keys
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, encryption_properties=properties)
+    return buffer.getvalue()
+
+
+PARTLY_SECRET = pa.table({"a": ["x", "y"], "secret": ["z", None]})
+
+
+def test_the_open_columns_of_a_partly_encrypted_file_are_read(tmp_path: Path) -> None:
+    content = encrypted(PARTLY_SECRET, "secret", plaintext_footer=True)
+    assert typed(tmp_path, "parquet", content, ("a", "text"))[0] == [("x",), ("y",)]
+    with pytest.raises(SourceUnreadable, match="encrypted, as a whole or in a declared column"):
+        typed(tmp_path, "parquet", content, ("a", "text"), ("secret", "text"))
+
+
+def test_a_wholly_encrypted_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SourceUnreadable, match="encrypted, as a whole or in a declared column"):
+        typed(tmp_path, "parquet", encrypted(PARTLY_SECRET, "secret", plaintext_footer=False), ("a", "text"))
+
+
+def test_a_name_of_a_column_that_is_no_text_is_a_damaged_source(tmp_path: Path) -> None:
+    content = parquet(pa.array([1]), name="abcd", store_schema=False).replace(b"abcd", b"\xe8bcd")
+    with pytest.raises(SourceUnreadable, match="the name of a column is not UTF-8"):
+        typed(tmp_path, "parquet", content, ("a", "integer"))
+
+
+def test_numbers_that_are_none_are_spelt_alike_for_every_type(tmp_path: Path) -> None:
+    content = parquet(pa.array([1.0, float("nan"), float("-inf")]))
+    for kind in ("integer", "number", "text"):
+        (tmp_path / "source").write_bytes(content)
+        (batch,) = read(tmp_path / "source", "parquet", [Column(name="a", type=kind)])
+        assert batch.rows[1:] == [("NaN",), ("-inf",)]
 
 
 # What hostile files cost ------------------------------------------------------------------------

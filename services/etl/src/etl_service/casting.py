@@ -36,7 +36,7 @@ _NOT_A: Mapping[ColumnType, str] = {
     "date": "is not a date like 2026-10-01",
     "timestamp": "is not a time like 2026-10-01T08:30:00Z",
     "uuid": "is not a UUID",
-    "json": "is not one JSON value",
+    "json": "is not one JSON value, or holds a NUL character",
 }
 
 _BOOLEANS = {
@@ -48,6 +48,9 @@ _BOOLEANS = {
 _INTEGER = r"^([+-]?[0-9]+)(?:\.0*)?$"
 _NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
 _UUID = r"^\{?([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})\}?$"
+
+#: Behind an even number of backslashes, which stand for themselves.
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*+\\u0000")
 
 #: A decimal of so many digits is kept by a double, and comes back from it as it was.
 _DIGITS_OF_A_DOUBLE = 15
@@ -214,7 +217,7 @@ def _json(text: str) -> str | None:
         parse(text)
     except ValueError:
         return None
-    return None if "\0" in text or "\\u0000" in text else text  # PostgreSQL cannot keep it
+    return None if "\0" in text or _ESCAPED_NUL.search(text) else text  # PostgreSQL cannot keep it
 
 
 def _each(text: pl.Expr, read: Callable[[str], object], kind: pl.DataType | type[pl.DataType]) -> pl.Expr:

@@ -19,6 +19,14 @@ class SourceUnreadable(PermanentError):
     """The source as a whole is not what the job says: wrong format, encoding or columns, or cut off."""
 
 
+class ColumnUnreadable(SourceUnreadable):
+    """A column of the source holds what the declared type cannot be read from."""
+
+    def __init__(self, column: str, reason: str) -> None:
+        super().__init__(f"column {column!r} of the source {reason}")
+        self.column = column
+
+
 class TooManyRejects(PermanentError):
     """More rows are rejected than the job allows. The table keeps what it had."""
 

@@ -1,29 +1,34 @@
 """What a source looks like: its format, encoding, delimiter and types, and the job that would read it."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
-import pyarrow.parquet as pq  # type: ignore[import-untyped]  # ships no types
+from pydantic import TypeAdapter, ValidationError
 
 from etl_service.casting import cast
-from etl_service.errors import SourceUnreadable
+from etl_service.errors import ColumnUnreadable, SourceUnreadable
 from etl_service.sources.batch import LONGEST_RECORD
+from etl_service.sources.csv_file import header_of
 from etl_service.sources.csv_records import Records
 from etl_service.sources.json_values import parse
-from etl_service.sources.names import clean
-from etl_service.sources.parquet_file import reason_of
+from etl_service.sources.jsonl_file import refuse_one_value
+from etl_service.sources.names import clean, shown
+from etl_service.sources.parquet_file import opened_parquet
 from etl_service.sources.reader import read
 from etl_service.sources.text import encoding_of, guessed_encoding, lines, opened
 from etl_service.sources.writing import Writing
-from jobkit.contracts.etl import Column, Format, RunPipeline
+from jobkit.contracts.etl import LONGEST_SOURCE_NAME, MOST_COLUMNS, Column, Format, RunPipeline, Table
 
 #: Rows that are looked at.
 SAMPLE = 10_000
+
+#: Bytes of text that are looked at, in case that rows are long.
+_SAMPLE_BYTES = 64 << 20
 
 #: Rows that most wrong types do not get past.
 _FEW = 50
@@ -39,13 +44,23 @@ _MISSING = ("NULL", "null", r"\N", "NA", "N/A", "#N/A", "n/a", "NaN", "nan", "No
 _DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d", "%d.%m.%y", "%d %b %Y", "%d-%b-%y")
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M %p", "%I:%M:%S %p")
 
+#: How an object, or an array of values, begins.
+_JSON = re.compile(rb"\{|\[\s*[\[{\"\]]")
+
 #: What all of them have; few texts do.
 _DAY = r"[0-9][-./ ]\w+[-./ ]+[0-9]|[0-9]{8}"
 
 #: A number with a leading zero is a code, such as a postcode: as a number it would lose the zero.
 _CODE = r"^[+-]?0[0-9]"
 
+#: No number has a letter but that of its exponent.
+_WORD = re.compile(r"[^\W\d_eE]")
+
 _DIGITS = re.compile(r"[+-]?([0-9]*)\.?([0-9]*)")
+
+#: Bytes of a proposed name, with room for a number behind it.
+_LONGEST_NAME = 40
+
 _LEAST_PRECISION, _MOST_PRECISION = 18, 38
 
 
@@ -72,6 +87,8 @@ def inspect(path: Path, source: str, *, form: Format | None = None, writing: Wri
     Raises:
         SourceUnreadable: it is not readable as its format, or holds no column.
     """
+    if path.stat().st_size == 0:
+        raise SourceUnreadable("the source is empty: it has 0 bytes")
     form, writing = form or _format_of(path), writing or Writing()
     notes: list[str] = []
     encoding = None
@@ -84,29 +101,26 @@ def inspect(path: Path, source: str, *, form: Format | None = None, writing: Wri
     if form == "csv" and writing.delimiter is None:
         writing = replace(writing, delimiter=_delimiter_of(path, writing))
     names, nested = _names(path, form, writing)
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        notes.append(f"left out, as the source names them more than once: {', '.join(repeated)[:300]}")
-    names = [name for name in names if name and names.count(name) == 1]
-    if not names:
-        raise SourceUnreadable("the source holds no column")
+    names, more = _usable(names)
+    notes += more
     columns = _columns(names, nested)
-    cells, whole = _cells(path, form, columns, writing)
-    columns, writing, more = _typed(cells, columns, writing)
+    cells, whole = _cells(path, form, columns, writing, notes)
+    columns = [column for column in columns if column.name in cells.columns]
+    columns, writing, guesses = _typed(cells, columns, writing)
+    notes += guesses
     told = {name: value for name, value in vars(writing).items() if value is not None}
     job = RunPipeline.model_validate(
-        {"source": source, "format": form, "table": _identifier(Path(source).name.split(".")[0], set())}
-        | {"columns": columns}
-        | told
+        {"source": source, "format": form, "table": _table_of(source)} | {"columns": columns} | told
     )
-    return Inspection(job, encoding, cells.height, whole, (*notes, *more))
+    return Inspection(job, encoding, cells.height, whole, tuple(notes))
 
 
 def _format_of(path: Path) -> Format:
     with path.open("rb") as file:
         start = file.read(4096)
-    if start.startswith(b"PAR1"):
+    if start.startswith((b"PAR1", b"PARE")):  # the latter is encrypted
         return "parquet"
-    return "jsonl" if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else "csv"
+    return "jsonl" if _JSON.match(start.lstrip(b"\xef\xbb\xbf \t\r\n")) else "csv"
 
 
 def _delimiter_of(path: Path, writing: Writing) -> str:
@@ -131,31 +145,62 @@ def _whole(records: Records) -> Iterator[Sequence[str | None]]:
 def _names(path: Path, form: Format, writing: Writing) -> tuple[list[str], set[str]]:
     """The names of the source's columns, and which of them hold lists or objects."""
     if form == "parquet":
-        try:
-            with pq.ParquetFile(path) as file:
-                kinds = {field.name: field.type for field in file.schema_arrow}
-        except (pa.ArrowException, OSError) as error:
-            raise SourceUnreadable(f"the source is not readable as Parquet: {reason_of(error)}") from error
-        return [clean(name) for name in kinds], {clean(name) for name, kind in kinds.items() if kind.num_fields}
+        with opened_parquet(path) as file:
+            fields = list(file.schema_arrow)
+        return [clean(one.name) for one in fields], {clean(one.name) for one in fields if one.type.num_fields}
     if form == "csv":
         with opened(path, encoding_of(path, writing.encoding), newline="") as text:
             records = Records(text, writing.delimiter or ",", nulls=False)
             if records.peek().lstrip("\ufeff").lower().startswith("sep="):
                 records.skip()
-            header = next(iter(records), None)
+            header = header_of(records)
             return [clean(cell or "") for cell in header.cells] if header else [], set()
+    return _fields(path, writing)
+
+
+def _fields(path: Path, writing: Writing) -> tuple[list[str], set[str]]:
+    """The fields of JSON Lines, and which of them hold lists or objects."""
     names: dict[str, None] = {}
     nested: set[str] = set()
+    reason = ""
     with opened(path, encoding_of(path, writing.encoding), newline="\n") as text:
-        for line, _ in islice(lines(text, LONGEST_RECORD), SAMPLE):
+        for number, (line, _) in enumerate(islice(lines(text, LONGEST_RECORD), SAMPLE), 1):
             try:
                 record = parse(line.lstrip("\ufeff"))
-            except ValueError:
-                continue
+            except ValueError as error:
+                record, problem = None, str(error)
+            else:
+                problem = "is not a JSON object"
             if isinstance(record, dict):
                 names |= dict.fromkeys(map(clean, record))
                 nested |= {clean(name) for name, value in record.items() if isinstance(value, list | dict)}
+            elif not reason and not line.isspace():
+                refuse_one_value(line)
+                reason = f": line {number} {problem}"
+    if not names:
+        raise SourceUnreadable(f"the source has no line with a JSON object that names a field{reason}")
     return list(names), nested
+
+
+def _usable(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names that a job can have, and notes on the others.
+
+    Raises:
+        SourceUnreadable: there are none.
+    """
+    counts = Counter(names)
+    others = {
+        "the source names them more than once": [name for name in counts if name and counts[name] > 1],
+        f"a name has at most {LONGEST_SOURCE_NAME} characters": [n for n in counts if len(n) > LONGEST_SOURCE_NAME],
+    }
+    usable = [name for name in names if name and counts[name] == 1 and len(name) <= LONGEST_SOURCE_NAME]
+    others[f"a job has at most {MOST_COLUMNS} columns"] = usable[MOST_COLUMNS:]
+    notes = [f"left out, as {why}: {shown(left)[:300]}" for why, left in others.items() if left]
+    if "" in counts:
+        notes.append(f"left out, as they have no name: {counts['']} columns")
+    if not usable:
+        raise SourceUnreadable(f"the source has no usable column ({'; '.join(notes) or 'it has no header'})")
+    return usable[:MOST_COLUMNS], notes
 
 
 def _columns(names: Sequence[str], nested: set[str]) -> list[Column]:
@@ -169,8 +214,8 @@ def _columns(names: Sequence[str], nested: set[str]) -> list[Column]:
 
 
 def _identifier(name: str, taken: set[str]) -> str:
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
-    word = re.sub(r"\W+", "_", words).strip("_").lower()[:40] or "column"
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    word = re.sub(r"\W+", "_", words).strip("_").encode()[:_LONGEST_NAME].decode(errors="ignore") or "column"
     word = word if word[0].isalpha() else f"c_{word}"
     found, number = word, 2
     while found in taken:
@@ -179,14 +224,41 @@ def _identifier(name: str, taken: set[str]) -> str:
     return found
 
 
-def _cells(path: Path, form: Format, columns: Sequence[Column], writing: Writing) -> tuple[pl.DataFrame, bool]:
-    frames, rows, batches = [], 0, read(path, form, columns, writing, allow_empty=True)
+def _table_of(source: str) -> str:
+    name = _identifier(Path(source).name.split(".")[0], set())
+    try:
+        return TypeAdapter(Table).validate_python(name)
+    except ValidationError:  # the name belongs to the database or to the service
+        return f"t_{name}"
+
+
+def _cells(
+    path: Path, form: Format, columns: Sequence[Column], writing: Writing, notes: list[str]
+) -> tuple[pl.DataFrame, bool]:
+    """The first cells, and whether these are all; columns that cannot be read are left out with a note.
+
+    Raises:
+        SourceUnreadable: nothing can be read.
+    """
+    try:
+        return _sample(path, form, columns, writing)
+    except ColumnUnreadable as error:
+        columns = [column for column in columns if column.source != error.column]
+        if not columns:
+            raise
+        notes.append(f"left out: {error}")
+        return _cells(path, form, columns, writing, notes)
+
+
+def _sample(path: Path, form: Format, columns: Sequence[Column], writing: Writing) -> tuple[pl.DataFrame, bool]:
+    frames, rows, size, batches = [], 0, 0.0, read(path, form, columns, writing, allow_empty=True)
     for batch in batches:
         frames.append(batch.frame())
         rows += frames[-1].height
-        if rows >= SAMPLE:
+        size += frames[-1].estimated_size()
+        if rows >= SAMPLE or size >= _SAMPLE_BYTES:
             break
-    return pl.concat(frames).head(SAMPLE), rows < SAMPLE or next(batches, None) is None
+    return pl.concat(frames).head(SAMPLE), rows <= SAMPLE and next(batches, None) is None
 
 
 def _typed(
@@ -216,12 +288,27 @@ def _typed_with(cells: pl.DataFrame, columns: Sequence[Column], writing: Writing
         found = {column.name: _first_fit(cells, _numbers(cells[column.name], column, marks), marks) for column in texts}
         return {name: column for name, column in found.items() if column is not None}
 
-    options = [replace(writing, decimal_mark=point, thousands_mark=thousands) for point, thousands in _MARKS]
+    marks_there = _marks_in(cells, texts)
+    options = [
+        replace(writing, decimal_mark=point, thousands_mark=thousands)
+        for point, thousands in _MARKS
+        if (point, thousands) == _MARKS[0] or marks_there.issuperset(point + thousands)
+    ]
     found, option = max(((numbers(marks), marks) for marks in options), key=lambda one: len(one[0]))
     for column in texts:
         if column.name not in found and (other := _first_fit(cells, _others(cells[column.name], column), option)):
             found[column.name] = other
     return [found.get(column.name, column) for column in columns], option
+
+
+def _marks_in(cells: pl.DataFrame, columns: Sequence[Column]) -> set[str]:
+    """Which of the marks of numbers are in the cells, whatever they stand for there."""
+    spelt = {" ": "[ \u00a0\u2009\u202f]", "'": "['\u2019]", ".": "[.]", ",": ","}
+    return {
+        mark
+        for mark, pattern in spelt.items()
+        if any(bool(cells[column.name].str.contains(pattern).any()) for column in columns)
+    }
 
 
 def _other_order(column: Column) -> Column:
@@ -238,6 +325,8 @@ def _first_fit(cells: pl.DataFrame, options: Iterator[Column], writing: Writing)
 
 
 def _fits(cells: pl.DataFrame, column: Column, writing: Writing) -> bool:
+    if cells[column.name].null_count() == cells.height:
+        return False
     few = cells.select("_row", column.name).head(_FEW)
     if cast(few, [column], (), writing)[1]:
         return False
@@ -250,7 +339,8 @@ def _option(column: Column, kind: str, form: str | None = None) -> Column:
 
 
 def _numbers(cells: pl.Series, column: Column, writing: Writing) -> Iterator[Column]:
-    if cells.str.strip_chars().str.contains(_CODE).any():
+    few = {cell.strip() for cell in cells.head(_FEW).drop_nulls()} - set(writing.missing or ())
+    if any(map(_WORD.search, few)) or cells.str.strip_chars().str.contains(_CODE).any():
         return
     yield _option(column, "integer")
     precision, scale = _digits(cells, writing)

@@ -23,6 +23,12 @@ Mode = Literal["append", "replace"]
 #: The service keeps its marks of finished loads there, in the same database.
 INBOX_TABLE = "jobkit_inbox"
 
+#: Columns of one job.
+MOST_COLUMNS = 500
+
+#: Characters of a column's name in the source. Exports of surveys have whole questions there.
+LONGEST_SOURCE_NAME = 1000
+
 #: ``%`` directives of a column's ``format``, as in Python's ``strptime``.
 DIRECTIVES = frozenset("YymbBdHIMSfpz%")
 
@@ -130,7 +136,7 @@ class Column(BaseModel):
 
     name: Identifier
     type: ColumnType
-    source_name: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    source_name: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_SOURCE_NAME)] | None = None
     required: bool = False
     may_be_absent: bool = False
     trim: bool = True
@@ -207,7 +213,7 @@ class TableJob(Job):
     """
 
     table: Table
-    columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=500)]
+    columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=MOST_COLUMNS)]
     key: tuple[Identifier, ...] = ()
     mode: Mode = "append"
     max_rejected: Annotated[int | float, Field(ge=0), AfterValidator(_share)] | None = None
@@ -259,7 +265,7 @@ class RunPipeline(SourceJob, queue="etl"):
     """Read a source, check and type its rows, load the good ones into a table and keep the others with their reasons.
 
     ``source`` is a key in the service's storage, or a URL on a host that its operator has allowed. What is packed with
-    gzip, zstd or as the one file of a zip archive is unpacked first.
+    gzip, bzip2, xz, zstd or as the one file of a zip archive is unpacked first.
     """
 
     source: Source

@@ -25,7 +25,7 @@ def read_csv(path: Path, columns: Sequence[Column], writing: Writing = AS_USUAL)
     with opened(path, encoding_of(path, writing.encoding), newline="") as text:
         records = Records(text, writing.delimiter or ",", nulls=False)
         delimiter = _separator(records, writing)
-        header = _header(records)
+        header = header_of(records)
         records.nulls = writing.missing is None
         names = [clean(cell or "") for cell in header.cells] if header else []
         hint = _hint(header, columns, delimiter) if header else ""
@@ -43,7 +43,12 @@ def _separator(records: Records, writing: Writing) -> str:
     return delimiter
 
 
-def _header(records: Records) -> Record | None:
+def header_of(records: Records) -> Record | None:
+    """Return the first record, None if there is none.
+
+    Raises:
+        SourceUnreadable: it is damaged.
+    """
     try:
         header = next(iter(records), None)
     except SourceUnreadable as error:

@@ -49,7 +49,7 @@ class _Objects:
 
     def row(self, number: int, line: str, *, cut: bool) -> Row:
         if number == 1:
-            _refuse_one_value(line)
+            refuse_one_value(line)
         if cut or _values(line) > MOST_VALUES:
             limit = f"{LONGEST_RECORD:,} characters" if cut else f"{MOST_VALUES:,} values"
             return Reject(number, {"*": f"has more than {limit}"}, line[:LONGEST_REJECT])
@@ -67,10 +67,13 @@ class _Objects:
         ]
         if nested:
             kept: object = line.strip()[:LONGEST_REJECT]
-            with suppress(ValueError):  # numbers of more digits than Python converts
+            with suppress(ValueError, RecursionError):  # numbers of more digits than Python converts
                 kept = json.loads(line)
             return Reject(number, dict.fromkeys(nested, "is a list or an object, not one value"), kept)
-        return tuple([cell(record.get(name)) for _, name, cell in self._columns])
+        try:
+            return tuple([cell(record.get(name)) for _, name, cell in self._columns])
+        except RecursionError:  # Python parses deeper than it writes
+            return Reject(number, {"*": "is nested too deeply"}, line.strip()[:LONGEST_REJECT])
 
     def check_fields(self) -> None:
         if self._records and self._absent:
@@ -125,10 +128,15 @@ def _values(line: str) -> int:
     return count
 
 
-def _refuse_one_value(line: str) -> None:
+def refuse_one_value(line: str) -> None:
+    """Raise if a first line shows that the file is one JSON value over many lines.
+
+    Raises:
+        SourceUnreadable: it does.
+    """
     start = line.strip()
     if start in {"[", "{", "[{"}:
         raise SourceUnreadable(
             "no row of the source can be read as jsonl: it is one JSON value over many lines, and JSON Lines have an "
-            "object in each line"
+            "object in each line (jq -c '.[]' writes those of an array)"
         )

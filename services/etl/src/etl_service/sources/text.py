@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,15 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+#: Bytes that tell whether something is text.
+_SAMPLE = 1 << 14
+
+#: Categories of Unicode that text hardly has: controls, not assigned, for private use.
+_NO_CHARACTERS = frozenset({"Cc", "Cn", "Co"})
+
+#: One in so many characters of a text may be of them, such as a few NUL characters.
+_RAREST = 20
 
 #: What browsers take these names for, as most who write them mean it (https://encoding.spec.whatwg.org/#names-and-labels).
 _MEANT = {"iso8859-1": "cp1252", "ascii": "cp1252"}
@@ -53,7 +63,11 @@ def served_encoding(path: Path, charset: str | None) -> str | None:
 
 
 def guessed_encoding(path: Path, given: str | None) -> tuple[str, bool]:
-    """Return the encoding of a text, and whether it is more than a guess."""
+    """Return the encoding of a text, and whether it is more than a guess.
+
+    Raises:
+        SourceUnreadable: it has no encoding that can be told, or is no text.
+    """
     if given is not None:
         return given, True
     marked = encoding_of(path, None)
@@ -61,11 +75,21 @@ def guessed_encoding(path: Path, given: str | None) -> tuple[str, bool]:
         return marked, True
     with path.open("rb") as file:
         start = file.read(_BLOCK)
-    if b"\0" in start:  # every second byte of a text in Latin letters
-        return ("utf-16-le" if start[1:2] == b"\0" else "utf-16-be"), False
-    if _first_bad_byte(path, "utf-8") is None:
-        return "utf-8", True
-    return ("cp1252" if _first_bad_byte(path, "cp1252") is None else "latin-1"), False
+    possible = ["utf-8", "cp1252", "latin-1"]
+    if b"\0" in start:  # the upper byte of Latin letters, digits and the ends of lines
+        upper, lower = start[1::2].count(0), start[::2].count(0)
+        possible = ["utf-8"] + ["utf-16-le"] * (upper > 10 * lower) + ["utf-16-be"] * (lower > 10 * upper)
+    for name in possible:
+        if _first_bad_byte(path, name) is None and _is_text(start[:_SAMPLE].decode(name, "ignore")):
+            return name, name == "utf-8"
+    raise SourceUnreadable(
+        "the source is no text of an encoding that can be told: name its encoding, if it is CSV or JSON Lines at all"
+    )
+
+
+def _is_text(sample: str) -> bool:
+    odd = sum(unicodedata.category(one) in _NO_CHARACTERS and not one.isspace() for one in sample)
+    return odd * _RAREST <= len(sample)
 
 
 @contextmanager
@@ -83,9 +107,12 @@ def opened(path: Path, encoding: str, *, newline: str) -> Iterator[TextIO]:
         if place is None:
             raise SourceUnreadable(f"the source is not {_shown(encoding)} text: {error}") from error
         line, offset, byte = place
+        with path.open("rb") as file:
+            is_binary = b"\0" in file.read(_BLOCK) and not encoding.lower().startswith(("utf-16", "utf-32"))
+        remedy = "convert it to UTF-8, or name its encoding in the job"
         raise SourceUnreadable(
             f"the source is not {_shown(encoding)} text (byte 0x{byte} in line {line}, offset {offset}): "
-            "convert it to UTF-8, or name its encoding in the job"
+            + (f"it has zero bytes, so check the format in the job, or {remedy}" if is_binary else remedy)
         ) from error
 
 
