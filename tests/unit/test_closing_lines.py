@@ -59,7 +59,8 @@ def run(folder: Path, tests: str, *options: str, skip: str = "") -> tuple[int, l
             *options,
             str(folder),
         ],
-        env={**os.environ, "PYTHONPATH": str(HARNESS), "SKIP_MISSING_SERVERS": skip},
+        # Options for this run may be in the environment, too: they are not for that one.
+        env={**os.environ, "PYTHONPATH": str(HARNESS), "SKIP_MISSING_SERVERS": skip, "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         timeout=100,

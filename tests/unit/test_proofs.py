@@ -26,7 +26,10 @@ def test_without_a_mark():
 """
 
 
-def test_each_marked_test_has_a_row_with_its_case_size_and_result(tmp_path: Path) -> None:
+def test_each_marked_test_has_a_row_with_its_case_size_and_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)  # it is for the run around this one
     file = tmp_path / "test_some.py"
     file.write_text(TESTS)
     proofs = Proofs()

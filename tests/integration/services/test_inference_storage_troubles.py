@@ -1,8 +1,11 @@
 """What the service makes of a storage that is away, refuses, is not there, or lacks one object."""
 
 import os
+import pwd
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -135,13 +138,26 @@ def test_a_pipe_in_the_place_of_a_data_set_is_refused_at_once(tmp_path: Path) ->
         train(open_storage(tmp_path.as_uri()))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_we_may_not_read_is_forbidden(tmp_path: Path) -> None:
-    storage = open_storage(tmp_path.as_uri())
-    put(storage, "d.npz", X, Y)
-    (tmp_path / "d.npz").chmod(0)
-    with pytest.raises(StorageForbidden, match="it refuses us: check the key, and the permissions"):
-        train(storage)
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Be no longer root, who may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_file_that_we_may_not_read_is_forbidden() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which is for its owner alone
+        Path(folder).chmod(0o755)
+        storage = open_storage(Path(folder).as_uri())
+        put(storage, "d.npz", X, Y)
+        Path(folder, "d.npz").chmod(0)
+        with as_nobody(), pytest.raises(StorageForbidden, match="it refuses us: check the key, and the permissions"):
+            train(storage)
 
 
 def test_a_name_that_no_file_can_have_is_permanent(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 from pika.adapters.blocking_connection import BlockingConnection
+from pika.exceptions import ChannelClosedByBroker
 
 from jobkit.broker import declarations
 from jobkit.broker.declarations import Outcome, Part, parts_of, shared_parts
@@ -122,3 +123,22 @@ def test_a_forked_child_declares_though_a_thread_of_the_parent_did_at_the_fork(l
     over.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def test_a_queue_that_another_client_is_making_at_this_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "NOT_FOUND - home node 'rabbit@a' of durable queue 'jobkit.delay.01' in vhost '/' is down or inaccessible"
+    answers = Mock(side_effect=[ChannelClosedByBroker(404, text), ChannelClosedByBroker(404, text), None])
+    monkeypatch.setattr(declarations, "_in_one_go", answers)
+    assert declarations.carry_out(Mock(), shared_parts()) == Outcome()
+    assert answers.call_count == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(404, "NOT_FOUND - no queue 'email' in vhost '/'"), (406, "'email' is down or inaccessible")]
+)
+def test_no_other_refusal_is_waited_for(monkeypatch: pytest.MonkeyPatch, code: int, text: str) -> None:
+    answers = Mock(side_effect=ChannelClosedByBroker(code, text))
+    monkeypatch.setattr(declarations, "_in_one_go", answers)
+    with pytest.raises(ChannelClosedByBroker):
+        declarations.carry_out(Mock(), shared_parts())
+    assert answers.call_count == 1

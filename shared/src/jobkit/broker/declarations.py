@@ -24,6 +24,12 @@ _NOT_FOUND: Final = 404
 #: In RabbitMQ's words: ``NOT_FOUND - no queue 'email' in vhost '/'``.
 _MISSING: Final = re.compile(r"no ((?:queue|exchange) '.*') in vhost")
 
+#: RabbitMQ says so (with a 404) of a queue that another client is making at this moment, too.
+_BEING_MADE: Final = "is down or inaccessible"
+
+#: Seconds between the attempts to declare such a queue.
+_PAUSES: Final = (0.1, 0.3, 1.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -191,7 +197,7 @@ def carry_out(connection: BlockingConnection, parts: Sequence[Part]) -> Outcome:
         DeclarationRefused: Something does not exist, and the user may not make it.
     """
     outcome = Outcome()
-    refusal = _in_one_go(connection, [step.make for part in parts for step in part.steps])
+    refusal = _in_one_go_or_soon(connection, [step.make for part in parts for step in part.steps])
     if refusal is not None:
         for part in parts:
             (_make_all_or_look if part.shared else _make_or_look)(connection, part, outcome)
@@ -214,6 +220,20 @@ def _steps(declare: Callable[[topology.Declares], None]) -> list[Step]:
     plan = Plan()
     declare(plan)
     return plan.steps
+
+
+def _in_one_go_or_soon(
+    connection: BlockingConnection, steps: Sequence[Callable[[Channel], object]]
+) -> pika.exceptions.ChannelClosedByBroker | None:
+    """Do as ``_in_one_go`` does; wait a little for queues that others are making."""
+    for pause in _PAUSES:
+        try:
+            return _in_one_go(connection, steps)
+        except pika.exceptions.ChannelClosedByBroker as error:
+            if error.reply_code != _NOT_FOUND or _BEING_MADE not in error.reply_text:
+                raise
+            connection.sleep(pause)
+    return _in_one_go(connection, steps)
 
 
 def _in_one_go(
