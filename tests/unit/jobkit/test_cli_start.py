@@ -14,8 +14,14 @@ import pytest
 MODULE = [sys.executable, "-m", "jobkit.cli"]
 SCRIPT = [str(Path(sys.executable).with_name("jobkit"))]
 
-#: Loaded in place of the first large package that the command imports: it says so, and takes its time.
-SLOW = "import os, pathlib, time; pathlib.Path(os.environ['LOADING']).touch(); time.sleep(30)"
+#: Loaded in place of the first large package that the command imports: it says so, and takes its time. In short sleeps:
+#: the interpreter runs a handler between two instructions, and a signal that comes just before a sleep does not end it.
+SLOW = """
+import os, pathlib, time
+pathlib.Path(os.environ["LOADING"]).touch()
+for _ in range(600):
+    time.sleep(0.05)
+"""
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class ConnectionSettings:
     """
 
     urls: Sequence[str] = field(repr=False)  # they hold passwords
-    heartbeat: int = 30
+    heartbeat: int = 10
     connect_timeout: float = 5.0
     name: str = "jobkit"
     _answered: list[tuple[str, int]] = field(default_factory=list, repr=False, compare=False)

@@ -29,7 +29,7 @@ class BrokerSettings(EnvironmentSettings):
         "what is missing: import what `jobkit definitions` prints.",
     )
     heartbeat_seconds: int = Field(
-        30, ge=5, le=600, description="Seconds after which a silent broker connection counts as dead."
+        10, ge=5, le=600, description="Seconds after which a silent broker connection counts as dead."
     )
     connect_timeout_seconds: float = Field(5, gt=0, le=60, description="Seconds for one attempt to reach a broker.")
     send_timeout_seconds: float = Field(
