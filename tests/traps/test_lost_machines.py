@@ -13,7 +13,7 @@ from worker_process import WorkerProcess
 #: Seconds. The large size is the default.
 HEARTBEAT, LEASE = size(5, 10), size(5, 15)
 
-#: Seconds. RabbitMQ looks once in a heartbeat whether something has come, and gives a consumer up when nothing has twice:
+#: Seconds. RabbitMQ looks once in a heartbeat whether something has come, and gives a client up when nothing has twice:
 #: after two to three of them. Another worker then takes a moment to begin.
 WITHIN = max(3 * HEARTBEAT, LEASE) + 2
 
