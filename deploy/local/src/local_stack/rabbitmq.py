@@ -153,7 +153,7 @@ class RabbitMQ(Node):
             NodeFailed: the answer is an error.
             OSError: nothing answers.
         """
-        connection = http.client.HTTPConnection(LOOPBACK, self.ports["management"], timeout=10)
+        connection = http.client.HTTPConnection(LOOPBACK, self.ports["management"], timeout=30)
         try:
             credentials = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
             headers = {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"}
