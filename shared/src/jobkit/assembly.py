@@ -15,7 +15,7 @@ import dramatiq
 from dramatiq import Broker
 from dramatiq.middleware import Middleware
 
-from jobkit.access import Access, Check
+from jobkit.access import Access, Check, refuse_other_generations
 from jobkit.breaker.exercise import exercise_switches
 from jobkit.breaker.switches import Switches
 from jobkit.broker.detours import ways_to
@@ -202,6 +202,7 @@ class Assembly(Generic[R]):
         checks: dict[str, Check] = {
             "the kind of job store": server.refuse_cluster,
             "the job store": lambda: exercise(store, self.name),
+            "the other workers": lambda: refuse_other_generations(self.store, self.name),
             "the store of breakers": lambda: exercise_switches(self.switches, self.name),
             "the store of schedules": schedules.check_announcing,
         }
