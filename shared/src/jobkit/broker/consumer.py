@@ -107,6 +107,8 @@ class RabbitmqConsumer(Consumer):
 
     def ack(self, message: MessageProxy) -> None:
         decision = settled(message)
+        if decision is None:
+            return
         if decision.is_final:
             self._settle(message, Settlement.ACK)
         else:
@@ -144,7 +146,9 @@ class RabbitmqConsumer(Consumer):
             self._bury(session, method.delivery_tag, body, properties, error)
             return None
         revived, redelivered = has_been_dead(properties.headers), bool(method.redelivered)
-        return RabbitmqDelivery(message, session, method.delivery_tag, revived=revived, redelivered=redelivered)
+        delivery = RabbitmqDelivery(message, session, method.delivery_tag, revived=revived, redelivered=redelivered)
+        delivery.__dict__["acknowledge"] = self.ack
+        return delivery
 
     def _check_deliveries(self, method: Any, properties: pika.BasicProperties) -> None:
         count = (properties.headers or {}).get("x-delivery-count")

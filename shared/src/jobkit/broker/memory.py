@@ -137,6 +137,8 @@ class _Settling(Consumer):
 
     def __next__(self) -> MessageProxy | None:
         message: MessageProxy | None = next(self._consumer)
+        if message is not None:
+            message.__dict__["acknowledge"] = self.ack
         if message is not None and self._broker.stopping.is_set():
             self.requeue([message])
             self._consumer.ack(message)
@@ -144,7 +146,10 @@ class _Settling(Consumer):
         return message
 
     def ack(self, message: MessageProxy) -> None:
-        if not settled(message).is_final:
+        decision = settled(message)
+        if decision is None:
+            return
+        if not decision.is_final:
             self.requeue([message])
         self._consumer.ack(message)
 
