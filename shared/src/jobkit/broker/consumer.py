@@ -34,7 +34,7 @@ from jobkit.errors import (
     UnknownActor,
     text_of,
 )
-from jobkit.execution import DEFERRED_OPTION, REFUSED_OPTION, for_later, settled
+from jobkit.execution import DEFERRED_OPTION, REFUSED_OPTION, Decision, for_later, settled
 from jobkit.time import milliseconds
 from jobkit.waits import next_wait
 
@@ -107,8 +107,11 @@ class RabbitmqConsumer(Consumer):
 
     def ack(self, message: MessageProxy) -> None:
         decision = settled(message)
-        if decision is None:
-            return
+        if decision is not None:  # else it is settled once that is recorded
+            self.settle(message, decision)
+
+    def settle(self, message: MessageProxy, decision: Decision) -> None:
+        """Settle a delivery, in any thread."""
         if decision.is_final:
             self._settle(message, Settlement.ACK)
         else:
@@ -147,7 +150,7 @@ class RabbitmqConsumer(Consumer):
             return None
         revived, redelivered = has_been_dead(properties.headers), bool(method.redelivered)
         delivery = RabbitmqDelivery(message, session, method.delivery_tag, revived=revived, redelivered=redelivered)
-        delivery.__dict__["acknowledge"] = self.ack
+        delivery.__dict__["settle"] = self.settle
         return delivery
 
     def _check_deliveries(self, method: Any, properties: pika.BasicProperties) -> None:

@@ -76,7 +76,7 @@ class Carrier(Middleware):
         result: object = None,
         exception: BaseException | None = None,
     ) -> None:
-        walk = message.__dict__.get("walk")
+        walk = message.__dict__.pop("walk", None)
         if walk is None:
             # Something before this has raised: the job has no lease, and goes back to the queue.
             settle(message, Decision(Verdict.HANDED_BACK, error=exception, stumbled=True))
@@ -87,8 +87,8 @@ class Carrier(Middleware):
         self._end(message, walk, Outcome(exception, rejected=message.failed))
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        walk = message.__dict__.get("walk")
-        if walk is not None:
+        walk = message.__dict__.pop("walk", None)
+        if walk is not None and not walk.ended:
             self._end(message, walk, Outcome(SkipMessage(), skipped=True, rejected=message.failed))
         end()
 
@@ -110,22 +110,17 @@ class Carrier(Middleware):
         """Walk on to the job's record, which is written together with those of others."""
         if self._go_on(message, walk, outcome, until=Record):
             # Dramatiq rejects what has failed, and settles what does not know how to be settled, as this returns.
-            if message.failed or "acknowledge" not in message.__dict__:
+            settle_it = message.__dict__.get("settle")
+            if message.failed or settle_it is None:
                 take(commit([End(walk, lambda: self._settle(message, walk))]), self._perform)
             else:
                 postpone(message)
-                self._recorder.add(End(walk, lambda: self._acknowledge(message, walk)))
+                self._recorder.add(End(walk, lambda: settle_it(message, _result_of(walk))))
         end()
 
-    def _acknowledge(self, message: MessageProxy, walk: Walk) -> None:
-        self._settle(message, walk)
-        message.__dict__["acknowledge"](message)
-
     def _settle(self, message: MessageProxy, walk: Walk) -> None:
-        """Say what becomes of a delivery whose path has ended; if it has broken off, it goes back to the queue."""
-        del message.__dict__["walk"]  # which refers to the message
-        broken_off = Decision(Verdict.HANDED_BACK, stumbled=True)
-        settle(message, walk.result if isinstance(walk.result, Decision) else broken_off)
+        """Let Dramatiq settle a delivery whose path has ended."""
+        settle(message, _result_of(walk))
 
     def _rest(self) -> None:
         # What goes back comes again at once: without a pause this would spin.
@@ -142,6 +137,11 @@ class Carrier(Middleware):
         if not stopped:
             self._settle(message, walk)
         return stopped
+
+
+def _result_of(walk: Walk) -> Decision:
+    """What becomes of a delivery; one whose path has broken off goes back to the queue."""
+    return walk.result if isinstance(walk.result, Decision) else Decision(Verdict.HANDED_BACK, stumbled=True)
 
 
 def rules_of(actor: Actor[Any, Any]) -> Rules:
