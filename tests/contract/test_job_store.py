@@ -9,7 +9,22 @@ from typing import Protocol
 
 import pytest
 
-from jobkit.store.base import GENERATION, Finished, Held, JobKey, JobState, JobStore, Lease, Process, Suspect
+from jobkit.store.base import (
+    GENERATION,
+    Buried,
+    Claim,
+    Completed,
+    Finished,
+    Held,
+    JobKey,
+    JobState,
+    JobStore,
+    Lease,
+    Process,
+    Record,
+    Released,
+    Suspect,
+)
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
 
@@ -536,3 +551,37 @@ def test_a_process_is_declared_dead_as_often_as_one_likes(store: JobStore, job: 
     for _ in range(2):
         store.declare_dead(process.name, process.service, {1})
     assert take(store, job, "b").crashes == 1
+
+
+def test_an_owner_that_takes_over_from_one_that_has_not_begun_has_a_lease_of_its_own(
+    store: JobStore, job: JobKey
+) -> None:
+    store.release(take(store, job), delay=timedelta(), counted=True)
+    before = take(store, job, "p:1")
+    lease = take(store, job, "p:2", instead_of="p:1")
+    assert (lease.attempt, lease.crashes, lease.stalled) == (before.attempt, 0, False)
+    assert lease.fence > before.fence
+    assert not store.release(before, delay=timedelta(), counted=False), "a release that comes late ends nothing"
+    assert isinstance(store.acquire(job, "q:1", ttl=TTL, sent_at=1, instead_of="p:1"), Held)
+    assert store.complete(lease, b"")
+
+
+def test_several_jobs_are_asked_for_and_ended_in_one_call(store: JobStore, job: JobKey) -> None:
+    jobs = [replace(job, id=f"{job.id}-{n}") for n in range(4)]
+    taken = take(store, jobs[3], "other")
+    claims = [Claim(one, f"p:{n}", sent_at=1) for n, one in enumerate(jobs)]
+    *leases, held = store.acquire_all(claims, TTL)
+    assert isinstance(held, Held)
+    ends: list[Completed | Released | Buried] = [
+        Completed(b"1"),
+        Released(timedelta(), counted=True, failure="no"),
+        Buried("never"),
+        Completed(b"2"),
+    ]
+    owned = [*[lease for lease in leases if isinstance(lease, Lease)], replace(taken, fence=1)]
+    answers = store.end_all([Record(lease, end) for lease, end in zip(owned, ends, strict=True)])
+    assert answers == [True, True, True, False]
+    states = [record.state for one in jobs if (record := store.record(one)) is not None]
+    assert states == [JobState.DONE, JobState.WAITING, JobState.DEAD, JobState.RUNNING]
+    assert store.acquire_all([], TTL) == []
+    assert store.end_all([]) == []

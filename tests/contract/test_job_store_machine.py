@@ -51,6 +51,7 @@ class Asked(TypedDict):
     revived: NotRequired[bool]
     alone_at: NotRequired[int]
     alone: NotRequired[bool]
+    instead_of: NotRequired[str]
 
 
 class LeaseMachine(RuleBasedStateMachine):
@@ -75,8 +76,11 @@ class LeaseMachine(RuleBasedStateMachine):
         revived=st.booleans(),
         alone_at=st.integers(0, 2),
         alone=st.booleans(),
+        takes_over=st.booleans(),
     )
-    def a_delivery_asks(self, owner: str, ttl: int, **asked: Unpack[Asked]) -> object:
+    def a_delivery_asks(self, owner: str, ttl: int, takes_over: bool, **asked: Unpack[Asked]) -> object:
+        if takes_over:  # from whoever has the job, in the same process, and has not let it begin
+            asked["instead_of"] = self.model.known.lease.owner if self.model.known else "nobody"
         answer = self.ask(owner, ttl, **asked)
         return answer if isinstance(answer, Lease) else multiple()
 

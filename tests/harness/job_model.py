@@ -87,6 +87,7 @@ class JobModel:
         revived: bool = False,
         alone_at: int = 0,
         alone: bool = False,
+        instead_of: str = "",
     ) -> None:
         """Fail unless this may be answered to the delivery."""
         known = self.known
@@ -101,6 +102,9 @@ class JobModel:
             self._lend(known, ttl)
             return
         begun = self._begun(known)
+        if known and known.state is JobState.RUNNING and known.lease.owner == instead_of:
+            begun = False
+            self.told.pop(name(known.lease), None)  # it knows that its lease is over
         if known and known.state is not JobState.DEAD:
             known.see(sent_at)
             if begun is None and self._is_held(known, answer):

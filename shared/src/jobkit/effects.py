@@ -18,6 +18,7 @@ __all__ = [
     "Buried",
     "Call",
     "Claim",
+    "Claims",
     "Completed",
     "Effect",
     "Outcome",
@@ -41,6 +42,13 @@ class Seam(StrEnum):
 
     STORE = "store"
     BROKER = "broker"
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Ask for several jobs. Answered by a list: what each claim is answered, or the error that it met."""
+
+    claims: Sequence[Claim]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,7 @@ class Outcome:
     rejected: bool = False
 
 
-Effect = Claim | Record | Records | Call | Pause | Run
+Effect = Claim | Claims | Record | Records | Call | Pause | Run
 
 #: Any: the answer is of the kind that the effect asks for.
 Steps = Generator[Effect, Any, T]

@@ -113,6 +113,7 @@ class Execution:
         revived: Whether it has come back from a dead-letter queue.
         redelivered: Whether the broker has delivered it before, perhaps to a worker that has died since.
         is_stale: Tells whether the connection that delivered it is gone. The broker then delivers it again.
+        instead_of: Its owner before, whose lease is given up, because its job was not to begin yet.
         answer: What it was answered when its job was claimed ahead.
         lease: The lease, once it is given.
         alone: Whether it runs on its last chance, with no other such job beside it.
@@ -134,6 +135,7 @@ class Execution:
     revived: bool = False
     redelivered: bool = False
     is_stale: Callable[[], bool] = lambda: False
+    instead_of: str = ""
     answer: Answer | None = None
     lease: Lease | None = None
     alone: bool = False

@@ -96,7 +96,7 @@ class LeaseKeeper:
     def run_begins(self, lease: Lease) -> None:
         """Should this process die from here on, that counts as a crash of the job."""
         begun, owner = self._identity.begun, process_of(lease.owner)
-        if begun is not None and owner is not None:
+        if begun is not None and owner is not None and lease not in self._cells:
             self._cells[lease] = begun.note(owner[1])
 
     def run_has_ended(self, lease: Lease) -> None:

@@ -15,6 +15,10 @@ from typing import Final
 
 _CELL: Final = 8  #: bytes, which one instruction writes
 
+#: A thread has one job that runs; more may have run and wait for their record, twice as many as there are threads, and
+#: as many may be on their way to the store.
+_JOBS_PER_THREAD: Final = 8
+
 
 class Begun:
     """The numbers of the jobs that run, in memory that other processes share, and that survives this one.
@@ -43,9 +47,14 @@ class Begun:
         return frozenset(self._cells) - {0}
 
 
-def shared_memory(jobs: int, file: int = -1) -> mmap.mmap:
-    """Return memory for as many jobs as run at a time, shared with processes that are forked, or that have the file."""
-    return mmap.mmap(file, _CELL * jobs)
+def size_for(threads: int) -> int:
+    """Return how many bytes of memory a process of so many threads needs."""
+    return _CELL * _JOBS_PER_THREAD * threads
+
+
+def shared_memory(threads: int, file: int = -1) -> mmap.mmap:
+    """Return memory for a process of so many threads, shared with those that are forked, or that have the file."""
+    return mmap.mmap(file, size_for(threads))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ class Case:
         sends: Names of jobs, in the order in which their messages arrive; one that stands there twice arrives twice.
         scripts: What the runs of a job do, one after the other; the last one is repeated. A run is a list of steps:
             ``ok``, ``fail``, ``never`` (a permanent error), ``snooze``, ``kill``, ``send NAME``, ``work`` (for longer
-            than a lease).
+            than a lease), ``pause`` (for longer than a claim waits).
         ends: How a job has to end, unless it is done: the states that are right too.
         processes: How many.
         threads: In each of them.
@@ -43,5 +43,6 @@ CASES: Final = {
     "parent": Case(["a"], {"a": ["send b, ok"], "b": ["ok"]}),
     "parent that is repeated": Case(["a"], {"a": ["send b, work, fail", "send b, ok"], "b": ["work, ok"]}),
     "poison": Case(["a", "b"], {"a": ["kill"], "b": ["ok"]}, {"a": [JobState.DEAD]}),
+    "busy": Case(["a", "b", "c", "c"], {"a": ["pause, ok"], "b": ["pause, ok"], "c": ["work, ok"]}, threads=1),
     "three": Case(["a", "b", "c", "a"], {"a": ["fail", "ok"], "b": ["ok"], "c": ["snooze", "ok"]}),
 }

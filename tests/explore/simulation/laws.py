@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from cases import Case
 from simulated_queue import Broker
-from simulated_workers import ATTEMPTS, MAX_CRASHES, TTL, Process, Thread
+from simulated_workers import ATTEMPTS, MAX_CRASHES, TTL, Process, Way
 
 from jobkit.execution import Execution
 from jobkit.store.base import JobKey, JobRecord, JobState, Lease
@@ -54,32 +54,30 @@ class Laws:
 
     def note_death(self, execution: Execution, *, had_begun: bool) -> None:
         """A process has died, or was frozen, with a delivery."""
-        self.deaths[execution.job.id] += execution.lease is not None
+        self.deaths[execution.job.id] += execution.lease is not None or isinstance(execution.answer, Lease)
         self.crashes[execution.job.id] += had_begun
 
-    def check_start(self, thread: Thread, processes: Sequence[Process], now: float) -> None:
+    def check_start(self, way: Way, processes: Sequence[Process], now: float) -> None:
         """No run begins without a lease, after the job is done, or beside an owner whose lease holds."""
-        execution = thread.execution
-        assert execution is not None
-        name, lease = execution.job.id, execution.lease
+        name, lease = way.execution.job.id, way.execution.lease
         if lease is None:
             raise Finding(f"{name} runs without a lease")
         if self._held_until.get((name, lease.fence), now + TTL) <= now:
             return  # it was frozen, and has not yet heard that its lease is over: a window that guarantees.md names
-        record = self.store.record(execution.job)
-        if record is not None and record.state is JobState.DONE:
+        record = self.store.record(way.execution.job)
+        if record is not None and record.state is JobState.DONE and not self.leases_cut_short:
             raise Finding(f"{name} runs though it is done")
         for process in processes:
-            for other in process.threads:
-                if other is not thread and not self.leases_cut_short and self._runs_with_a_lease(other, name, now):
+            for other in process.ways:
+                if other is not way and not self.leases_cut_short and self._runs_with_a_lease(other, name, now):
                     raise Finding(f"{name} runs twice at a time, and both leases hold")
         self.note_lease(lease, now)
 
-    def _runs_with_a_lease(self, thread: Thread, name: str, now: float) -> bool:
-        execution = thread.execution
-        if thread.running is None or execution is None or execution.lease is None or execution.job.id != name:
+    def _runs_with_a_lease(self, way: Way, name: str, now: float) -> bool:
+        lease = way.execution.lease
+        if way.running is None or lease is None or way.execution.job.id != name:
             return False
-        return self._held_until.get((name, execution.lease.fence), 0.0) > now >= thread.process.frozen_until
+        return self._held_until.get((name, lease.fence), 0.0) > now >= way.process.frozen_until
 
     def check_process(self, process: Process) -> None:
         """Nothing that an idle process has taken is kept."""

@@ -1,23 +1,25 @@
 """Mistakes in the path, to show that the explorer finds them. Each is a generator around the right steps."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from simulated_workers import Bend, Thread
+from simulated_workers import Bend, Way
 
-from jobkit.effects import Buried, Call, Claim, Completed, Effect, Record, Released, Run, Steps
+from jobkit.effects import Buried, Call, Claim, Completed, Effect, Record, Records, Released, Run, Steps
 from jobkit.errors import JobkitError, StoreUnavailable
 from jobkit.execution import Decision, Verdict
-from jobkit.leases import LeaseKeeper
-from jobkit.store.base import Finished, Held, JobState, Lease
+from jobkit.run.dispatcher import Delivery, Dispatcher, Withdrawn
+from jobkit.run.recorder import End
+from jobkit.store.base import Answer, Finished, Held, JobState, Lease
 
 #: Yields in the place of an effect whatever it likes, and returns the answer to it.
-Instead = Callable[[Thread, Effect], Generator[Effect, Any, object]]
+Instead = Callable[[Way, Effect], Generator[Effect, Any, object]]
 
 
 def _around(instead: Instead) -> Bend:
-    def bend(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+    def bend(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
         answer: object = None
         error: BaseException | None = None
         while True:
@@ -27,7 +29,7 @@ def _around(instead: Instead) -> Bend:
                 decision: Decision = end.value
                 return decision
             try:
-                answer, error = (yield from instead(thread, effect)), None
+                answer, error = (yield from instead(way, effect)), None
             except Exception as failure:  # for the step to hear
                 error = failure
 
@@ -38,34 +40,34 @@ def _is_publication(effect: Effect) -> bool:
     return isinstance(effect, Call) and effect.what in {"publish", "bury"}
 
 
-def _ack(thread: Thread) -> None:
+def _ack(way: Way) -> None:
     """Settle the delivery at once, whatever comes after that."""
-    assert thread.connection is not None
-    assert thread.message is not None
-    if thread.message in thread.connection.taken:
-        thread.process.world.broker.settle(thread.connection, thread.message, ack=True)
-    thread.connection = replace(thread.connection, is_lost=True)  # so that it is not settled twice
+    assert way.connection is not None
+    assert way.message is not None
+    if way.message in way.connection.taken:
+        way.process.world.broker.settle(way.connection, way.message, ack=True)
+    way.connection = replace(way.connection, is_lost=True)  # so that it is not settled twice
 
 
-def _ack_before_record(thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+def _ack_before_record(way: Way, effect: Effect) -> Generator[Effect, Any, object]:
     if isinstance(effect, Record) and isinstance(effect.end, Completed):
-        _ack(thread)
+        _ack(way)
     return (yield effect)
 
 
-def _ack_before_the_run(thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+def _ack_before_the_run(way: Way, effect: Effect) -> Generator[Effect, Any, object]:
     if isinstance(effect, Run):
-        _ack(thread)
+        _ack(way)
     return (yield effect)
 
 
-def _retry_after_the_ack(thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+def _retry_after_the_ack(way: Way, effect: Effect) -> Generator[Effect, Any, object]:
     if _is_publication(effect):
-        _ack(thread)
+        _ack(way)
     return (yield effect)
 
 
-def _publish_failure_is_ignored(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+def _publish_failure_is_ignored(_way: Way, effect: Effect) -> Generator[Effect, Any, object]:
     try:
         return (yield effect)
     except JobkitError:
@@ -74,7 +76,7 @@ def _publish_failure_is_ignored(_thread: Thread, effect: Effect) -> Generator[Ef
         raise
 
 
-def _record_failure_is_ignored(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+def _record_failure_is_ignored(_way: Way, effect: Effect) -> Generator[Effect, Any, object]:
     try:
         return (yield effect)
     except StoreUnavailable:
@@ -83,21 +85,21 @@ def _record_failure_is_ignored(_thread: Thread, effect: Effect) -> Generator[Eff
         raise
 
 
-def _release_without_fence(thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+def _release_without_fence(way: Way, effect: Effect) -> Generator[Effect, Any, object]:
     if isinstance(effect, Record) and isinstance(effect.end, Released):
-        row = thread.process.world.store._row(effect.lease.job)
+        row = way.process.world.store._row(effect.lease.job)
         if row is not None:
             effect = replace(effect, lease=replace(effect.lease, fence=row.record.fence, owner=row.owner))
     return (yield effect)
 
 
-def _released_before_the_run(thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
-    if isinstance(effect, Run) and thread.execution is not None and thread.execution.lease is not None:
-        thread.process.world.store.release(thread.execution.lease, delay=Released().delay, counted=False)
+def _released_before_the_run(way: Way, effect: Effect) -> Generator[Effect, Any, object]:
+    if isinstance(effect, Run) and way.execution.lease is not None:
+        way.process.world.store.release(way.execution.lease, delay=Released().delay, counted=False)
     return (yield effect)
 
 
-def _failure_is_not_counted(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+def _failure_is_not_counted(_way: Way, effect: Effect) -> Generator[Effect, Any, object]:
     if isinstance(effect, Record) and isinstance(effect.end, Released):
         effect = replace(effect, end=replace(effect.end, counted=False))
     if isinstance(effect, Claim):  # nor does the message say how many there were
@@ -105,7 +107,7 @@ def _failure_is_not_counted(_thread: Thread, effect: Effect) -> Generator[Effect
     return (yield effect)
 
 
-def _outage_lets_the_job_run(thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+def _outage_lets_the_job_run(way: Way, effect: Effect) -> Generator[Effect, Any, object]:
     try:
         return (yield effect)
     except StoreUnavailable:
@@ -114,25 +116,25 @@ def _outage_lets_the_job_run(thread: Thread, effect: Effect) -> Generator[Effect
         raise
 
 
-def _held_is_done(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+def _held_is_done(_way: Way, effect: Effect) -> Generator[Effect, Any, object]:
     answer = yield effect
     # The delivery is dropped: no copy comes back to see what has become of the owner.
     return _FINISHED if isinstance(answer, Held) else answer
 
 
-def _dead_letter_is_only_recorded(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+def _dead_letter_is_only_recorded(_way: Way, effect: Effect) -> Generator[Effect, Any, object]:
     if isinstance(effect, Call) and effect.what == "bury":
         return None
     return (yield effect)
 
 
-def _death_is_not_recorded(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
+def _death_is_not_recorded(_way: Way, effect: Effect) -> Generator[Effect, Any, object]:
     if isinstance(effect, Record) and isinstance(effect.end, Buried):
         return True
     return (yield effect)
 
 
-def _record_before_publication(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+def _record_before_publication(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
     answer: object = None
     error: BaseException | None = None
     held_back: Effect | None = None
@@ -143,7 +145,7 @@ def _record_before_publication(thread: Thread, steps: Steps[Decision]) -> Steps[
             decision: Decision = end.value
             return decision
         try:
-            if _is_publication(effect) and thread.execution is not None and thread.execution.lease is not None:
+            if _is_publication(effect) and way.execution.lease is not None:
                 held_back, answer, error = effect, None, None
                 continue
             answer, error = (yield effect), None
@@ -154,38 +156,69 @@ def _record_before_publication(thread: Thread, steps: Steps[Decision]) -> Steps[
             error = failure
 
 
-def _turn_is_kept(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
-    thread.process.idempotency.end = lambda execution: None  # type: ignore[method-assign]
+def _turn_is_kept(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
+    way.process.idempotency.end = lambda execution: None  # type: ignore[method-assign]
     return (yield from steps)
 
 
-def _lease_is_never_forgotten(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
-    thread.process.keeper.forget = lambda lease: None  # type: ignore[method-assign]
+def _lease_is_never_forgotten(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
+    way.process.keeper.forget = lambda lease: None  # type: ignore[method-assign]
     return (yield from steps)
 
 
-def _lease_is_not_renewed(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
-    thread.process.keeper.keep = lambda lease, thread: None  # type: ignore[method-assign]
+def _lease_is_not_renewed(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
+    way.process.keeper.keep = lambda lease, thread: None  # type: ignore[method-assign]
     return (yield from steps)
 
 
-def _begun_before_it_begins(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
-    keeper = thread.process.keeper
+def _begun_before_it_begins(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
+    keeper, dispatcher = way.process.keeper, way.process.dispatcher
 
-    def keep(lease: Lease, thread: int) -> None:
-        LeaseKeeper.keep(keeper, lease, thread)
-        LeaseKeeper.run_begins(keeper, lease)
+    def deal(batch: Sequence[Delivery], answers: Sequence[Answer | JobkitError]) -> list[Withdrawn]:
+        for answer in answers:
+            if isinstance(answer, Lease) and answer not in keeper._cells:
+                keeper.run_begins(answer)
+        return Dispatcher.deal(dispatcher, batch, answers)
 
-    keeper.keep, keeper.run_begins = keep, lambda lease: None  # type: ignore[method-assign]
+    dispatcher.deal = deal  # type: ignore[method-assign]
     return (yield from steps)
 
 
-def _begins_unnoted(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
-    thread.process.keeper.run_begins = lambda lease: None  # type: ignore[method-assign]
+def _begins_unnoted(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
+    way.process.keeper.run_begins = lambda lease: None  # type: ignore[method-assign]
     return (yield from steps)
 
 
-def _stale_answer_is_acked(_thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+def _old_name(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
+    dispatcher = way.process.dispatcher
+
+    def put_back(withdrawn: Sequence[Withdrawn]) -> None:
+        for delivery, _ in withdrawn:
+            dispatcher.put(delivery)
+
+    dispatcher.put_back = put_back  # type: ignore[method-assign]
+    return (yield from steps)
+
+
+def _batch_is_forgotten(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
+    dispatcher = way.process.dispatcher
+    dispatcher.give_up = lambda batch: Dispatcher.give_up(dispatcher, batch[:1])  # type: ignore[method-assign]
+    return (yield from steps)
+
+
+def _group_is_taken_for_recorded(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
+    def bad(ends: Sequence[End]) -> Steps[None]:
+        with suppress(JobkitError):
+            yield Records([end.way.effect for end in ends])  # type: ignore[misc]
+        for end in ends:
+            end.way.step(True)
+            end.settle()
+
+    way.process.commit = bad
+    return (yield from steps)
+
+
+def _stale_answer_is_acked(_way: Way, steps: Steps[Decision]) -> Steps[Decision]:
     decision = yield from steps
     return Decision(Verdict.COMPLETED) if decision.verdict is Verdict.HANDED_BACK else decision
 
@@ -212,5 +245,8 @@ MISTAKES: Final[dict[str, Bend]] = {
     "a lease is not renewed": _lease_is_not_renewed,
     "a crash counts for a job that had not begun": _begun_before_it_begins,
     "a job begins, and nobody can know": _begins_unnoted,
+    "what was claimed ahead asks again under its old name": _old_name,
+    "what was not claimed together is forgotten": _batch_is_forgotten,
+    "a group that was not recorded is taken for recorded": _group_is_taken_for_recorded,
     "what is handed back is acked": _stale_answer_is_acked,
 }

@@ -1,8 +1,10 @@
 """Worker processes and their threads, which walk the real path one effect at a time."""
 
+import itertools
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, Final, Protocol
@@ -10,16 +12,18 @@ from typing import Any, Final, Protocol
 from dramatiq import Message
 from simulated_queue import Broker, Connection, Waiting
 
-from jobkit.effects import Effect, Pause, Run, Steps
+from jobkit.effects import Effect, Pause, Record, Run, Steps
 from jobkit.errors import TransientError
-from jobkit.execution import Decision, Execution
+from jobkit.execution import Decision, Execution, Verdict
 from jobkit.leases import LeaseKeeper
 from jobkit.middleware.idempotency import Idempotency
 from jobkit.middleware.retries import Retries
 from jobkit.patience import Patience
-from jobkit.process import Begun, Identity
+from jobkit.process import Begun, Identity, size_for
 from jobkit.retry import fixed
+from jobkit.run.dispatcher import LONGEST_AHEAD, RUNS, Delivery, Dispatcher, claim, release
 from jobkit.run.path import Path, Rules
+from jobkit.run.recorder import End, commit
 from jobkit.store.base import GENERATION, JobKey
 from jobkit.store.base import Process as Described
 from jobkit.store.memory import MemoryStore
@@ -35,8 +39,8 @@ MAX_CRASHES: Final = 3
 
 RULES: Final = Rules(fixed(RETRY, attempts=ATTEMPTS, jitter=0, retry_on=TransientError), timedelta(seconds=30), None)
 
-#: Makes a mistake in the path of a thread.
-Bend = Callable[["Thread", Steps[Decision]], Steps[Decision]]
+#: Makes a mistake in the path of a delivery.
+Bend = Callable[["Way", Steps[Decision]], Steps[Decision]]
 
 
 class Host(Protocol):
@@ -53,43 +57,71 @@ class Host(Protocol):
         """Add a line to the story."""
 
 
-class Thread:
-    """A worker thread: the path that it walks, and the effect that it has reached.
+class Way:
+    """A delivery on its path.
 
     Attributes:
+        effect: What its steps have reached.
+        has_run: Whether its job was about to run, or has run.
         running: The steps of the job that are left while it runs; None otherwise.
         interrupted: Its lease has gone to another worker.
-        wakes_at: When its pause, its work or the delay of its effect is over.
-        is_delayed: Whether its effect has been delayed.
-        has_run: Whether its job was about to run, or has run.
     """
 
-    def __init__(self, process: "Process", number: int) -> None:
-        self.process, self.number = process, number
-        self.name = f"process {process.number}, thread {number}"
-        self._clear()
-
-    def _clear(self) -> None:
-        self.message: Message[Any] | None = None
-        self.connection: Connection | None = None
-        self.execution: Execution | None = None
-        self.steps: Steps[Decision] | None = None
+    def __init__(self, thread: "Thread", arrival: "Arrival", execution: Execution, bend: Bend) -> None:
+        self.process, self.name = thread.process, thread.name
+        self.message, self.connection, self.execution = arrival.message, arrival.connection, execution
+        execution.thread = id(self)
         self.effect: Effect | None = None
+        self.has_run = False
         self.running: list[str] | None = None
         self.interrupted = False
+        self.steps = bend(self, self.process.path.walk(execution, RULES))
+        self.decision = Decision(Verdict.HANDED_BACK)
+
+    def step(self, answer: object = None, error: BaseException | None = None) -> Effect | None:
+        """Go on to the next effect."""
+        try:
+            self.effect = self.steps.send(answer) if error is None else self.steps.throw(error)
+        except StopIteration as end:
+            self.effect, self.decision = None, end.value
+        self.has_run = self.has_run or isinstance(self.effect, Run)
+        return self.effect
+
+    def settle(self) -> None:
+        """Ack the delivery, or return it."""
+        name, ack = self.message.message_id, self.decision.is_final
+        world = self.process.world
+        world.tell(f"{self.name}: {name} is {self.decision.verdict.value}, {'acked' if ack else 'returned'}")
+        world.broker.settle(self.connection, self.message, ack=ack)
+        self.process.ways.remove(self)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What a process has taken from the queue: a message, and the connection over which it came."""
+
+    message: Message[Any]
+    connection: Connection
+
+
+class Walker:
+    """Takes steps of one kind after the other, effect by effect.
+
+    Attributes:
+        effect: What they have reached; None between them.
+        wakes_at: When its pause, its work or the delay of its effect is over.
+        is_delayed: Whether its effect has been delayed.
+    """
+
+    def __init__(self, process: "Process", name: str) -> None:
+        self.process, self.name = process, f"process {process.number}, {name}"
+        self.steps: Steps[None] | None = None
+        self.effect: Effect | None = None
         self.wakes_at = 0.0
         self.is_delayed = False
-        self.has_run = False
 
-    def begin(self, delivery: Waiting, connection: Connection, bend: Bend) -> None:
-        self._clear()
-        self.message, self.connection = delivery.message, connection
-        message = delivery.message
-        key = JobKey.of(message.queue_name, message.actor_name, message.message_id)
-        owner = self.process.keeper.owner()
-        self.execution = Execution(message, key, owner, thread=id(self), is_stale=lambda: connection.is_lost)
-        self.execution.redelivered = delivery.redelivered
-        self.steps = bend(self, self.process.path.walk(self.execution, RULES))
+    def begin(self, steps: Steps[None]) -> None:
+        self.steps = steps
         self.go_on(None, None)
 
     def go_on(self, answer: object, error: BaseException | None) -> None:
@@ -98,10 +130,9 @@ class Thread:
         self.is_delayed = False
         try:
             self.effect = self.steps.send(answer) if error is None else self.steps.throw(error)
-        except StopIteration as end:
-            self._end(end.value)
+        except StopIteration:
+            self.steps = self.effect = None
             return
-        self.has_run = self.has_run or isinstance(self.effect, Run)
         if isinstance(self.effect, Pause):
             self.sleep(self.effect.seconds)
 
@@ -112,17 +143,75 @@ class Thread:
     def is_awake(self) -> bool:
         if isinstance(self.effect, Pause) and self.effect.unless.is_set():
             return True
-        return self.effect is not None and (self.wakes_at <= self.process.world.now or self.interrupted)
+        return self.effect is not None and self.wakes_at <= self.process.world.now
 
-    def _end(self, decision: Decision) -> None:
-        world, message, connection, execution = self.process.world, self.message, self.connection, self.execution
-        assert message is not None
-        assert connection is not None
-        assert execution is not None
-        ack = decision.is_final
-        world.tell(f"{self.name}: {message.message_id} is {decision.verdict.value}, {'acked' if ack else 'returned'}")
-        world.broker.settle(connection, message, ack=ack)
-        self._clear()
+
+class Thread(Walker):
+    """A worker thread.
+
+    Attributes:
+        way: The delivery that it walks with.
+    """
+
+    def __init__(self, process: "Process", number: int) -> None:
+        super().__init__(process, f"thread {number}")
+        self.way: Way | None = None
+
+    @property
+    def is_awake(self) -> bool:
+        return super().is_awake or (self.way is not None and self.way.interrupted and self.effect is not None)
+
+    def go_on(self, answer: object, error: BaseException | None) -> None:
+        super().go_on(answer, error)
+        if self.steps is None:
+            self.way = None
+
+    def take(self, bend: Bend) -> None:
+        """Take what the dispatcher says, as Dramatiq's worker threads do."""
+        dispatcher = self.process.dispatcher
+        delivery = dispatcher.take()
+        batch = [delivery] if delivery is not None else dispatcher.choose()
+        if delivery is None and batch and dispatcher.needs_claim(batch):
+            self.begin(claim(dispatcher, batch, self.process.idempotency.request))
+        elif batch:
+            self.way = Way(self, batch[0].item.arrival, batch[0].execution, bend)
+            self.process.ways.append(self.way)
+            self.process.world.tell(f"{self.name}: begins with {self.way.message.message_id}")
+            self.begin(self._walk(self.way))
+
+    def _walk(self, way: Way) -> Steps[None]:
+        answer: object = None
+        error: BaseException | None = None
+        while (effect := way.step(answer, error)) is not None:
+            if isinstance(effect, Record) and way.has_run:
+                self.way = None
+                yield from self._hand_over(End(way, way.settle))
+                return
+            try:
+                answer, error = (yield effect), None
+            except Exception as failure:
+                answer, error = None, failure
+        way.settle()
+
+    def _hand_over(self, end: End) -> Steps[None]:
+        """Record an end, or leave it to the thread that records already."""
+        process = self.process
+        process.ends.append(end)
+        if process.is_led:
+            return
+        process.is_led = True
+        while group := process.ends[:]:
+            process.ends.clear()
+            yield from process.commit(group)
+        process.is_led = False
+
+
+@dataclass(frozen=True, order=True)
+class Item:
+    """A place in the order of what was taken."""
+
+    number: int
+    arrival: Arrival = field(compare=False)
 
 
 def _describe(identity: Identity) -> Described:
@@ -138,7 +227,7 @@ class Process:
         self.stopping, self.over = stopping, over = threading.Event(), threading.Event()
         self._interrupts = SimpleNamespace(interrupt=self._interrupt)
         patience = Patience(stopping, over)
-        self.begun = Begun(bytearray(8 * threads))
+        self.begun = Begun(bytearray(size_for(threads)))
         self.identity = Identity(f"process-{world.name_process()}", self.begun)
         self.keeper = LeaseKeeper(world.store, self._interrupts, timedelta(seconds=TTL), _describe)  # type: ignore[arg-type]
         self.keeper._identity = self.identity
@@ -159,21 +248,64 @@ class Process:
             patience,
             Limits(),
         )
+        self.dispatcher = Dispatcher(self.keeper.runs, lambda: True, self.keeper.owner, lambda: world.now)
+        for _ in range(RUNS):
+            self.dispatcher.note_run("work", 0.0)  # so that it claims ahead
         self.threads = [Thread(self, number) for number in range(threads)]
+        self.caretaker = Walker(self, "caretaker")
+        self.ways: list[Way] = []
+        self.ends: list[End] = []
+        self.commit = commit
+        self.is_led = False
+        self._numbers = itertools.count()
         self.frozen_until = 0.0
         self.ends_at = math.inf
 
     @property
+    def walkers(self) -> Sequence[Walker]:
+        return [*self.threads, self.caretaker]
+
+    @property
     def is_idle(self) -> bool:
-        return all(thread.effect is None for thread in self.threads)
+        return not (self.ways or len(self.dispatcher)) and all(walker.effect is None for walker in self.walkers)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes more from the queue."""
+        return len(self.ways) + len(self.dispatcher) < 2 * len(self.threads) and not self.stopping.is_set()
+
+    @property
+    def must_tidy(self) -> bool:
+        """Whether something that it has claimed waits for too long, or is to be asked for again."""
+        now, dispatcher = self.world.now, self.dispatcher
+        ready = any(one.at <= now - LONGEST_AHEAD for one in dispatcher._ready)
+        return ready or any(one.at <= now for one in dispatcher._held)
+
+    def receive(self, delivery: Waiting) -> None:
+        """Take in what has come from the queue."""
+        message = delivery.message
+        key = JobKey.of(message.queue_name, message.actor_name, message.message_id)
+        connection = self.connection
+        execution = Execution(message, key, self.keeper.owner(), is_stale=lambda: connection.is_lost)
+        execution.redelivered = delivery.redelivered
+        self.dispatcher.put(Delivery(Item(next(self._numbers), Arrival(message, connection)), execution))
+
+    def give_back(self) -> Steps[None]:
+        """Return what waits, as the process stops."""
+        deliveries, withdrawn = self.dispatcher.drain()
+        yield from release(self.dispatcher, withdrawn)
+        more, _ = self.dispatcher.drain()
+        for delivery in [*deliveries, *more]:
+            arrival = delivery.item.arrival
+            self.world.broker.settle(arrival.connection, arrival.message, ack=False)
 
     def renew(self) -> None:
         if self.world.now >= self.frozen_until:
             self.keeper._renew(say_so=False)
 
     def _interrupt(self, thread: int, kind: type[BaseException]) -> bool:
-        for one in self.threads:
-            if id(one) == thread and one.running is not None:
-                one.interrupted = True
+        for way in self.ways:
+            if id(way) == thread and way.running is not None:
+                way.interrupted = True
                 return True
         return False

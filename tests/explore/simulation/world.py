@@ -20,20 +20,35 @@ from dramatiq import Message
 from dramatiq.middleware import Shutdown
 from laws import Finding, Laws
 from simulated_queue import Broker, Connection
-from simulated_workers import RENEWAL, TTL, Bend, Process, Thread
+from simulated_workers import RENEWAL, TTL, Bend, Process, Thread, Walker, Way
 
 from jobkit import leases
-from jobkit.effects import Buried, Call, Claim, Completed, Outcome, Pause, Record, Run, Seam, Steps
+from jobkit.effects import (
+    Buried,
+    Call,
+    Claim,
+    Claims,
+    Completed,
+    Outcome,
+    Pause,
+    Record,
+    Records,
+    Run,
+    Seam,
+    Steps,
+)
 from jobkit.errors import BrokerUnavailable, LeaseLost, PermanentError, Snooze, StoreUnavailable, TransientError
 from jobkit.execution import Decision
+from jobkit.run.dispatcher import LONGEST_AHEAD, tidy
 from jobkit.run.seams import Seams
 from jobkit.store.base import Lease
 from jobkit.store.memory import MemoryStore
 
 __all__ = ["CASES", "Case", "Finding", "World", "explore", "straight"]
 
-#: Seconds: how long a job works, a frozen process is silent, and an effect is delayed.
+#: Seconds: how long a job works or pauses, a frozen process is silent, and an effect is delayed.
 WORK: Final = 2.5 * TTL
+PAUSE: Final = 1.0
 FROZEN: Final = TTL + 1
 DELAY: Final = 4.0
 
@@ -53,10 +68,13 @@ _FAILURES: Final[dict[str, Callable[[], BaseException]]] = {
     "snooze": lambda: Snooze(2, "later"),
 }
 
+#: What is asked of a seam.
+Asked = Claim | Claims | Record | Records | Call
+
 Move = tuple[float, Callable[[], None]]
 
 
-def straight(_thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+def straight(_way: Way, steps: Steps[Decision]) -> Steps[Decision]:
     """The path as it is."""
     return steps
 
@@ -82,6 +100,7 @@ class World:
         self.story: list[str] = []
         self._seams = Seams(self.store, timedelta(seconds=TTL))
         self._faults_left = faults
+        self._late: list[tuple[float, Claim | Claims | Record | Records]] = []
         self._declarations: list[tuple[float, Process, Collection[int]]] = []
         self._names = itertools.count(1)
         self.processes = [Process(self, number, case.threads) for number in range(case.processes)]
@@ -116,6 +135,7 @@ class World:
 
     def _step(self) -> bool:
         self._declare_dead()
+        self._happen_late()
         for process in self.processes:
             if process.ends_at <= self.now and process.frozen_until <= self.now:
                 with patch.object(leases, "INTERRUPT_TIME", 0.0):
@@ -140,14 +160,22 @@ class World:
             yield 0.2, lambda: self._fault(self._move_clock)
 
     def _moves_of(self, process: Process) -> Iterator[Move]:
-        takes = self.broker.ready() is not None and not process.stopping.is_set()
-        for thread in process.threads:
-            if thread.effect is not None:
-                if thread.is_awake:
-                    yield 10, lambda thread=thread: self._go_on(thread)  # type: ignore[misc]
-            elif takes:
+        if process.has_room and self.broker.ready() is not None:
+            yield 10, lambda: self._deliver(process)
+        takes = process.dispatcher.has_work and not process.stopping.is_set()
+        for walker in process.walkers:
+            if walker.effect is not None:
+                if walker.is_awake:
+                    yield 10, lambda walker=walker: self._go_on(walker)  # type: ignore[misc]
+            elif takes and isinstance(walker, Thread):
                 takes = False  # the threads of a process are alike
-                yield 10, lambda thread=thread: self._deliver(thread)  # type: ignore[misc]
+                yield 10, lambda thread=walker: thread.take(self.bend)  # type: ignore[misc]
+        if process.caretaker.effect is None:
+            if process.stopping.is_set() and len(process.dispatcher):
+                yield 10, lambda: process.caretaker.begin(process.give_back())
+            elif process.must_tidy:
+                request = process.idempotency.request
+                yield 10, lambda: process.caretaker.begin(tidy(process.dispatcher, request))
         if process.stopping.is_set() and process.is_idle:
             yield 10, lambda: self._replace(process)
 
@@ -166,7 +194,10 @@ class World:
         moments += [due for due, _, _ in self._declarations if due < math.inf]
         moments += [process.frozen_until for process in self.processes]
         moments += [process.ends_at for process in self.processes if process.stopping.is_set()]
-        moments += [t.wakes_at for p in self.processes for t in p.threads if t.effect is not None]
+        moments += [walker.wakes_at for p in self.processes for walker in p.walkers if walker.effect is not None]
+        moments += [one.at for p in self.processes for one in p.dispatcher._held]
+        moments += [one.at + LONGEST_AHEAD + 0.01 for p in self.processes for one in p.dispatcher._ready]
+        moments += [due for due, _ in self._late]
         later = [moment for moment in moments if moment > self.now]
         if not later:
             return False
@@ -185,40 +216,39 @@ class World:
         for process in self.processes:
             process.renew()
             if self.now >= process.frozen_until:
-                for thread in process.threads:
-                    lease = thread.execution.lease if thread.execution is not None else None
-                    if lease is not None and thread.running is not None and not thread.interrupted:
-                        self.laws.note_lease(lease, self.now)
+                for way in process.ways:
+                    if way.execution.lease is not None and way.running is not None and not way.interrupted:
+                        self.laws.note_lease(way.execution.lease, self.now)
 
     # ---- what threads do
 
-    def _deliver(self, thread: Thread) -> None:
-        connection = thread.process.connection
-        delivery = self.broker.take(connection)
+    def _deliver(self, process: Process) -> None:
+        delivery = self.broker.take(process.connection)
         again = ", which comes again" if delivery.redelivered else ""
-        self.tell(f"{thread.name}: takes {delivery.message.message_id}{again}")
-        thread.begin(delivery, connection, self.bend)
+        self.tell(f"process {process.number} receives {delivery.message.message_id}{again}")
+        process.receive(delivery)
 
-    def _go_on(self, thread: Thread) -> None:
-        effect = thread.effect
+    def _go_on(self, walker: Walker) -> None:
+        effect = walker.effect
         match effect:
             case Run():
-                self._run(thread)
+                assert isinstance(walker, Thread)
+                self._run(walker)
             case Pause(unless=event):
-                thread.go_on(event.is_set(), None)
-            case Claim() | Record() | Call():
-                self._perform(thread, effect)
+                walker.go_on(event.is_set(), None)
+            case Claim() | Claims() | Record() | Records() | Call():
+                self._perform(walker, effect)
 
-    def _perform(self, thread: Thread, effect: Claim | Record | Call) -> None:
+    def _perform(self, walker: Walker, effect: Asked) -> None:
         name = _name(effect)
         what = 0
-        if self._faults_left and not thread.is_delayed:
-            what = self._chooser.choose([20, 0.5, 0.5, 0.5])
+        if self._faults_left and not walker.is_delayed:
+            what = self._chooser.choose([20, 0.5, 0.5, 0.5, 0.3])
         if what == 3:
             self._count_fault()
-            thread.is_delayed = True
-            thread.sleep(DELAY)
-            self.tell(f"{thread.name}: {name} … takes its time")
+            walker.is_delayed = True
+            walker.sleep(DELAY)
+            self.tell(f"{walker.name}: {name} … takes its time")
             return
         answer: object = None
         error: BaseException | None = None
@@ -226,45 +256,59 @@ class World:
             self._count_fault()
             at_broker = isinstance(effect, Call) and effect.seam is Seam.BROKER
             error = BrokerUnavailable("no answer") if at_broker else StoreUnavailable("no answer")
-        if what == 1:
-            self.tell(f"{thread.name}: {name} … fails")
+        if what == 4 and not isinstance(effect, Call):
+            self._late.append((self.now + DELAY, effect))
+            self.tell(f"{walker.name}: {name} … fails, and happens later")
+        elif what in {1, 4}:
+            self.tell(f"{walker.name}: {name} … fails")
         else:
             try:
                 answer = effect.do() if isinstance(effect, Call) else self._seams(effect)
             except Exception as failure:
                 answer, error = None, failure
             lost = " … happens, and the answer is lost" if what == 2 else f" → {_shown(answer, error)}"
-            self.tell(f"{thread.name}: {name}{lost}")
-            if isinstance(answer, Lease):
-                self.laws.note_lease(answer, self.now)
-        thread.go_on(None if error else answer, error)
+            self.tell(f"{walker.name}: {name}{lost}")
+            for one in answer if isinstance(answer, list) else [answer]:
+                if isinstance(one, Lease):
+                    self.laws.note_lease(one, self.now)
+        walker.go_on(None if error else answer, error)
+
+    def _happen_late(self) -> None:
+        for late in list(self._late):
+            due, effect = late
+            if due <= self.now:
+                self._late.remove(late)
+                self.tell(f"{_name(effect)}, which nobody waits for any more")
+                self._seams(effect)
 
     def _run(self, thread: Thread) -> None:
-        execution = thread.execution
-        assert execution is not None
-        name = execution.job.id
-        if thread.running is None:
-            self.laws.check_start(thread, self.processes, self.now)
-            thread.running = self.case.script(name, self.laws.runs[name])
+        way = thread.way
+        assert way is not None
+        name = way.execution.job.id
+        if way.running is None:
+            self.laws.check_start(way, self.processes, self.now)
+            way.running = self.case.script(name, self.laws.runs[name])
             self.laws.runs[name] += 1
-            self.tell(f"{thread.name}: {name} runs, attempt {execution.attempt}")
+            self.tell(f"{thread.name}: {name} runs, attempt {way.execution.attempt}")
             return
-        if thread.interrupted:
-            thread.interrupted = False
-            self._end_run(thread, Shutdown() if thread.process.stopping.is_set() else LeaseLost("gone"))
+        if way.interrupted:
+            way.interrupted = False
+            self._end_run(thread, way, Shutdown() if thread.process.stopping.is_set() else LeaseLost("gone"))
             return
-        match thread.running.pop(0).split():
+        match way.running.pop(0).split():
             case ["send", child]:
                 self._send_child(child)
             case ["work"]:
                 thread.sleep(WORK)
+            case ["pause"]:
+                thread.sleep(PAUSE)
             case ["ok"]:
                 self.laws.effects[name] += 1
-                self._end_run(thread, None)
+                self._end_run(thread, way, None)
             case ["kill"]:
                 self._die(thread.process, f"is killed by {name}")
             case [word]:
-                self._end_run(thread, _FAILURES[word]())
+                self._end_run(thread, way, _FAILURES[word]())
 
     def _send_child(self, name: str) -> None:
         if name not in self.laws.accepted:
@@ -273,8 +317,8 @@ class World:
             self.broker.enqueue(Message("work", "work", (), {}, {}, name, 1_700_000_000_000))
             self.tell(f"{name} is sent once more")
 
-    def _end_run(self, thread: Thread, error: BaseException | None) -> None:
-        thread.running = None
+    def _end_run(self, thread: Thread, way: Way, error: BaseException | None) -> None:
+        way.running = None
         self.tell(f"{thread.name}: the run ends {f'with {type(error).__name__}' if error else 'well'}")
         thread.go_on(Outcome(error), None)
 
@@ -294,9 +338,9 @@ class World:
         self.tell(f"process {process.number} is told to stop, and the time of its jobs is over")
         process.stopping.set()
         process.over.set()
-        for thread in process.threads:
-            if thread.running is not None:
-                thread.interrupted = True
+        for way in process.ways:
+            if way.running is not None:
+                way.interrupted = True
         process.ends_at = self.now + END_TIME
 
     def _replace(self, process: Process) -> None:
@@ -307,21 +351,24 @@ class World:
 
     def _die(self, process: Process, how: str) -> None:
         self.tell(f"process {process.number} {how}, another takes its place")
-        begun, under_way = process.begun.numbers(), []
-        for thread in process.threads:
-            if thread.execution is not None:
-                self.laws.note_death(thread.execution, had_begun=thread.has_run)
-            if thread.is_delayed and isinstance(thread.effect, Claim | Record):
-                under_way.append(thread.effect)
-            if thread.steps is not None:
-                thread.process.keeper._kept.clear()
+        begun = process.begun.numbers()
+        for way in process.ways:
+            self.laws.note_death(way.execution, had_begun=way.has_run)
+        self._note_claims_ahead(process)
+        process.keeper._kept.clear()
+        delayed = [walker.effect for walker in process.walkers if walker.is_delayed]
+        under_way = [one for one in delayed if isinstance(one, Claim | Claims | Record | Records)]
+        for steps in [*(walker.steps for walker in process.walkers), *(way.steps for way in process.ways)]:
+            if steps is not None:
                 with contextlib.suppress(BaseException):
-                    thread.steps.close()
+                    steps.close()
         self.broker.lose(process.connection)
         self.processes[process.number] = Process(self, process.number, self.case.threads)
         self._bury(process, begun, under_way)
 
-    def _bury(self, process: Process, begun: Collection[int], under_way: Sequence[Claim | Record]) -> None:
+    def _bury(
+        self, process: Process, begun: Collection[int], under_way: Sequence[Claim | Claims | Record | Records]
+    ) -> None:
         """Its supervisor says that it is dead: at once, once the store is back, or never, being dead itself."""
         wait = _DECLARED[self._chooser.choose([10, 2, 1]) if self._faults_left else 0]
         if wait:
@@ -348,9 +395,13 @@ class World:
     def _freeze(self, process: Process) -> None:
         self.tell(f"process {process.number} is frozen for longer than a lease")
         process.frozen_until = self.now + FROZEN
-        for thread in process.threads:  # what it believes is worth nothing while it is frozen
-            if thread.execution is not None:
-                self.laws.note_death(thread.execution, had_begun=False)
+        for way in process.ways:  # what it believes is worth nothing while it is frozen
+            self.laws.note_death(way.execution, had_begun=False)
+        self._note_claims_ahead(process)
+
+    def _note_claims_ahead(self, process: Process) -> None:
+        for delivery in process.dispatcher._ready:
+            self.laws.note_death(delivery.execution, had_begun=False)
 
     def _move_clock(self) -> None:
         back = self._chooser.choose([1, 1])
@@ -361,8 +412,12 @@ class World:
             process.renew()
 
 
-def _name(effect: Claim | Record | Call) -> str:
+def _name(effect: Asked) -> str:
     match effect:
+        case Claims(claims):
+            return ", ".join(map(_name, claims))
+        case Records(records):
+            return ", ".join(map(_name, records))
         case Claim(job):
             return f"claims {job.id}"
         case Record(lease, end):
@@ -377,6 +432,8 @@ def _shown(answer: object, error: BaseException | None) -> str:
         return f"{type(error).__name__}: {error}"
     if isinstance(answer, Lease):
         return f"a lease, attempt {answer.attempt}, {answer.crashes} crashes"
+    if isinstance(answer, list):
+        return ", ".join(_shown(one, None) for one in answer)
     if isinstance(answer, bool):
         return "yes" if answer else "no, the lease is another's"
     return "done" if answer is None else type(answer).__name__.lower() + f" ({getattr(answer, 'state', '')})"

@@ -25,7 +25,7 @@ from typing import Final, Protocol
 from jobkit import process
 from jobkit.cli.worker_process import Work, leave
 from jobkit.middleware.signals import SUPERVISED
-from jobkit.process import Begun, Identity, shared_memory
+from jobkit.process import Begun, Identity, shared_memory, size_for
 
 #: The signals that a supervisor has handlers for, which a child must not run.
 TAKEN: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -123,7 +123,7 @@ class Spawn:
     def __call__(self) -> tuple[Running, Identity]:
         """Start one."""
         with tempfile.TemporaryFile() as file:
-            file.truncate(8 * self._work.threads)
+            file.truncate(size_for(self._work.threads))
             identity = Identity(begun=Begun(shared_memory(self._work.threads, file.fileno())))
             reading, _ = self._lifeline
             given = {"work": asdict(self._work), "name": identity.name, "begun": file.fileno(), "lifeline": reading}

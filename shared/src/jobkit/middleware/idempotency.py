@@ -164,6 +164,7 @@ class Idempotency:
             alone=execution.alone,
             due_at=due_at,
             delay=delay,
+            instead_of=execution.instead_of,
         )
 
     def _defer(self, execution: Execution, delay: timedelta) -> Steps[Decision]:

@@ -97,7 +97,7 @@ class Carrier(Middleware):
 
     def _work_queue(self, broker: Broker) -> WorkQueue:
         keeper, idempotency = self._path.keeper, self._path.idempotency
-        dispatcher = Dispatcher(keeper.runs, lambda: not keeper.store_was_away(), time.monotonic)
+        dispatcher = Dispatcher(keeper.runs, lambda: not keeper.store_was_away(), keeper.owner, time.monotonic)
         return WorkQueue(
             dispatcher,
             self._seams,

@@ -7,15 +7,21 @@ wait here while another process is idle.
 
 import heapq
 import itertools
+import logging
+import math
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
-from jobkit.errors import JobkitError
+from jobkit.effects import Claim, Claims, Record, Records, Released, Steps
+from jobkit.errors import JobkitError, StoreUnavailable
 from jobkit.execution import Execution
 from jobkit.store.base import Answer, Held, JobKey, JobState, Lease
+
+log = logging.getLogger(__name__)
 
 #: Claims that wait for a thread, at most.
 MOST_AHEAD: Final = 16
@@ -55,6 +61,10 @@ class Delivery:
     asked: int = 0
 
 
+#: A delivery that was claimed, and its lease, which is to be released.
+Withdrawn = tuple[Delivery, Lease]
+
+
 @dataclass(order=True, slots=True)
 class _Place:
     item: Any
@@ -69,34 +79,39 @@ class Dispatcher:
     Args:
         runs_here: Whether this process runs a job.
         may_claim_ahead: Whether that is wise now: not in an outage.
+        new_owner: Makes a name under which a delivery asks for its job.
         clock: Seconds that only rise.
     """
 
     runs_here: Callable[[JobKey], bool]
     may_claim_ahead: Callable[[], bool]
+    new_owner: Callable[[], str]
     clock: Callable[[], float]
     _waiting: list[_Place] = field(default_factory=list)
     _ready: deque[Delivery] = field(default_factory=deque)  # claimed, or to be claimed by its thread
     _held: list[Delivery] = field(default_factory=list)  # by a worker that may just have died
     _runs: dict[str, "_Runs"] = field(default_factory=dict)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def put(self, delivery: Delivery) -> None:
         """Take a delivery in."""
-        heapq.heappush(self._waiting, _Place(delivery.item, next(self._numbers), delivery))
+        with self._lock:
+            heapq.heappush(self._waiting, _Place(delivery.item, next(self._numbers), delivery))
 
     def note_run(self, actor: str, seconds: float) -> None:
         """Note how long a job of the actor has run."""
-        runs = self._runs.get(actor)
-        if runs is None:
-            runs = self._runs[actor] = _Runs()
-        runs.add(is_short=seconds < SHORT.total_seconds())
+        with self._lock:
+            runs = self._runs.get(actor)
+            if runs is None:
+                runs = self._runs[actor] = _Runs()
+            runs.add(is_short=seconds < SHORT.total_seconds())
 
     @property
     def has_work(self) -> bool:
         """Whether a thread would find something to do."""
-        is_ready = self._ready and self.clock() - self._ready[0].at <= _STALE
-        return bool(is_ready or self._waiting)
+        with self._lock:
+            return bool(self._waiting or (self._ready and self.clock() - self._ready[0].at <= _STALE))
 
     @property
     def has_to_tidy(self) -> bool:
@@ -110,91 +125,108 @@ class Dispatcher:
 
     def take(self) -> Delivery | None:
         """Return what may run now without a further question."""
-        if self._ready and self.clock() - self._ready[0].at > _STALE:  # this process was frozen
-            return None
-        return self._ready.popleft() if self._ready else None
+        with self._lock:
+            if self._ready and self.clock() - self._ready[0].at > _STALE:  # this process was frozen
+                return None
+            return self._ready.popleft() if self._ready else None
 
     def choose(self) -> list[Delivery]:
         """Return what is claimed next, in one call: one for the thread that asks, and others ahead.
 
         One alone, unless it was delivered before, needs no claim here: its thread makes it.
         """
-        if not self._waiting:
-            return []
-        batch = [heapq.heappop(self._waiting).delivery]
-        if not self._is_short(batch[0]) or not self.may_claim_ahead():
+        with self._lock:
+            if not self._waiting:
+                return []
+            batch = [heapq.heappop(self._waiting).delivery]
+            if not self._is_short(batch[0]) or not self.may_claim_ahead():
+                return batch
+            while self._waiting and len(batch) + len(self._ready) < MOST_AHEAD:
+                if not self._is_short(self._waiting[0].delivery):
+                    break
+                batch.append(heapq.heappop(self._waiting).delivery)
             return batch
-        while self._waiting and len(batch) + len(self._ready) < MOST_AHEAD:
-            if not self._is_short(self._waiting[0].delivery):
-                break
-            batch.append(heapq.heappop(self._waiting).delivery)
-        return batch
 
     def needs_claim(self, batch: Sequence[Delivery]) -> bool:
         """Whether a batch is claimed before its first delivery gets its thread."""
         return len(batch) > 1 or batch[0].execution.redelivered
 
-    def deal(self, batch: Sequence[Delivery], answers: Sequence[Answer | JobkitError]) -> list[Lease]:
-        """Take in what claims were answered; return the leases to be released, because they are not to wait."""
-        released = []
-        for delivery, answer in zip(batch, answers, strict=True):
-            delivery.at = self.clock()
-            if isinstance(answer, JobkitError):  # of its own record: its thread sees to it
-                delivery.singly = True
-                self._ready.append(delivery)
-            elif self._may_be_free_soon(delivery, answer):
-                delivery.asked += 1
-                delivery.at += DEATH_PAUSE
-                self._held.append(delivery)
-            elif isinstance(answer, Lease) and answer.crashes and delivery is not batch[0]:
-                delivery.singly = True  # what may take its process along takes no neighbours that only wait
-                released.append(answer)
-                self.put(delivery)
-            else:
-                delivery.execution.answer = answer
-                self._ready.append(delivery)
-        return released
+    def deal(self, batch: Sequence[Delivery], answers: Sequence[Answer | JobkitError]) -> list[Withdrawn]:
+        """Take in what claims were answered; return what is to be released, because it must not wait."""
+        withdrawn = []
+        with self._lock:
+            for delivery, answer in zip(batch, answers, strict=True):
+                delivery.at = self.clock()
+                if isinstance(answer, JobkitError):  # of its own record: its thread sees to it
+                    delivery.singly = True
+                    self._ready.append(delivery)
+                elif self._may_be_free_soon(delivery, answer):
+                    delivery.asked += 1
+                    delivery.at += DEATH_PAUSE
+                    self._held.append(delivery)
+                elif isinstance(answer, Lease) and answer.crashes and delivery is not batch[0]:
+                    delivery.singly = True  # what may take its process along must not wait beside others
+                    withdrawn.append((delivery, answer))
+                else:
+                    delivery.execution.answer = answer
+                    self._ready.append(delivery)
+        return withdrawn
 
     def give_up(self, batch: Sequence[Delivery]) -> None:
         """Take in that claims were not answered. The first goes to its thread, which waits for the store."""
-        first, *others = batch
-        first.singly, first.at = True, self.clock()
-        self._ready.appendleft(first)
-        for delivery in others:
-            self.put(delivery)
+        with self._lock:
+            first, *others = batch
+            first.singly, first.at = True, self.clock()
+            self._ready.appendleft(first)
+            for delivery in others:
+                self.put(delivery)
 
     # ---- at times
 
     def due(self) -> list[Delivery]:
         """Return what is to be asked for again now, in one call; ``deal`` takes the answers."""
-        now = self.clock()
-        due = [delivery for delivery in self._held if delivery.at <= now]
-        self._held = [delivery for delivery in self._held if delivery.at > now]
-        return due
+        with self._lock:
+            now = self.clock()
+            due = [delivery for delivery in self._held if delivery.at <= now]
+            self._held = [delivery for delivery in self._held if delivery.at > now]
+            return due
 
-    def overdue(self) -> list[Lease]:
-        """Return the leases of what was claimed and has found no thread in time; it waits to be claimed anew."""
+    def overdue(self) -> list[Withdrawn]:
+        """Return what was claimed and has found no thread in time, to be released."""
         return self._withdraw(before=self.clock() - LONGEST_AHEAD)
 
-    def drain(self) -> tuple[list[Delivery], list[Lease]]:
-        """Return all that waits, as the process stops, and the leases to be released."""
-        leases = self._withdraw(before=self.clock() + 1)
-        everything = [place.delivery for place in self._waiting] + self._held
-        self._waiting, self._held = [], []
-        return everything, leases
+    def put_back(self, withdrawn: Sequence[Withdrawn]) -> None:
+        """Let wait again what was released, or was to be.
 
-    def _withdraw(self, before: float) -> list[Lease]:
-        leases, staying = [], deque[Delivery]()
-        for delivery in self._ready:
-            if delivery.at > before:
-                staying.append(delivery)
-                continue
-            answer, delivery.execution.answer = delivery.execution.answer, None
-            if isinstance(answer, Lease):
-                leases.append(answer)
+        It asks under another name from now on. Under the old one it would get the same lease again, if that is still
+        there, and a release that is only late would end that while the job runs.
+        """
+        for delivery, lease in withdrawn:
+            delivery.execution.owner, delivery.execution.instead_of = self.new_owner(), lease.owner
             self.put(delivery)
-        self._ready = staying
-        return leases
+
+    def drain(self) -> tuple[list[Delivery], list[Withdrawn]]:
+        """Return all that waits, as the process stops, and what is to be released."""
+        with self._lock:
+            withdrawn = self._withdraw(before=math.inf)
+            everything = [place.delivery for place in self._waiting] + self._held
+            self._waiting, self._held = [], []
+            return everything, withdrawn
+
+    def _withdraw(self, before: float) -> list[Withdrawn]:
+        withdrawn, staying = [], deque[Delivery]()
+        with self._lock:
+            for delivery in self._ready:
+                if delivery.at > before:
+                    staying.append(delivery)
+                    continue
+                answer, delivery.execution.answer = delivery.execution.answer, None
+                if isinstance(answer, Lease):
+                    withdrawn.append((delivery, answer))
+                else:
+                    self.put(delivery)
+            self._ready = staying
+        return withdrawn
 
     def _is_short(self, delivery: Delivery) -> bool:
         runs = self._runs.get(delivery.execution.job.actor)
@@ -209,6 +241,46 @@ class Dispatcher:
             and delivery.asked < DEATH_QUESTIONS
             and not self.runs_here(delivery.execution.job)
         )
+
+
+def claim(dispatcher: Dispatcher, batch: Sequence[Delivery], request: Callable[[Execution], Claim]) -> Steps[None]:
+    """Ask for jobs in one call, and take in the answers.
+
+    Args:
+        dispatcher: Has chosen them.
+        batch: The first is for a thread that is free.
+        request: Says how to ask for the job of a delivery.
+    """
+    try:
+        answers = yield Claims([request(delivery.execution) for delivery in batch])
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # whatever it is, the deliveries are not lost
+        if not isinstance(error, StoreUnavailable):
+            log.exception("jobs could not be claimed together, so each is claimed alone")
+        dispatcher.give_up(batch)
+        return
+    yield from release(dispatcher, dispatcher.deal(batch, answers))
+
+
+def tidy(dispatcher: Dispatcher, request: Callable[[Execution], Claim]) -> Steps[None]:
+    """Release what waits for too long, and ask again for what may be free by now."""
+    yield from release(dispatcher, dispatcher.overdue())
+    due = dispatcher.due()
+    if due:
+        yield from claim(dispatcher, due, request)
+
+
+def release(dispatcher: Dispatcher, withdrawn: Sequence[Withdrawn]) -> Steps[None]:
+    """Release what was claimed ahead, uncounted, and let it wait again."""
+    if not withdrawn:
+        return
+    try:
+        yield Records([Record(lease, Released()) for _, lease in withdrawn])
+    except StoreUnavailable as outage:  # the leases are taken over, or end by time
+        log.warning("what was claimed ahead is not released: %s", outage)
+    finally:
+        dispatcher.put_back(withdrawn)
 
 
 class _Runs:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypeVar
 
-from jobkit.effects import Call, Claim, Effect, Pause, Record, Records
+from jobkit.effects import Call, Claim, Claims, Effect, Pause, Record, Records
 from jobkit.errors import JobkitError
 from jobkit.store.base import Answer, JobStore
 
@@ -28,6 +28,8 @@ class Seams:
         match effect:
             case Claim():
                 return _only(self.claim([effect]))
+            case Claims(claims):
+                return self.claim(claims)
             case Record():
                 return _only(self.record([effect]))
             case Records(records):

@@ -116,6 +116,7 @@ class Claim:
     alone: bool = False
     due_at: int = 0
     delay: timedelta = timedelta()
+    instead_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +263,7 @@ class JobStore(Protocol):
         alone: bool = False,
         due_at: int = 0,
         delay: timedelta = timedelta(),
+        instead_of: str = "",
     ) -> Lease | Held | Suspect | Finished:
         """Ask for the right to run ``job`` for ``ttl``.
 
@@ -280,6 +282,8 @@ class JobStore(Protocol):
             due_at: When a delayed job may begin first, by the sender's clock; 0 if it was not delayed. A delivery that
                 comes earlier is told to wait, the first time that the job is asked for.
             delay: Limits that wait, as the sender's clock may be wrong.
+            instead_of: An owner in the same process that has not let its job begin, and never will. Its lease is over:
+                what it still says comes too late, and it is as if it had never been given.
         """
 
     def acquire_all(self, claims: Sequence[Claim], ttl: timedelta) -> list[Answer | JobkitError]:

@@ -87,6 +87,7 @@ class MemoryStore:
         alone: bool = False,
         due_at: int = 0,
         delay: timedelta = timedelta(),
+        instead_of: str = "",
     ) -> Lease | Held | Suspect | Finished:
         with self._lock:
             now = self._now()
@@ -96,7 +97,7 @@ class MemoryStore:
             if record.state is JobState.RUNNING and row.owner == owner:
                 self._lend(row, ttl, now)  # it is told of its lease only now
                 return self._lease(row)
-            begun = self._begun(row)
+            begun = False if self._was_given_to(row, instead_of) else self._begun(row)
             refusal = self._refusal(row, now, sent_at=sent_at, revived=revived, lapsed=begun is not None)
             if refusal is not None:
                 return refusal
@@ -149,6 +150,7 @@ class MemoryStore:
             alone=claim.alone,
             due_at=claim.due_at,
             delay=claim.delay,
+            instead_of=claim.instead_of,
         )
 
     def end_all(self, records: Sequence[Record]) -> list[bool | JobkitError]:
@@ -296,6 +298,9 @@ class MemoryStore:
         row.span = span
         row.until = now + span
         row.expires_at = row.until + self._ttl
+
+    def _was_given_to(self, row: _Row, owner: str) -> bool:
+        return bool(owner) and row.owner == owner and row.record.state is JobState.RUNNING
 
     def _begun(self, row: _Row) -> bool | None:
         """Whether the job had begun when its process was declared dead; None if its lease has not ended so."""

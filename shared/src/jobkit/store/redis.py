@@ -116,6 +116,7 @@ class RedisStore:
         alone: bool = False,
         due_at: int = 0,
         delay: timedelta = timedelta(),
+        instead_of: str = "",
     ) -> Lease | Held | Suspect | Finished:
         claim = Claim(
             job,
@@ -127,6 +128,7 @@ class RedisStore:
             alone=alone,
             due_at=due_at,
             delay=delay,
+            instead_of=instead_of,
         )
         return _answered(claim, self._run(*self._claim(claim, ttl)))
 
@@ -226,7 +228,7 @@ class RedisStore:
         arguments: list[Argument] = [
             *(claim.owner, milliseconds(ttl), self._ttl, claim.sent_at, claim.attempts_before, int(claim.revived)),
             *(milliseconds(DUE_SLACK), claim.alone_at, int(claim.alone), claim.due_at, milliseconds(claim.delay)),
-            *(milliseconds(CLOCK_SKEW), MOST_SEEN, self._client.key(_PROCESS)),
+            *(milliseconds(CLOCK_SKEW), MOST_SEEN, self._client.key(_PROCESS), claim.instead_of),
         ]
         return "acquire", [self._key(claim.job)], arguments
 

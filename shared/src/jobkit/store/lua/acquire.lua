@@ -1,6 +1,6 @@
 -- Give the job to whoever asks, unless it is running elsewhere, not due, done, or dead.
 -- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, revived (0|1), slack ms, alone at, alone (0|1), due at,
--- delay ms, clock skew ms, most seen, what the keys of processes begin with
+-- delay ms, clock skew ms, most seen, what the keys of processes begin with, instead of
 local key, owner, ttl, record_ttl, sent_at = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local revived, slack = ARGV[6] == '1', tonumber(ARGV[7])
 local row = redis.call('HMGET', key, 'state', 'owner', 'lease_until', 'due_at', 'attempt', 'crashes', 'sent_at',
@@ -29,8 +29,9 @@ local function left(field, moment)
   return math.min(remaining, span)
 end
 
--- Whether the job had begun when its process was declared dead; nil if its lease has not ended so.
+-- Whether the job had begun when its process was declared dead, or gave up its lease; nil if that has not ended so.
 local function begun()
+  if ARGV[15] ~= '' and row[2] == ARGV[15] then return false end
   local process, number = string.match(row[2] or '', '^(.+):(%d+)$')
   local numbers = process and redis.call('HGET', ARGV[14] .. process, 'begun')
   if not numbers then return nil end
