@@ -12,8 +12,6 @@ each round in another order, and only ratios within one run mean something.
 import os
 import statistics
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +33,7 @@ from peers import JOBKIT, SYSTEMS, rotated
 from performance_page import page
 from results import Bulk, Delayed, Drain, Full, Results, Round, Short, Sizes
 from rig import Rig
+from steps import Steps
 
 DOCS: Final = HERE.parents[1] / "docs/reference"
 PAGE, KEPT = DOCS / "performance.md", DOCS / "performance.json"
@@ -42,46 +41,10 @@ PAGE, KEPT = DOCS / "performance.md", DOCS / "performance.json"
 BACKLOG: Final = int(os.environ.get("BENCH_BACKLOG", "20000"))
 ROUNDS: Final = int(os.environ.get("BENCH_ROUNDS", "3"))
 
-#: Seconds after which no further round is begun: what is left then fits into 8 and into 75 minutes.
-SHORT_BUDGET, FULL_BUDGET = 450.0, 4300.0
+#: Seconds that the rounds must fit into. With the start and the end of the nodes, that is 8 and 75 minutes.
+SHORT_BUDGET, FULL_BUDGET = 460.0, 4300.0
 
 PAIRS: Final = 5
-
-
-class Steps:
-    """A progress bar, and the time that is left.
-
-    Args:
-        progress: Shows it.
-        total: Steps.
-        budget: Seconds.
-    """
-
-    def __init__(self, progress: Progress, total: int, budget: float) -> None:
-        self._progress = progress
-        self._task = progress.add_task("starting RabbitMQ and Redis", total=total)
-        self._begin = time.monotonic()
-        self._budget = budget
-        self._total = total
-
-    def over(self, what: str, count: int, reserve: float = 0.0) -> Iterator[int]:
-        """Count rounds from 0 to ``count``; end early where another would leave less than ``reserve`` seconds."""
-        longest = 0.0
-        for number in range(count):
-            begin = time.monotonic()
-            if number and begin + longest + reserve > self._begin + self._budget:
-                self._progress.console.print(f"{what}: {number} of {count} rounds fit into the time")
-                return
-            yield number
-            longest = max(longest, time.monotonic() - begin)
-
-    def say(self, text: str) -> None:
-        """Show what is being measured."""
-        self._progress.update(self._task, description=text)
-
-    def done(self) -> None:
-        """Count a step."""
-        self._progress.advance(self._task)
 
 
 def sizes() -> Sizes:
@@ -89,10 +52,10 @@ def sizes() -> Sizes:
     return Sizes(
         rounds=ROUNDS,
         backlog=BACKLOG,
-        waiting=max(200, BACKLOG * 3 // 40),
-        heavy=max(200, BACKLOG * 3 // 20),
+        waiting=max(200, BACKLOG // 20),
+        heavy=max(200, BACKLOG // 10),
         sends=max(100, BACKLOG // 20),
-        paced=max(100, min(500, BACKLOG // 20)),
+        paced=max(100, min(400, BACKLOG // 20)),
         costs=max(200, BACKLOG * 2 // 5),
         cost_rounds=1,
         mails=max(50, BACKLOG // 20),
@@ -106,7 +69,7 @@ def short(console: Console) -> Short:
     rounds: dict[str, list[Round]] = {system.name: [] for system in SYSTEMS}
     with _progress(console) as progress, Rig.private() as rig:
         steps = Steps(progress, total, SHORT_BUDGET)
-        for number in steps.over("systems", ROUNDS, reserve=90 * BACKLOG / 20_000):
+        for number in steps.rounds("systems", ROUNDS, reserve=75.0):
             for system in rotated(number):
                 steps.say(f"round {number + 1} of {ROUNDS}: {system.title}")
                 rounds[system.name].append(comparison.measure(rig, system, number, wanted))
@@ -157,7 +120,7 @@ def full(console: Console) -> Full:
             steps.say(f"{middle:,} delayed jobs: {system.title}")
             waiting[system.name] = large.delayed(rig, system, middle)
             steps.done()
-        for number in steps.over("pairs", PAIRS):
+        for number in steps.rounds("pairs", PAIRS):
             steps.say(f"pair {number + 1} of {PAIRS}: backlogs of {small:,} and {largest:,}")
             first, second, bulk, store = large.pair(rig, number, small, largest)
             pairs.append((first, second))

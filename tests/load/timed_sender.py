@@ -20,7 +20,7 @@ DELAY = 3600  #: Seconds that ``delayed`` puts its jobs off.
 def main(module: str, how: str, count: int, seconds: float, size: int) -> None:
     """Send ``count`` jobs."""
     system = importlib.import_module(module)
-    with system.Sender(confirmed=how != "fill") as sender:
+    with system.Sender(confirmed=how not in {"fill", "delayed"}) as sender:
         per_second = send(sender, how, count, Load(0.0, seconds, "x" * size))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux, see getrusage(2)
     print(json.dumps({"per_second": per_second, "peak_bytes": peak}))  # noqa: T201  its result, read by the benchmark

@@ -29,4 +29,4 @@ def test_work_makes_this_machine_busy() -> None:
         pass
     after = cores()
     assert after.busy - before.busy >= 0.25
-    assert after.all - before.all >= after.busy - before.busy
+    assert after.all - before.all >= after.busy - before.busy - 1e-6  # differences of floats
