@@ -74,7 +74,7 @@ def run_of(store: JobStore, job: JobKey, sent_at: int) -> Execution:
     lease = store.acquire(job, uuid.uuid4().hex, ttl=timedelta(minutes=1), sent_at=sent_at)
     assert isinstance(lease, Lease)
     message: Message[Any] = Message("work", job.actor, (), {}, {}, message_timestamp=sent_at)
-    return Execution(message, job, lease=lease)
+    return Execution(message, job, lease.owner, lease=lease)
 
 
 def send(

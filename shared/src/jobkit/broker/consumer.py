@@ -143,7 +143,8 @@ class RabbitmqConsumer(Consumer):
         except tuple(_REFUSALS) as error:
             self._bury(session, method.delivery_tag, body, properties, error)
             return None
-        return RabbitmqDelivery(message, session, method.delivery_tag, revived=has_been_dead(properties.headers))
+        revived, redelivered = has_been_dead(properties.headers), bool(method.redelivered)
+        return RabbitmqDelivery(message, session, method.delivery_tag, revived=revived, redelivered=redelivered)
 
     def _check_deliveries(self, method: Any, properties: pika.BasicProperties) -> None:
         count = (properties.headers or {}).get("x-delivery-count")

@@ -1,6 +1,8 @@
 """The job store in Redis: one hash per job, one Lua script per transition."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, fields
 from datetime import timedelta
 from importlib.resources import files
 
@@ -9,17 +11,21 @@ from jobkit.store.base import (
     DUE_SLACK,
     MOST_SEEN,
     Finished,
+    Heartbeat,
     Held,
     JobKey,
     JobRecord,
     JobState,
     Lease,
+    Process,
     Suspect,
 )
 from jobkit.store.redis_client import NOW, Argument, RedisClient
 from jobkit.time import milliseconds
 
 _KEY = "job:{service}:{actor}:{id}"
+_PROCESS = "process:"  #: followed by its name
+_PROCESSES = "processes:"  #: followed by the service
 
 
 def _told(lease: Lease) -> list[Argument]:
@@ -30,6 +36,12 @@ def _told(lease: Lease) -> list[Argument]:
 def _field(name: str) -> str:
     """The field of a record that keeps what is remembered under ``name``."""
     return f"made:{name}" if name else "made"
+
+
+def _process(about: bytes) -> Process:
+    said = json.loads(about)
+    known = {field.name: said[field.name] for field in fields(Process)}  # a newer version may say more
+    return Process(**{**known, "queues": tuple(said["queues"]), "running": tuple(said["running"])})
 
 
 class RedisStore:
@@ -55,6 +67,9 @@ class RedisStore:
         self._report, self._remember, self._forget, self._checkpoint = (
             self._client.script(self._script(name)) for name in ("report", "remember", "forget", "checkpoint")
         )
+        self._declare_dead, self._processes = (
+            self._client.script(self._script(name)) for name in ("declare_dead", "processes")
+        )
 
     def acquire(
         self,
@@ -73,6 +88,7 @@ class RedisStore:
         arguments: list[Argument] = [
             *(owner, milliseconds(ttl), self._ttl, sent_at, attempts_before, int(revived), milliseconds(DUE_SLACK)),
             *(alone_at, int(alone), due_at, milliseconds(delay), milliseconds(CLOCK_SKEW), MOST_SEEN),
+            self._client.key(_PROCESS),
         ]
         verdict, *details = self._acquire([self._key(job)], arguments)
         match verdict.decode():
@@ -86,13 +102,25 @@ class RedisStore:
             case state:
                 return Finished(JobState(state))
 
-    def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
-        if not leases:
+    def renew(self, leases: Sequence[Lease], ttl: timedelta, process: Process | None = None) -> list[bool]:
+        if not leases and process is None:
             return []
-        keys = [self._key(lease.job) for lease in leases]
+        name, service, about = (process.name, process.service, json.dumps(asdict(process))) if process else ("", "", "")
+        records = [self._key(lease.job) for lease in leases]
         told = [value for lease in leases for value in _told(lease)]
-        held = self._renew(keys, [milliseconds(ttl), self._ttl, *told])
+        held = self._renew(
+            [self._client.key(_PROCESS + name), self._client.key(_PROCESSES + service), *records],
+            [milliseconds(ttl), self._ttl, name, about, *told],
+        )
         return [bool(answer) for answer in held]
+
+    def declare_dead(self, process: str, service: str, begun: Collection[int]) -> None:
+        numbers = "".join(f"{number}," for number in begun)
+        self._declare_dead([self._client.key(_PROCESS + process)], [f",{numbers}", self._ttl])
+
+    def processes(self, service: str) -> list[Heartbeat]:
+        rows = self._processes([self._client.key(_PROCESSES + service)], [self._client.key(_PROCESS)])
+        return [Heartbeat(_process(about), int(beat_at), bool(is_alive)) for about, beat_at, is_alive in rows]
 
     def complete(self, lease: Lease, result: bytes) -> bool:
         arguments = [*_told(lease), JobState.DONE, self._ttl, result, ""]
