@@ -66,9 +66,10 @@ def _short(short: Short) -> Iterator[Aim]:
 def _full(full: Full) -> Iterator[Aim]:
     changes = [second.worker_ms / first.worker_ms - 1 for first, second in full.pairs]
     change = 100 * abs(statistics.median(changes))
-    yield Aim("change of the CPU per job up to the largest backlog, %", 10, False, change)
-    yield Aim("memory of the largest `send_many`, MB", 150, False, full.bulk.peak_mb)
+    small, largest = full.pair_sizes
+    yield Aim(f"change of the CPU per job from a backlog of {small:,} to {largest:,}, %", 10, False, change)
+    yield Aim(f"memory of `send_many` of {full.bulk.count:,} jobs, MB", 150, False, full.bulk.peak_mb)
     ours = full.delayed[JOBKIT.name]
     growth = 100 * (ours.after_mb / ours.before_mb - 1)  # memory that is level still changes by a few pages
-    yield Aim("growth of the workers' memory by delayed jobs, %", 5, False, growth)
+    yield Aim(f"growth of the workers' memory by {ours.count:,} delayed jobs, %", 5, False, growth)
     yield Aim("memory of Redis per done job, bytes", 120, False, full.store_bytes)

@@ -33,6 +33,7 @@ from peers import JOBKIT, SYSTEMS, rotated
 from performance_page import page
 from results import Bulk, Delayed, Drain, Full, Results, Round, Short, Sizes
 from rig import Rig
+from short_section import warning
 from steps import Steps
 
 DOCS: Final = HERE.parents[1] / "docs/reference"
@@ -133,7 +134,11 @@ def full(console: Console) -> Full:
             pairs=pairs,
             pair_sizes=(small, largest),
             store_bytes=statistics.median(stored),
-            bulk=max(bulks, key=lambda bulk: bulk.peak_mb),
+            bulk=Bulk(
+                count=largest,
+                per_second=statistics.median(bulk.per_second for bulk in bulks),
+                peak_mb=max(bulk.peak_mb for bulk in bulks),
+            ),
             delayed=waiting,
         )
 
@@ -156,7 +161,9 @@ def main(options: list[str]) -> None:
     results = known.model_copy(update=part)
     results.write(KEPT)
     PAGE.write_text(page(results))
-    print(aims(results))  # noqa: T201  the result of the command, with the page
+    if results.short and (text := warning(results.short)):
+        print(f"{text}\n")  # noqa: T201  the result of the command, with the page
+    print(aims(results))  # noqa: T201  the same
     print(f"written: {PAGE.relative_to(Path.cwd()) if PAGE.is_relative_to(Path.cwd()) else PAGE}")  # noqa: T201
 
 

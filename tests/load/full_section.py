@@ -28,8 +28,8 @@ def full_section(full: Full) -> Iterator[str]:
     yield "## Large sends"
     bulk = full.bulk
     yield prose(
-        f"`send_many` of {bulk.count:,} jobs sends {number(bulk.per_second)} jobs/s. The sending process uses "
-        f"{number(bulk.peak_mb)} MB of memory at most, in the worst of {counted(len(full.pairs), 'run')}."
+        f"`send_many` of {bulk.count:,} jobs sends {number(bulk.per_second)} jobs/s (median of "
+        f"{counted(len(full.pairs), 'run')}). The sending process uses {number(bulk.peak_mb)} MB of memory at most."
     )
     yield "## Delayed jobs"
     yield "Memory of the workers (PSS), in MB, before and after jobs are sent that are due in an hour:"

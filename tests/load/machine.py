@@ -26,7 +26,7 @@ def machine(rabbitmq: RabbitMQ, store: Redis) -> Machine:
     return Machine(
         day=datetime.datetime.now(datetime.UTC).date().isoformat(),
         processor=_value(Path("/proc/cpuinfo").read_text().splitlines(), "model name") or platform.machine(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=os.cpu_count() or 1,
         memory_gb=round(int(_value(Path("/proc/meminfo").read_text().splitlines(), "MemTotal").split()[0]) / 2**20, 1),
         system=_system(),
         versions={

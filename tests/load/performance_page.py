@@ -8,7 +8,7 @@ from full_section import full_section
 from peers import CELERY, CLASSIC, JOBKIT, QUORUM, SYSTEMS, TASKIQ
 from rendered import counted, table
 from results import Machine, Results
-from short_section import short_section
+from short_section import short_section, warning
 
 _INTRODUCTION: Final = """# Performance
 
@@ -47,7 +47,10 @@ it is idle while a job waits."""
 
 def page(results: Results) -> str:
     """Return the whole page."""
-    parts = [_INTRODUCTION, *_machines(results), "## Aims", aims(results)]
+    parts = [_INTRODUCTION, *_machines(results)]
+    if results.short and (text := warning(results.short)):
+        parts.append(text)
+    parts += ["## Aims", aims(results)]
     if results.short:
         parts += short_section(results.short)
     if results.full:

@@ -106,12 +106,12 @@ class Short(_Kept):
 
 
 class Bulk(_Kept):
-    """A large ``send_many``.
+    """A large ``send_many``, or several.
 
     Attributes:
         count: Jobs.
-        per_second: Confirmed, in a second.
-        peak_mb: The most memory that the sending process took.
+        per_second: Confirmed, in a second; the median.
+        peak_mb: The most memory that a sending process took.
     """
 
     count: int

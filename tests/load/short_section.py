@@ -33,6 +33,20 @@ _SHARES: Final[Sequence[tuple[str, Value]]] = (
 )
 
 
+_IDLE: Final = 0.15  #: The benchmark itself uses less than this part of the cores, on a machine with two.
+
+
+def warning(short: Short) -> str:
+    """Return a paragraph if the machine had something else to do; otherwise nothing."""
+    others = max(one.empty.others for rounds in short.systems.values() for one in rounds)
+    if others <= _IDLE:
+        return ""
+    return prose(
+        f"**The machine was not idle.** Other processes used up to {100 * others:.0f} % of its cores during a drain. "
+        "Do not rely on these figures: run `make bench` again when nothing else runs."
+    )
+
+
 def short_section(short: Short) -> Iterator[str]:
     """Return the paragraphs and tables."""
     sizes = short.sizes
@@ -85,13 +99,19 @@ def _ratios(short: Short) -> str:
 
 
 def _costs(short: Short) -> str:
+    shipped = short.costs[SHIPPED]
+
     def rates(drains: Sequence[Drain]) -> list[float]:
         return [drain.per_second for drain in drains]
 
+    def times(drains: Sequence[Drain]) -> list[float]:
+        return [drain.worker_ms for drain in drains]
+
     def cells(drains: Sequence[Drain]) -> Iterator[str]:
         yield spread(rates(drains))
-        yield spread(ratios(rates(drains), rates(short.costs[SHIPPED])))
-        yield spread([drain.worker_ms for drain in drains])
+        yield spread(ratios(rates(drains), rates(shipped)))
+        yield spread(times(drains))
+        yield spread(ratios(times(drains), times(shipped)))
 
-    head = ["", "jobs/s", f"÷ {SHIPPED}", "CPU of the workers per job, ms"]
+    head = ["", "jobs/s", f"÷ {SHIPPED}", "CPU of the workers per job, ms", f"÷ {SHIPPED}"]
     return table(head, ([name, *cells(drains)] for name, drains in short.costs.items()))
