@@ -64,23 +64,23 @@ def sizes() -> Sizes:
 
 
 def short(console: Console) -> Short:
-    """Measure all systems in turn, round by round; then what each guarantee costs, and e-mails."""
+    """Measure what each guarantee costs, and e-mails; then all systems in turn, in as many rounds as fit."""
     wanted = sizes()
-    total = ROUNDS * len(SYSTEMS) + len(costs.VARIANTS) + len(mails.PER_CONNECTION)
+    total = ROUNDS * len(SYSTEMS) + wanted.cost_rounds * len(costs.VARIANTS) + len(mails.PER_CONNECTION)
     rounds: dict[str, list[Round]] = {system.name: [] for system in SYSTEMS}
+    sent: dict[str, list[float]] = {}
     with _progress(console) as progress, Rig.private() as rig:
         steps = Steps(progress, total, SHORT_BUDGET)
-        for number in steps.rounds("systems", ROUNDS, reserve=75.0):
-            for system in rotated(number):
-                steps.say(f"round {number + 1} of {ROUNDS}: {system.title}")
-                rounds[system.name].append(comparison.measure(rig, system, number, wanted))
-                steps.done()
         spent = _costs(rig, steps, wanted.costs, wanted.cost_rounds)
-        sent: dict[str, list[float]] = {}
         for each in mails.PER_CONNECTION:
             steps.say(f"e-mails, {each} over one connection")
             sent[str(each)] = [mails.per_second(rig, f"email-{each}", wanted.mails, each)]
             steps.done()
+        for number in steps.rounds("systems", ROUNDS):
+            for system in rotated(number):
+                steps.say(f"round {number + 1} of {ROUNDS}: {system.title}")
+                rounds[system.name].append(comparison.measure(rig, system, number, wanted))
+                steps.done()
         return Short(
             machine=machine(rig.rabbitmq, rig.redis),
             sizes=wanted.model_copy(update={"rounds": len(rounds[JOBKIT.name])}),

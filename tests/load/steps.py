@@ -24,15 +24,15 @@ class Steps:
         self._clock = clock
         self._end = clock() + budget
 
-    def rounds(self, what: str, count: int, reserve: float = 0.0) -> Iterator[int]:
-        """Count rounds from 0, and stop before one that would leave less than ``reserve`` seconds.
+    def rounds(self, what: str, count: int) -> Iterator[int]:
+        """Count rounds from 0, and stop before one that would not end in time.
 
         A round is expected to take as long as the longest before it. The first one runs in any case.
         """
         longest = 0.0
         for number in range(count):
             begin = self._clock()
-            if number and begin + longest + reserve > self._end:
+            if number and begin + longest > self._end:
                 self._progress.console.print(f"{what}: {number} of {count} rounds fit into the time")
                 return
             yield number

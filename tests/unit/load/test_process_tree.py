@@ -87,14 +87,21 @@ def test_the_memory_is_that_of_all_processes() -> None:
     assert filled - empty == pytest.approx(100 * MB, abs=10 * MB)
 
 
+#: Holds 100 MB, and forks.
+SHARING = """
+import os, sys
+kept = b"x" * 104857600
+os.write(1, b"%d\\n" % os.fork())
+sys.stdin.readline()
+"""
+
+
 def test_memory_that_processes_share_counts_once() -> None:
-    program = "import os, sys; kept = b'x' * 104857600; pid = os.fork(); print(pid, flush=True); sys.stdin.readline()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert {process.stdout.readline(), process.stdout.readline()} > {"0\n"}
-    tree = ProcessTree(process.pid)
-    assert 100 * MB < tree.pss_bytes() < 150 * MB
-    assert len(tree.pids) == 2
-    process.communicate("\n\n", timeout=30)
+    command = [sys.executable, "-c", SHARING]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "0\n" in {process.stdout.readline(), process.stdout.readline()}
+        tree = ProcessTree(process.pid)
+        assert 100 * MB < tree.pss_bytes() < 150 * MB
+        assert len(tree.pids) == 2
+        process.communicate(timeout=30)
