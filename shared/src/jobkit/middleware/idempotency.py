@@ -15,7 +15,7 @@ from jobkit.errors import Poison, StoreUnavailable
 from jobkit.execution import Decision, Execution, Verdict, for_later
 from jobkit.leases import HEAD_START
 from jobkit.patience import Patience, WorkerStopping
-from jobkit.store.base import Finished, Held, JobKey, JobState, Lease, Suspect
+from jobkit.store.base import Answer, Finished, Held, JobKey, JobState, Lease, Suspect
 from jobkit.time import milliseconds
 
 #: A copy that finds its job held asks again at least this often, in case the holder has finished early.
@@ -33,10 +33,6 @@ LAST_CHANCE_DEFERRAL: Final = timedelta(seconds=2)
 MOST_CRASHES: Final = 10
 
 log = logging.getLogger(__name__)
-
-
-#: What a delivery is told that asks for its job.
-Answer = Lease | Held | Suspect | Finished
 
 
 class Publishes(Protocol):

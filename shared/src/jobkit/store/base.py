@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from jobkit.contracts.job import service_of
+from jobkit.errors import JobkitError
 
 #: A waiting job that is due this soon may run: the broker's delays have a resolution of one second.
 DUE_SLACK = timedelta(seconds=1)
@@ -100,6 +101,57 @@ class Finished:
     """The job is done or dead, so this delivery has nothing left to do."""
 
     state: JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Ask for a job; the fields are those of ``JobStore.acquire``. Answered by a lease, or by why there is none."""
+
+    job: JobKey
+    owner: str
+    sent_at: int
+    attempts_before: int = 0
+    revived: bool = False
+    alone_at: int = 0
+    alone: bool = False
+    due_at: int = 0
+    delay: timedelta = timedelta()
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The job is done."""
+
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The job is free, and due after ``delay``."""
+
+    delay: timedelta = timedelta()
+    counted: bool = False
+    failure: str = ""
+    waits_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """The job is dead."""
+
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Say what became of a job. Answered by whether the lease was still its own."""
+
+    lease: Lease
+    end: Completed | Released | Buried
+
+
+#: What a delivery is told that asks for its job.
+Answer = Lease | Held | Suspect | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +281,12 @@ class JobStore(Protocol):
                 comes earlier is told to wait, the first time that the job is asked for.
             delay: Limits that wait, as the sender's clock may be wrong.
         """
+
+    def acquire_all(self, claims: Sequence[Claim], ttl: timedelta) -> list[Answer | JobkitError]:
+        """Ask for several jobs in one round trip; each gets its answer, or the error that its own record met."""
+
+    def end_all(self, records: Sequence[Record]) -> list[bool | JobkitError]:
+        """Complete, bury and release several jobs in one round trip, as each record says; answers as there."""
 
     def renew(self, leases: Sequence[Lease], ttl: timedelta, process: Process | None = None) -> list[bool]:
         """Extend leases, all in one round trip; False where another owner holds a higher fence.

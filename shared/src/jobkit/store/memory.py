@@ -6,10 +6,15 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+from jobkit.errors import JobkitError
 from jobkit.store.base import (
     CLOCK_SKEW,
     DUE_SLACK,
     MOST_SEEN,
+    Answer,
+    Buried,
+    Claim,
+    Completed,
     Finished,
     Heartbeat,
     Held,
@@ -18,6 +23,8 @@ from jobkit.store.base import (
     JobState,
     Lease,
     Process,
+    Record,
+    Released,
     Suspect,
     process_of,
 )
@@ -126,6 +133,35 @@ class MemoryStore:
             )
             self._lend(row, ttl, now)
             return replace(self._lease(row), stalled=stalled)
+
+    def acquire_all(self, claims: Sequence[Claim], ttl: timedelta) -> list[Answer | JobkitError]:
+        return [self._acquire(claim, ttl) for claim in claims]
+
+    def _acquire(self, claim: Claim, ttl: timedelta) -> Answer:
+        return self.acquire(
+            claim.job,
+            claim.owner,
+            ttl=ttl,
+            sent_at=claim.sent_at,
+            attempts_before=claim.attempts_before,
+            revived=claim.revived,
+            alone_at=claim.alone_at,
+            alone=claim.alone,
+            due_at=claim.due_at,
+            delay=claim.delay,
+        )
+
+    def end_all(self, records: Sequence[Record]) -> list[bool | JobkitError]:
+        return [self._end(record.lease, record.end) for record in records]
+
+    def _end(self, lease: Lease, end: Completed | Released | Buried) -> bool:
+        match end:
+            case Completed(result):
+                return self.complete(lease, result)
+            case Buried(failure):
+                return self.bury(lease, failure=failure)
+            case Released(delay, counted, failure, waits_for):
+                return self.release(lease, delay=delay, counted=counted, failure=failure, waits_for=waits_for)
 
     def renew(self, leases: Sequence[Lease], ttl: timedelta, process: Process | None = None) -> list[bool]:
         with self._lock:
