@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from peers import SYSTEMS, System
-from rig import Rig, Room
+from rig import Rig
+from room import Room
 
 from local_stack.rabbitmq import RabbitMQ
 from local_stack.redis import Redis

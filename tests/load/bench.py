@@ -33,6 +33,7 @@ from peers import JOBKIT, SYSTEMS, rotated
 from performance_page import page
 from results import Bulk, Delayed, Drain, Full, Results, Round, Short, Sizes
 from rig import Rig
+from room import Room
 from short_section import warning
 from steps import Steps
 
@@ -92,7 +93,7 @@ def short(console: Console) -> Short:
 
 def _costs(rig: Rig, steps: Steps, count: int, rounds: int) -> dict[str, list[Drain]]:
     found: dict[str, list[Drain]] = {variant.name: [] for variant in costs.VARIANTS}
-    with otlp_sink() as sink, rig.room(JOBKIT, "costs") as room:
+    with otlp_sink() as sink, Room.opened(rig, JOBKIT, "costs") as room:
         for _ in range(rounds):
             for variant in costs.VARIANTS:
                 steps.say(f"costs: {variant.name}")

@@ -4,6 +4,7 @@ from peers import System
 from quantiles import percentile
 from results import Round, Sizes
 from rig import MB, Rig
+from room import Room
 
 WAIT = 0.005  #: Seconds.
 HEAVY = 10_240  #: Bytes.
@@ -11,7 +12,7 @@ HEAVY = 10_240  #: Bytes.
 
 def measure(rig: Rig, system: System, number: int, sizes: Sizes) -> Round:
     """Send one by one and in bulk, let workers empty the queue, and send at an even pace; then the other jobs."""
-    with rig.room(system, f"{system.name}-{number}") as room:
+    with Room.opened(rig, system, f"{system.name}-{number}") as room:
         sends = room.send("one_by_one", sizes.sends)
         rest = sizes.backlog - sizes.sends
         bulk = room.send("bulk", rest if system.pipelined else min(2 * sizes.sends, rest))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from results import Drain
-from rig import Room
+from room import Room
 
 SHIPPED: Final = "as shipped"
 

@@ -5,7 +5,8 @@ from typing import Final
 
 from peers import JOBKIT, System
 from results import Bulk, Delayed, Drain
-from rig import MB, Rig, Room
+from rig import MB, Rig
+from room import Room
 
 _SETTLED: Final = 0.01  #: Growth in a `_PAUSE` below which a worker's memory counts as level.
 _PAUSE: Final = 3.0  #: Seconds.
@@ -14,7 +15,7 @@ _PATIENCE: Final = 90.0  #: Seconds that a worker has to take the delayed jobs t
 
 def backlog(rig: Rig, system: System, count: int) -> Drain:
     """Let a system's workers empty a queue of ``count`` jobs that do nothing."""
-    with rig.room(system, f"{system.name}-{count}") as room:
+    with Room.opened(rig, system, f"{system.name}-{count}") as room:
         return _drain(room, count)
 
 
@@ -30,7 +31,7 @@ def pair(rig: Rig, number: int, small: int, large: int) -> tuple[Drain, Drain, B
     Returns:
         Both drains, the figures of the sending, and the store's memory for each job of the large one.
     """
-    with rig.room(JOBKIT, f"pair-{number}") as room:
+    with Room.opened(rig, JOBKIT, f"pair-{number}") as room:
         first = _drain(room, small)
         sent = room.send("bulk", large)
         room.expect(large)
@@ -43,7 +44,7 @@ def pair(rig: Rig, number: int, small: int, large: int) -> tuple[Drain, Drain, B
 
 def delayed(rig: Rig, system: System, count: int) -> Delayed:
     """Send jobs that are due in an hour to workers that have run a few, and wait until their memory is level."""
-    with rig.room(system, f"{system.name}-delayed") as room:
+    with Room.opened(rig, system, f"{system.name}-delayed") as room:
         room.fill(100)
         with room.worker() as worker:
             worker.drain(100)

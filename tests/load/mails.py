@@ -4,7 +4,8 @@ import sys
 import time
 from pathlib import Path
 
-from rig import Rig, limit, running
+from rig import Rig
+from room import limit, running
 
 from jobkit.contracts.email import SendEmail
 from jobkit.producer import Producer
