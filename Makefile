@@ -87,8 +87,8 @@ prove: $(READY) ## the large size of each proof in the tests; writes docs/refere
 	$(BIN)/python tests/prove.py
 
 .PHONY: bench
-bench: servers ## this project beside its peers, the same work in the same run
-	$(BIN)/python tests/load/bench.py
+bench: servers ## this project beside its peers; writes docs/reference/performance.md. FULL=1: backlogs up to a million
+	$(BIN)/python tests/load/bench.py $(if $(filter 1,$(FULL)),--full)
 
 ## ---- containers
 

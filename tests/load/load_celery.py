@@ -1,11 +1,11 @@
-"""The no-op job under Celery with the settings that come closest to our guarantees."""
+"""The job under Celery with the settings that come closest to our guarantees."""
 
 import os
-import time
+from collections.abc import Iterable
 from typing import Self
 
+from bench_job import Load, work
 from celery import Celery
-from lines import write_line
 
 app = Celery("load", broker=os.environ["JOBKIT_BROKER_URL"])
 app.conf.update(
@@ -14,28 +14,31 @@ app.conf.update(
     task_default_queue="load",
     task_ignore_result=True,
     task_reject_on_worker_lost=True,
-    worker_prefetch_multiplier=32,
+    worker_prefetch_multiplier=32,  # for each of two processes: 64
     broker_connection_retry_on_startup=True,
 )
 
 
-@app.task(name="noop")  # type: ignore[untyped-decorator]  # Celery ships no types
-def noop(sent: float) -> None:
+@app.task(name="job")  # type: ignore[untyped-decorator]  # Celery ships no types
+def job(sent: float, seconds: float, _data: str) -> None:
     """Write down that it ran."""
-    write_line(sent)
+    work(sent, seconds)
 
 
 class Sender:
-    """Sends no-op jobs."""
+    """Sends jobs, each with a confirm of its own: Celery has no other way."""
 
-    def send(self, sent: float) -> None:
-        """Send one, confirmed."""
-        noop.delay(sent)
+    def __init__(self, *, confirmed: bool) -> None:
+        app.conf.broker_transport_options = {"confirm_publish": confirmed}
 
-    def send_many(self, count: int) -> None:
-        """Send many, each confirmed: there is no other way."""
-        for _ in range(count):
-            noop.delay(time.time())
+    def send(self, load: Load) -> None:
+        """Send one."""
+        job.delay(*load)
+
+    def send_many(self, loads: Iterable[Load], delay: int = 0) -> None:
+        """Send many."""
+        for load in loads:
+            job.apply_async(load, countdown=delay or None)
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,1 @@
+"""The benchmark's job under jobkit, in the form that ``jobkit worker`` runs."""
