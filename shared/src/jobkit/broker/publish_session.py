@@ -20,7 +20,7 @@ from pika.channel import Channel
 
 from jobkit.broker.connection import Blocked, ConnectionSettings
 from jobkit.broker.detours import Detours
-from jobkit.broker.loop import SteppedLoop
+from jobkit.broker.loop import Ready, SteppedLoop
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publishing_connection import PublishingConnection
 from jobkit.broker.topology import jobs_exchange
@@ -42,8 +42,8 @@ _LOOK: Final = 1.0
 #: Seconds until a leader has noticed that the session is over.
 _LEAVE: Final = 5.0
 
-#: What ``basic_publish`` raises because of the connection, and not because of the message.
-_LOST: Final = (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError, AssertionError, OSError)
+#: What pika raises on a connection that has died meanwhile.
+_LOST: Final = (pika.exceptions.AMQPError, AssertionError)
 
 
 class PublishSession:
@@ -128,13 +128,7 @@ class PublishSession:
         Returns:
             False if another thread drives it, or it takes no messages. The caller has to wait instead.
         """
-        if not self.taking:
-            return False
-        try:
-            return self._drive(message, lambda: message.settled or self._over, deadline)
-        except _LOST as error:  # pika's own, of a connection that died meanwhile
-            self._report(error)
-            return True
+        return self.taking and self._drive(message, lambda: message.settled or self._over, deadline)
 
     def gather(self) -> None:
         """Publish what waits when enough has come, or after some milliseconds."""
@@ -212,11 +206,16 @@ class PublishSession:
                 self._midway = False
                 ready = self._loop.wait(timeout)
                 self._midway = True
-                self._loop.dispatch(ready)
+                self._read(ready)
                 self._flush()
                 self._midway = False
                 if until() or (timeout := deadline - time.monotonic()) <= 0:
                     return True
+        except _LOST as error:
+            if not self._midway:  # it is not pika's
+                raise
+            self._report(error)
+            return True
         finally:
             # No call comes before this is done: asynchronous exceptions land at calls, and the seat would stay taken.
             if self._leader is leader:
@@ -230,6 +229,12 @@ class PublishSession:
     def _flush(self) -> None:
         if self._connection is not None:
             self._connection.flush()
+
+    def _read(self, ready: Ready) -> None:
+        connection = self._connection
+        if connection is not None:
+            ready = [(fd, events) for fd, events in ready if events != SteppedLoop.READ or not connection.receive(fd)]
+        self._loop.dispatch(ready)
 
     def _await_leader(self) -> None:
         end = time.monotonic() + _LEAVE

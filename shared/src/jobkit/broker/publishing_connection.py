@@ -3,6 +3,7 @@
 For each message, stock pika makes five system calls and looks for the callback of its confirm in several tables.
 """
 
+import ssl
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from pika import BasicProperties, frame, spec
+from pika.exceptions import AMQPError
 
 from jobkit.broker.lenient import LenientConnection
 
@@ -28,6 +30,9 @@ _CONFIRM: Final = struct.Struct(">BHIHHQBB")
 _ACK: Final = spec.Basic.Ack.INDEX & 0xFFFF
 _NACK: Final = spec.Basic.Nack.INDEX & 0xFFFF
 _CONFIRM_SIZE: Final = _CONFIRM.size - spec.FRAME_HEADER_SIZE - spec.FRAME_END_SIZE
+
+#: What pika raises for what is no frame. Anything else comes from outside, such as from a signal's handler.
+_UNREADABLE: Final = (AMQPError, AssertionError, LookupError, TypeError, ValueError, struct.error)
 
 OnConfirm = Callable[[int, bool, bool], None]
 
@@ -77,6 +82,26 @@ class PublishingConnection(LenientConnection):
         if sent < len(chunk):
             super()._output_marshaled_frames([chunk[sent:]])
 
+    def receive(self, fd: int) -> bool:
+        """Read what has come over the socket ``fd``; return whether that was all there was to do.
+
+        Otherwise pika reads it: over TLS, from another socket, or the end of the connection.
+        """
+        sock = getattr(self._transport, "_sock", None)
+        if sock is None or isinstance(sock, ssl.SSLSocket) or sock.fileno() != fd:
+            return False
+        try:
+            data = sock.recv(_CHUNK)
+        except OSError:
+            return False
+        if not data:
+            return False
+        try:
+            self._on_data_available(data)
+        except _UNREADABLE as error:
+            self._terminate_stream(error)
+        return True
+
     def drop(self) -> None:
         """Close the socket without a word. The connection cannot be used again."""
         sock = getattr(self._transport, "_sock", None)
@@ -95,7 +120,7 @@ class PublishingConnection(LenientConnection):
 
     def _on_data_available(self, data_in: bytes) -> None:
         start = 0
-        while self._on_confirm and not self._frame_buffer and len(data_in) - start >= _CONFIRM.size:
+        while self._on_confirm is not None and not self._frame_buffer and len(data_in) - start >= _CONFIRM.size:
             kind, _channel, size, group, method, tag, bits, end = _CONFIRM.unpack_from(data_in, start)
             if (kind, size, group, end) != (spec.FRAME_METHOD, _CONFIRM_SIZE, _BASIC, spec.FRAME_END):
                 break
@@ -110,7 +135,7 @@ class PublishingConnection(LenientConnection):
     # Any confirm that comes another way, as behind a part of a frame.
     def _process_frame(self, frame_value: frame.Frame | frame.ProtocolHeader) -> None:
         method = getattr(frame_value, "method", None)
-        if self._on_confirm and isinstance(method, spec.Basic.Ack | spec.Basic.Nack):
+        if self._on_confirm is not None and isinstance(method, spec.Basic.Ack | spec.Basic.Nack):
             self._on_confirm(method.delivery_tag, bool(method.multiple), isinstance(method, spec.Basic.Ack))
         else:
             super()._process_frame(frame_value)
