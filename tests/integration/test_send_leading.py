@@ -16,8 +16,8 @@ from dramatiq.middleware import Interrupt
 from probe_service import Probe
 from sockets import connections, cut
 
+from jobkit.broker.confirmed_channel import ConfirmedChannel
 from jobkit.broker.loop import SteppedLoop
-from jobkit.broker.publish_session import PublishSession
 from jobkit.broker.publishing_connection import PublishingConnection
 from jobkit.errors import BrokerUnavailable
 from jobkit.producer import Producer
@@ -91,13 +91,13 @@ def once(kind: type, method: str, instead: Callable[[], object]) -> Iterator[thr
 
 def test_a_lone_send_reads_its_own_confirm(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     readers: list[str] = []
-    original = PublishSession._on_confirm
+    original = ConfirmedChannel.on_confirm
 
-    def noted(session: PublishSession, tag: int, multiple: bool, taken: bool) -> None:
+    def noted(channel: ConfirmedChannel, tag: int, multiple: bool, taken: bool) -> None:
         readers.append(threading.current_thread().name)
-        original(session, tag, multiple, taken)
+        original(channel, tag, multiple, taken)
 
-    monkeypatch.setattr(PublishSession, "_on_confirm", noted)
+    monkeypatch.setattr(ConfirmedChannel, "on_confirm", noted)
     with Producer(vhost_url) as producer:
         producer.send(Probe())  # makes the queue
         readers.clear()

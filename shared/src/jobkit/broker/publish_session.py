@@ -1,4 +1,4 @@
-"""One connection's life: what was published over it, and which confirms have come.
+"""One connection's life, and who drives it.
 
 Whoever waits for a confirm drives the connection meanwhile (*leads*), and the others wait for it (*follow*). Python's
 threads take as long to wake each other as the broker takes to answer: a lone sender wakes nobody. What no sender can
@@ -14,21 +14,14 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-import pika
 import pika.exceptions
-from pika.channel import Channel
 
+from jobkit.broker.confirmed_channel import ConfirmedChannel
 from jobkit.broker.connection import Blocked, ConnectionSettings
 from jobkit.broker.detours import Detours
 from jobkit.broker.loop import Ready, SteppedLoop
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publishing_connection import PublishingConnection
-from jobkit.broker.topology import jobs_exchange
-from jobkit.deadletters import DELAY_QUEUES
-from jobkit.errors import AccessRefused, SendError, SendRefused, Unroutable
-
-#: Messages written ahead of their confirms. More gain no speed and cost memory.
-WINDOW: Final = 1000
 
 #: Seconds in which the messages of a stream gather.
 _GATHER: Final = 0.005
@@ -47,7 +40,7 @@ _LOST: Final = (pika.exceptions.AMQPError, AssertionError)
 
 
 class PublishSession:
-    """A channel on a connection of its own that publishes what waits, and matches the confirms.
+    """A connection over which what waits is published (``ConfirmedChannel``).
 
     The keeper calls ``run``; other threads may append to what waits, and call everything else that is public.
 
@@ -68,7 +61,6 @@ class PublishSession:
         left: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = connection
-        self._detours = detours or Detours()
         self._waiting = waiting
         self._report = report
         self._left = left
@@ -79,12 +71,9 @@ class PublishSession:
         self._midway = False  # the leader is in code that must not be left half done
         self._broken = False  # a leader was interrupted there
         self._connection: PublishingConnection | None = None
-        self._channel: Channel | None = None
-        self._in_flight: dict[int, Outgoing] = {}  # by delivery tag, in order of publishing
-        self._next_tag = 1
+        self._channel = ConfirmedChannel(connection, waiting, detours or Detours(), self._on_channel_open)
         self._heartbeat = math.inf  # in seconds
         self._gathered = 0
-        self._distrusted = False
         self._ending = False
         self._ended = False
         self._was_taking = False
@@ -117,7 +106,7 @@ class PublishSession:
             self._ended = True
             self._loop.wake()
             self._await_leader()
-            self._take_back()
+            self._channel.take_back()
             if self._connection is not None:
                 self._connection.drop()
             self._loop.close()
@@ -150,7 +139,7 @@ class PublishSession:
 
     def give_up_waiting(self) -> None:
         """Somebody has waited for a confirm in vain, and marked the batch as abandoned."""
-        self._call(self._doubt)
+        self._call(self._channel.doubt)
 
     def hang_up(self) -> None:
         """Close the connection, which ends ``run``; one that is still being made, when it is there."""
@@ -163,7 +152,7 @@ class PublishSession:
     @property
     def _is_idle(self) -> bool:
         """Whether it can be left to the senders: it is open, and they read its confirms."""
-        return self._was_taking and not self._ending and self._channel is not None
+        return self._was_taking and not self._ending and self._channel.is_open
 
     def _call(self, what: Callable[[], None]) -> None:
         self._loop.add_callback(what)
@@ -201,7 +190,7 @@ class PublishSession:
             timeout = 0.0 if until() else deadline - time.monotonic()
             while True:
                 self._midway = True
-                self._pump()
+                self._channel.publish()
                 self._flush()
                 self._midway = False
                 ready = self._loop.wait(timeout)
@@ -249,7 +238,6 @@ class PublishSession:
             return
         self._connection = outcome
         self._heartbeat = outcome.params.heartbeat or math.inf  # as it was agreed on; 0: there is none
-        outcome.gather(self._on_confirm)
         self._settings.note_answer(outcome.params)
         outcome.add_on_close_callback(self._on_connection_closed)
         # RabbitMQ says so at the first publish while it is short of memory or disk, and reads nothing more until then.
@@ -258,7 +246,7 @@ class PublishSession:
         if self._ending:
             self._end()
         else:
-            self._open_channel()
+            self._channel.open(outcome)
 
     def _end(self) -> None:
         self._ending = True
@@ -271,167 +259,11 @@ class PublishSession:
         self._ended = True
         self._bell.put(None)
 
-    def _open_channel(self) -> None:
-        if self._connection is not None and self._connection.is_open:
-            self._connection.channel(on_open_callback=self._on_channel_open)
-
-    def _on_channel_open(self, channel: Channel) -> None:
-        self._next_tag = 1
-        self._distrusted = False
-        channel.add_on_close_callback(self._on_channel_closed)
-        channel.add_on_return_callback(self._on_returned)
-        channel.confirm_delivery(_ignored, callback=lambda _frame: self._start_publishing(channel))
-
-    def _start_publishing(self, channel: Channel) -> None:
+    def _on_channel_open(self) -> None:
         self._report(None)
-        self._channel = channel
         self._was_taking = True
         self._bell.put(None)  # something may wait that nobody waits for yet
 
     # Any: pika's frames carry their method without a type.
     def _on_blocked(self, _connection: Any, frame: Any) -> None:
         self._report(Blocked(str(frame.method.reason)))
-
-    def _pump(self) -> None:
-        channel, connection = self._channel, self._connection
-        if channel is None or connection is None or not channel.is_open:
-            return
-        if self._distrusted:
-            self._renew(channel)
-            return
-        number: int = channel.channel_number
-        while len(self._in_flight) < WINDOW and (message := self._next()) is not None:
-            message.detour = message.detour or self._detours.reason(message.exchange, message.routing_key)
-            exchange = "" if message.detour else message.exchange
-            try:
-                connection.publish(number, exchange, message.routing_key, message.body, message.properties)
-            except Exception as error:  # it cannot be written as AMQP, and would end each session that tries
-                del self._in_flight[self._next_tag]
-                message.settle(SendRefused(f"the message for {message.queue!r} cannot be written: {error}"))
-            else:
-                self._next_tag += 1
-
-    def _next(self) -> Outgoing | None:
-        """Take what may be published now; None if nothing, or if the one that comes next has to wait for its turn."""
-        with suppress(IndexError):  # the last one's sender may have given it up just now
-            while True:
-                message = self._waiting[0]
-                if not (message.abandoned or message.settled):
-                    if self._in_flight and (message.alone or next(iter(self._in_flight.values())).alone):
-                        return None
-                    self._in_flight[self._next_tag] = message  # before it is taken: an interrupt must not lose it
-                taken = self._waiting.popleft()
-                if taken is not message:  # its sender has given it up just now
-                    self._waiting.appendleft(taken)
-                if self._in_flight.get(self._next_tag) is message:
-                    return message
-        return None
-
-    def _on_confirm(self, tag: int, multiple: bool, taken: bool) -> None:
-        tags = [t for t in self._in_flight if t <= tag] if multiple else [tag]
-        again: list[int] = []
-        for confirmed in tags:
-            message = self._in_flight.get(confirmed)
-            if message is None:
-                continue
-            if isinstance(message.error, Unroutable) and message.detour is None and _has_own_exchange(message):
-                # The exchange exists, and the queue may, too: an earlier version made it without a binding.
-                message.detour, message.error = message.error, None
-                self._detours.open(message.detour, message.exchange, message.routing_key)
-                again.append(confirmed)
-                continue
-            message.settle(None if taken else _refusal(message))
-            if message.detour is not None and message.confirmed:
-                self._detours.tell(message.exchange)
-            del self._in_flight[confirmed]
-        if again:
-            self._waiting.extendleft(self._in_flight[confirmed] for confirmed in reversed(again))
-            for confirmed in again:
-                del self._in_flight[confirmed]
-        self._distrusted = self._distrusted or not taken
-
-    def _doubt(self) -> None:
-        # A queue that has lost its majority never confirms. What it holds back must not fill the window for good.
-        self._distrusted = self._distrusted or any(message.abandoned for message in self._in_flight.values())
-
-    def _renew(self, channel: Channel) -> None:
-        """Go on over another channel, once nobody waits for a confirm over this one.
-
-        A channel of RabbitMQ 3.10 that meets a quorum queue between two leaders remembers the one that died, and
-        refuses everything for that queue until the dead node is back. A new channel asks who leads it now.
-        """
-        if all(message.abandoned for message in self._in_flight.values()):
-            channel.close()
-
-    def _on_returned(self, _channel: Channel, method: Any, properties: pika.BasicProperties, _body: bytes) -> None:
-        # A return comes before the confirm of the same message, in order of publishing.
-        for message in self._in_flight.values():
-            same = (message.properties.message_id, message.routing_key) == (properties.message_id, method.routing_key)
-            if same and message.error is None:
-                message.error = Unroutable(f"no queue takes {message.routing_key!r} from exchange {message.exchange!r}")
-                return
-
-    def _on_channel_closed(self, _channel: Channel, reason: BaseException) -> None:
-        self._channel = None
-        code = getattr(reason, "reply_code", 0)
-        if self._has_opened_detour(reason):
-            self._take_back()
-        elif len(self._in_flight) == 1 and isinstance(reason, pika.exceptions.ChannelClosedByBroker):
-            (message,) = self._in_flight.values()
-            self._in_flight.clear()
-            error = self._verdict(code, reason)
-            if message.detour is not None:
-                self._detours.close(message.routing_key)
-            message.settle(message.detour or error)
-        else:
-            for message in self._in_flight.values():
-                message.alone = True
-            self._take_back()
-        self._open_channel()
-
-    def _has_opened_detour(self, reason: BaseException) -> bool:
-        """Return whether the channel was closed because of a service's exchange, which is left out from now on.
-
-        404: it does not exist yet. 403: this user's permissions do not name it yet.
-        """
-        code, text = getattr(reason, "reply_code", 0), str(getattr(reason, "reply_text", ""))
-        if code not in {403, 404} or not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
-            return False
-        guilty = [
-            message
-            for message in self._in_flight.values()
-            if message.detour is None and _has_own_exchange(message) and f"exchange '{message.exchange}' in" in text
-        ]
-        for message in guilty:
-            message.detour = self._verdict(code, reason)
-            self._detours.open(message.detour, message.exchange)
-        return bool(guilty)
-
-    def _verdict(self, code: int, reason: pika.exceptions.ChannelClosedByBroker) -> SendError:
-        """Return the error for a message that the broker closed its channel for."""
-        if code == 404:
-            return Unroutable(str(reason.reply_text))
-        return (AccessRefused if code == 403 else SendRefused)(self._settings.describe(reason))
-
-    def _take_back(self) -> None:
-        """Publish again what was not confirmed; the order among senders is not promised, within one it is."""
-        self._waiting.extendleft(reversed(self._in_flight.values()))
-        self._in_flight.clear()
-
-
-def _ignored(_frame: object) -> None: ...  # the connection hands confirms on by a shorter way
-
-
-def _has_own_exchange(message: Outgoing) -> bool:
-    """Return whether a message goes to the exchange of its service, and not to one for delays or dead letters."""
-    return message.exchange == jobs_exchange(message.routing_key)
-
-
-def _refusal(message: Outgoing) -> SendRefused:
-    # A negative confirm carries no reason (https://www.rabbitmq.com/docs/confirms#server-sent-nacks).
-    delayed = " after its delay" if message.exchange.startswith(DELAY_QUEUES) else ""
-    return SendRefused(
-        f"RabbitMQ refused the message for {message.queue!r}{delayed} without a reason. The likely ones: the queue is "
-        "full (a max-length in its arguments or a policy), or most of its nodes are down. Look at the queue, then send "
-        "it again"
-    )
