@@ -6,7 +6,6 @@ wait for (connecting, heartbeats while nobody sends, the end) is the work of one
 """
 
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +33,8 @@ _LOOK: Final = 1.0
 
 #: Seconds until a leader has noticed that the session is over.
 _LEAVE: Final = 5.0
+
+_LEADER: Final = "leader"
 
 #: What pika raises on a connection that has died meanwhile.
 _LOST: Final = (pika.exceptions.AMQPError, AssertionError)
@@ -66,8 +67,7 @@ class PublishSession:
         self._left = left
         self._loop = SteppedLoop()
         self._bell: SimpleQueue[None] = SimpleQueue()  # wakes up the keeper; no Event, as in ``Outgoing``
-        self._lock = threading.Lock()
-        self._leader: object = None
+        self._seat: dict[str, object] = {}  # of the leader; no lock, which an interrupt could leave taken
         self._midway = False  # the leader is in code that must not be left half done
         self._broken = False  # a leader was interrupted there
         self._connection: PublishingConnection | None = None
@@ -183,10 +183,8 @@ class PublishSession:
         again over the next one.
         """
         try:
-            with self._lock:
-                if self._leader is not None or self._over:
-                    return False
-                self._leader = leader
+            if self._seat.setdefault(_LEADER, leader) is not leader or self._over:
+                return False
             timeout = 0.0 if until() else deadline - time.monotonic()
             while True:
                 self._midway = True
@@ -206,11 +204,15 @@ class PublishSession:
             self._report(error)
             return True
         finally:
-            # No call comes before this is done: asynchronous exceptions land at calls, and the seat would stay taken.
-            if self._leader is leader:
+            # Asynchronous exceptions land at calls: there is none until the seat is free.
+            try:
+                leads = self._seat[_LEADER] is leader
+            except KeyError:  # another thread has left it just now
+                leads = False
+            if leads:
                 if self._midway:
                     self._broken = True
-                self._leader = None
+                del self._seat[_LEADER]
                 if self._broken:
                     self._bell.put(None)
                 self._left()
@@ -227,7 +229,7 @@ class PublishSession:
 
     def _await_leader(self) -> None:
         end = time.monotonic() + _LEAVE
-        while self._leader is not None and time.monotonic() < end:
+        while self._seat and time.monotonic() < end:
             self._rest(_GATHER)
 
     # Any: pika hands over a connection or one of several exception types that share no base.

@@ -76,10 +76,17 @@ class ConfirmedPublisher:
         Raises:
             BrokerUnavailable: The publisher is closed, or its thread cannot be started now.
         """
-        with self._lock:
-            self._ensure_running()
-            self._waiting.append(message)
-            session = self._session
+        if self._closing.is_set():
+            raise BrokerUnavailable("this publisher has been closed")
+        self._waiting.append(message)
+        if self._thread is None:  # after the append: it may be ending now, and has not seen the message
+            try:
+                with self._lock:
+                    self._ensure_running()
+            except BrokerUnavailable:
+                self.abandon([message])
+                raise
+        session = self._session
         if gather and session is not None:
             session.gather()
 
@@ -161,8 +168,6 @@ class ConfirmedPublisher:
         self._connected_at = 0.0
 
     def _ensure_running(self) -> None:
-        if self._closing.is_set():
-            raise BrokerUnavailable("this publisher has been closed")
         if self._thread is not None:
             return
         thread = threading.Thread(target=self._run, name="jobkit-publisher", daemon=True)
