@@ -14,7 +14,7 @@ from typing import Any, Final
 from dramatiq import Message
 from opentelemetry import metrics, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -86,7 +86,8 @@ def sending(messages: Sequence[Message[Any]]) -> Iterator[None]:
     name = f"send {first.queue_name}" if len(queues) == 1 else "send"
     span = _tracer.start_span(name, kind=SpanKind.PRODUCER, attributes=details)
     carrier: dict[str, str] = {}
-    _PROPAGATOR.inject(carrier, trace.set_span_in_context(span))
+    if span.get_span_context().is_valid or get_current():  # else there is nothing that could travel
+        _PROPAGATOR.inject(carrier, trace.set_span_in_context(span))
     for message in messages if carrier else ():
         if "traceparent" not in message.options:
             message.options.update(carrier)
