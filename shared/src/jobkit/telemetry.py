@@ -8,13 +8,13 @@ Source: https://opentelemetry.io/docs/specs/semconv/messaging/rabbitmq/
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 from dramatiq import Message
 from opentelemetry import metrics, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -73,23 +73,28 @@ def sending(messages: Sequence[Message[Any]]) -> Iterator[None]:
     if not messages:
         yield
         return
-    started, queues = time.perf_counter(), Counter(message.queue_name for message in messages)
+    first, started = messages[0], time.perf_counter()
+    queues = {first.queue_name: 1} if len(messages) == 1 else Counter(message.queue_name for message in messages)
     common = _sent_to(queues)
     details: dict[str, str | int] = dict(common)
     if len(queues) == 1:
-        details["messaging.rabbitmq.destination.routing_key"] = messages[0].queue_name
+        details["messaging.rabbitmq.destination.routing_key"] = first.queue_name
     if len(messages) == 1:
-        details["messaging.message.id"] = messages[0].message_id
+        details["messaging.message.id"] = first.message_id
     else:
         details["messaging.batch.message_count"] = len(messages)
-    name = f"send {messages[0].queue_name}" if len(queues) == 1 else "send"
-    with _tracer.start_as_current_span(name, kind=SpanKind.PRODUCER, attributes=details) as span:
-        carrier: dict[str, str] = {}
-        _PROPAGATOR.inject(carrier)
-        for message in messages:
-            if "traceparent" not in message.options:
-                message.options.update(carrier)
-        outcome: dict[str, str] = {}
+    name = f"send {first.queue_name}" if len(queues) == 1 else "send"
+    span = _tracer.start_span(name, kind=SpanKind.PRODUCER, attributes=details)
+    carrier: dict[str, str] = {}
+    if span.get_span_context().is_valid or get_current():  # else there is nothing that could travel
+        _PROPAGATOR.inject(carrier, trace.set_span_in_context(span))
+    for message in messages if carrier else ():
+        if "traceparent" not in message.options:
+            message.options.update(carrier)
+    outcome: dict[str, str] = {}
+    # What nobody records need not become the current span, which takes longer than all the rest.
+    current = trace.use_span(span, end_on_exit=True) if span.is_recording() else nullcontext()
+    with current:
         try:
             yield
         except BaseException as error:  # an interrupt is no success either

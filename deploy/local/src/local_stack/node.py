@@ -121,7 +121,7 @@ class Node(ABC):
 
     def pause(self) -> None:
         """Freeze the server (SIGSTOP): connections stay open and nothing answers, as with a hung machine."""
-        self.processes[0].signal(signal.SIGSTOP)
+        self.processes[0].freeze()
 
     def resume(self) -> None:
         """Let a paused server go on."""

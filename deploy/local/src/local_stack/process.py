@@ -102,6 +102,18 @@ class Process:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    def freeze(self) -> None:
+        """Stop the process (SIGSTOP) until it gets SIGCONT, and wait until none of its threads runs any more."""
+        self.signal(signal.SIGSTOP)
+        if sys.platform != "linux":
+            return
+        deadline = time.monotonic() + KILL_SECONDS
+        with suppress(ChildProcessError):  # it is not our child, because an earlier `make up` started it
+            while not os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT | os.WNOHANG):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(POLL_SECONDS)
+
     def wait(self, seconds: float) -> bool:
         """Wait at most ``seconds`` for the process to end; True if it has."""
         deadline = time.monotonic() + seconds

@@ -1,12 +1,13 @@
 """An ordinary Dramatiq message as AMQP carries it: the body, and the properties that other systems look at."""
 
-import json
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import pika
 from dramatiq import Message
 
+from jobkit import compact_json
 from jobkit.contracts.job import CONTRACT_VERSION_OPTION
 from jobkit.contracts.payload import PayloadChanged
 from jobkit.errors import LONGEST_DELAY, Undecodable
@@ -19,6 +20,9 @@ from jobkit.execution import (
     ROUND_OPTION,
 )
 from jobkit.time import milliseconds
+
+#: What ``Message.asdict`` looks up at each call.
+_FIELDS = tuple(field.name for field in dataclasses.fields(Message))
 
 #: W3C trace context: in the AMQP headers on the wire, in the message's options inside a process.
 TRACE_HEADERS = ("traceparent", "tracestate")
@@ -64,7 +68,7 @@ _CHECKED_OPTIONS = {*_NOT_THE_SENDERS, *TRACE_HEADERS, *_NUMBERS, _BAGGAGE}
 def encoded(message: Message[Any]) -> bytes:
     """Return the body of a message; raises ``PayloadChanged`` if it cannot be written."""
     try:
-        return message.encode()
+        return compact_json.encode({name: getattr(message, name) for name in _FIELDS})
     except Exception as error:  # such as an integer of more digits than Python writes
         culprit = next((name for name, value in message.kwargs.items() if not _is_json(value)), "payload")
         raise PayloadChanged(f"{message.actor_name}: {culprit} cannot be written as JSON: {error}") from error
@@ -72,7 +76,7 @@ def encoded(message: Message[Any]) -> bytes:
 
 def _is_json(value: object) -> bool:
     try:
-        json.dumps(value)
+        compact_json.encode(value)
     except Exception:
         return False
     return True
@@ -107,7 +111,7 @@ def decode(body: bytes, properties: pika.BasicProperties, queue: str) -> Message
         Undecodable: the body is not a Dramatiq message, with the reason.
     """
     try:
-        fields = json.loads(body)
+        fields = compact_json.decode(body)
     except (ValueError, RecursionError) as error:
         raise Undecodable(f"the body is not JSON: {error}") from None
     if not isinstance(fields, dict):

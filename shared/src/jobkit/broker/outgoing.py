@@ -1,8 +1,9 @@
 """Messages on their way to the broker, and who waits for them."""
 
-import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 
 import pika
 
@@ -34,12 +35,9 @@ class Outgoing:
     abandoned: bool = False
     alone: bool = False
     detour: SendError | None = None
-    # A lock that is freed when all is done, not an Event: an interrupt of the waiting job could land inside an Event's
-    # own code, with its lock taken, and the publisher would hang on it.
-    _done: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def __post_init__(self) -> None:
-        self._done.acquire()
+    # A simple queue, no Event: an interrupt of the waiting job could land inside an Event's own code, with its lock
+    # taken, and whoever drives the connection would hang on it. Most messages need none.
+    _bell: SimpleQueue[None] | None = field(default=None, repr=False)
 
     @property
     def confirmed(self) -> bool:
@@ -52,17 +50,26 @@ class Outgoing:
         return target_of(self.exchange, self.routing_key)
 
     def wait(self, timeout: float) -> bool:
-        """Return whether it was settled within ``timeout`` seconds; one thread may wait."""
-        if self.settled:
-            return True
-        return self._done.acquire(timeout=max(0.0, timeout))
+        """Return whether it is settled, after ``timeout`` seconds or a ``ring``; one thread may wait."""
+        if self._bell is None:
+            self._bell = SimpleQueue()
+        if not self.settled:  # else whoever settles it may not have seen the bell
+            with suppress(Empty):
+                self._bell.get(timeout=max(0.0, timeout))
+        return self.settled
+
+    def ring(self) -> None:
+        """Wake up the thread that waits."""
+        if self._bell is not None:
+            self._bell.put(None)
 
     def settle(self, error: SendError | None) -> None:
-        """Note that the broker has confirmed it, or why not."""
-        self.error = self.error or error
-        self.settled_at = time.monotonic()
-        self.settled = True
-        self._done.release()
+        """Note that the broker has confirmed it, or why not. What is said first stands."""
+        if not self.settled:
+            self.error = self.error or error
+            self.settled_at = time.monotonic()
+            self.settled = True
+        self.ring()
 
     def again(self) -> "Outgoing":
         """Return the same message, not sent yet."""

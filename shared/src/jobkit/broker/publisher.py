@@ -1,8 +1,8 @@
 """Publishing that says whether the broker has confirmed each message.
 
-One thread per process runs one session after the other. Senders hand it messages and wait; it writes whatever has
-gathered and matches the confirms that come back, so many senders share one round trip, and heartbeats are answered
-while nobody sends.
+Senders hand over messages and wait; one of those that wait drives the connection (``PublishSession``), so that a lone
+send costs no change of threads, and many share one round trip. The thread of the publisher connects, and answers
+heartbeats while nobody sends.
 """
 
 import logging
@@ -26,7 +26,7 @@ from jobkit.refusals import LOGIN, Refusals
 _LONGEST_PAUSE: Final = 2.0
 _CLOSE_TIMEOUT: Final = 5.0
 
-#: Seconds between two looks at a connection attempt that outlasts a sender's timeout.
+#: Seconds between two looks of a sender that waits for others: at a connection attempt, or whether it may lead.
 _LOOK: Final = 0.05
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ class ConfirmedPublisher:
     def connected(self) -> bool:
         """Whether the broker takes messages now."""
         session = self._session
+        if session is not None:
+            session.look()  # nobody may have noticed yet
         return session is not None and session.taking
 
     def begin(self, message: Outgoing, *, gather: bool = False) -> None:
@@ -74,11 +76,19 @@ class ConfirmedPublisher:
         Raises:
             BrokerUnavailable: The publisher is closed, or its thread cannot be started now.
         """
-        with self._lock:
-            self._ensure_running()
-            self._waiting.append(message)
-            if self._session is not None:
-                self._session.wake(soon=gather)
+        if self._closing.is_set():
+            raise BrokerUnavailable("this publisher has been closed")
+        self._waiting.append(message)
+        if self._thread is None:  # after the append: it may be ending now, and has not seen the message
+            try:
+                with self._lock:
+                    self._ensure_running()
+            except BrokerUnavailable:
+                self.abandon([message])
+                raise
+        session = self._session
+        if gather and session is not None:
+            session.gather()
 
     def wait(self, message: Outgoing, timeout: float, *, since: float) -> None:
         """Wait until the message is settled. Its ``error`` says why it was not confirmed.
@@ -92,9 +102,8 @@ class ConfirmedPublisher:
         """
         if message.settled:
             return
-        self._hurry()
         end = since + timeout + self._longest_attempt
-        while not message.wait(min(end, max(since, self._connected_at) + timeout) - time.monotonic()):
+        while not self._is_settled(message, min(end, max(since, self._connected_at) + timeout)):
             if time.monotonic() < min(end, max(since, self._connected_at) + timeout):
                 continue  # it has connected meanwhile
             if not self._outlast_attempt(message, end):
@@ -105,13 +114,13 @@ class ConfirmedPublisher:
 
     def abandon(self, messages: Iterable[Outgoing]) -> None:
         """Forget messages that nobody waits for any more: an outage must not fill the memory with what has failed."""
+        session = None
         for message in messages:
-            message.abandoned = True
+            message.abandoned, session = True, self._session
             with suppress(ValueError, IndexError):  # it is in flight, or the publisher has just taken it
                 self._waiting.remove(message)
-        with self._lock:
-            if self._session is not None:
-                self._session.give_up_waiting()
+        if session is not None:
+            session.give_up_waiting()
 
     def close(self) -> None:
         """Close the connection; whoever still waits is told at its deadline."""
@@ -124,15 +133,33 @@ class ConfirmedPublisher:
         if thread is not None and session is not None and session.connected:
             thread.join(_CLOSE_TIMEOUT)
 
-    def _hurry(self) -> None:
-        """Publish now what was to gather."""
-        with self._lock:
-            if self._waiting and self._session is not None:
-                self._session.wake()
+    def _is_settled(self, message: Outgoing, deadline: float) -> bool:
+        """Lead or follow until the message is settled or the deadline has passed; return whether it is settled."""
+        self._following[message] = None  # before it looks whether it can lead: whoever leads now then passes that on
+        try:
+            while not message.settled:
+                session = self._session
+                if session is None or not session.lead(message, deadline):
+                    if session is not None:
+                        session.wake()
+                    message.wait(min(deadline - time.monotonic(), _LOOK))
+                if time.monotonic() >= deadline:
+                    break
+        finally:
+            del self._following[message]
+        return message.settled
+
+    def _pass_on(self) -> None:
+        """Let another of those that wait lead."""
+        for message in list(self._following):
+            if not message.settled:
+                message.ring()
+                return
 
     def _start_over(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[Outgoing] = deque()
+        self._following: dict[Outgoing, None] = {}
         self._thread: threading.Thread | None = None
         self._session: PublishSession | None = None
         self._closing = threading.Event()
@@ -141,8 +168,6 @@ class ConfirmedPublisher:
         self._connected_at = 0.0
 
     def _ensure_running(self) -> None:
-        if self._closing.is_set():
-            raise BrokerUnavailable("this publisher has been closed")
         if self._thread is not None:
             return
         thread = threading.Thread(target=self._run, name="jobkit-publisher", daemon=True)
@@ -169,19 +194,18 @@ class ConfirmedPublisher:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _run_session(self) -> None:
-        session = PublishSession(self._settings, self._waiting, self._report, self.detours)
+        with self._lock:
+            if self._closing.is_set():
+                return
+            session = PublishSession(self._settings, self._waiting, self._report, self.detours, self._pass_on)
+            self._session = session
         try:
-            with self._lock:
-                if self._closing.is_set():
-                    return
-                self._session = session
             session.run()
         finally:
             if session.connected:
                 self.lost_at = time.monotonic()
             with self._lock:
                 self._session = None
-            session.dispose()
 
     def _fail_at_once(self) -> None:
         """Settle what waits for a broker that refuses us; the next send starts a thread and asks again."""

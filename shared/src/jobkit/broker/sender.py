@@ -98,7 +98,7 @@ class Sender:
                     parcel = Parcel(None, error)
                 yield parcel
 
-        with telemetry.sending_many() as batch, closing(self._deliver(parcels(), gather=True)) as delivered:
+        with telemetry.sending_many() as batch, closing(self._deliver(parcels())) as delivered:
             for parcel in delivered:
                 message = on_the_way.popleft()
                 batch.settled(message.queue_name, parcel.error)
@@ -130,16 +130,21 @@ class Sender:
         outgoing = Outgoing(topology.dead_letter_exchange(failure.queue), failure.queue, body, properties)
         self._deliver_all([Parcel(outgoing)])
 
-    def _deliver_all(self, parcels: Iterable[Parcel]) -> None:
+    def _deliver_all(self, parcels: Sequence[Parcel]) -> None:
         """Publish all; raise the first error."""
-        with closing(self._deliver(parcels, gather=False)) as delivered:
-            errors = [parcel.error for parcel in delivered if parcel.error is not None]
-        if errors:
+        shipment = self._shipment(gather=False)
+        try:
+            for parcel in parcels:
+                shipment.put(parcel)
+            errors = [parcel.error for parcel in parcels if shipment.take().error is not None]
+        finally:
+            shipment.abandon()
+        if errors and errors[0] is not None:
             raise errors[0]
 
-    def _deliver(self, parcels: Iterable[Parcel], *, gather: bool) -> Generator[Parcel, None, None]:
+    def _deliver(self, parcels: Iterable[Parcel]) -> Generator[Parcel, None, None]:
         """Publish what comes, a window at a time, and yield it in order when it is known what became of it."""
-        shipment = Shipment(self._publisher, self._timeout, self._make_queue, gather=gather)
+        shipment = self._shipment(gather=True)
         try:
             for parcel in parcels:
                 shipment.put(parcel)
@@ -151,6 +156,9 @@ class Sender:
                 yield shipment.take()
         finally:
             shipment.abandon()
+
+    def _shipment(self, *, gather: bool) -> Shipment:
+        return Shipment(self._publisher, self._timeout, self._make_queue, gather=gather)
 
     def _outgoing(self, message: Message[Any], delay: timedelta) -> Outgoing:
         note_delay(message, delay)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from jobkit.broker.confirmed_channel import WINDOW
 from jobkit.broker.outgoing import Outgoing
-from jobkit.broker.publish_session import WINDOW
 from jobkit.broker.publisher import ConfirmedPublisher
 from jobkit.contracts.payload import PayloadChanged
 from jobkit.errors import AccessRefused, BrokerUnavailable, SendError, SendRefused, Unroutable
