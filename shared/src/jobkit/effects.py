@@ -31,8 +31,8 @@ class Claim:
     job: JobKey
     owner: str
     sent_at: int
+    round: int = 0
     attempts_before: int = 0
-    revived: bool = False
     alone_at: int = 0
     alone: bool = False
     due_at: int = 0

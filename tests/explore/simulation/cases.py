@@ -17,6 +17,7 @@ class Case:
             ``ok``, ``fail``, ``never`` (a permanent error), ``snooze``, ``kill``, ``send NAME``, ``work`` (for longer
             than a lease).
         ends: How a job has to end, unless it is done: the states that are right too.
+        sends_again: How many dead letters are sent again.
         processes: How many.
         threads: In each of them.
     """
@@ -26,6 +27,7 @@ class Case:
     ends: Mapping[str, Sequence[JobState]] = field(default_factory=dict)
     processes: int = 2
     threads: int = 2
+    sends_again: int = 0
 
     def script(self, job: str, run: int) -> list[str]:
         runs = self.scripts[job]
@@ -44,4 +46,6 @@ CASES: Final = {
     "parent that is repeated": Case(["a"], {"a": ["send b, work, fail", "send b, ok"], "b": ["work, ok"]}),
     "poison": Case(["a", "b"], {"a": ["kill"], "b": ["ok"]}, {"a": [JobState.DEAD]}),
     "three": Case(["a", "b", "c", "a"], {"a": ["fail", "ok"], "b": ["ok"], "c": ["snooze", "ok"]}),
+    "sent again": Case(["a"], {"a": ["never", "work, ok"]}, sends_again=1),
+    "sent again, and dies again": Case(["a"], {"a": ["never"]}, {"a": [JobState.DEAD]}, sends_again=2),
 }

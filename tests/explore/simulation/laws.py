@@ -28,6 +28,8 @@ class Laws:
         faults: What has gone wrong.
         runs: Runs that have begun, by job.
         effects: Runs that came to their end.
+        sent_again: Jobs whose dead letters were sent again, each with its round.
+        restarts: How often a dead job has begun again.
         deaths: Runs that a dying or frozen process has taken along.
         leases_cut_short: Whether the store's clock went forward: a window that guarantees.md names.
     """
@@ -39,6 +41,8 @@ class Laws:
     faults: int = 0
     runs: Counter[str] = field(default_factory=Counter)
     effects: Counter[str] = field(default_factory=Counter)
+    sent_again: set[tuple[str, int]] = field(default_factory=set)
+    restarts: Counter[str] = field(default_factory=Counter)
     deaths: Counter[str] = field(default_factory=Counter)
     leases_cut_short: bool = False
     _held_until: dict[tuple[str, int], float] = field(default_factory=dict)  # by job and fence
@@ -46,6 +50,17 @@ class Laws:
     def note_lease(self, lease: Lease, now: float) -> None:
         """An owner was told that it has the job, or still has it."""
         self._held_until[lease.job.id, lease.fence] = now + TTL
+
+    def is_dead(self, job: JobKey) -> bool:
+        """Whether the record says so."""
+        record = self.store.record(job)
+        return record is not None and record.state is JobState.DEAD
+
+    def check_restart(self, job: JobKey) -> None:
+        """A dead job begins again once for each round in which it was sent again."""
+        self.restarts[job.id] += 1
+        if self.restarts[job.id] > sum(name == job.id for name, _ in self.sent_again):
+            raise Finding(f"{job.id} was dead, and began again {self.restarts[job.id]} times")
 
     def check_start(self, thread: Thread, processes: Sequence[Process], now: float) -> None:
         """No run begins without a lease, after the job is done, or beside an owner whose lease holds."""
@@ -109,7 +124,7 @@ class Laws:
         if self.effects[name] > 1 + lost:
             raise Finding(f"{name} was done {self.effects[name]} times")
         usual = ATTEMPTS if script[-1] == "fail" else len(script)
-        allowed = ATTEMPTS + MAX_CRASHES + lost if lost else usual
+        allowed = (ATTEMPTS + MAX_CRASHES + lost if lost else usual) + self.restarts[name]
         if runs > allowed:
             raise Finding(f"{name} ran {runs} times, and {allowed} were allowed")
         if record.crashes > lost:

@@ -21,9 +21,11 @@ from simulated_queue import Broker, Connection
 from simulated_workers import RENEWAL, TTL, Bend, Process, Thread
 
 from jobkit import leases
+from jobkit.deadletters import round_after
 from jobkit.effects import Buried, Call, Claim, Completed, Outcome, Pause, Record, Run, Seam, Steps
 from jobkit.errors import BrokerUnavailable, LeaseLost, PermanentError, Snooze, StoreUnavailable, TransientError
-from jobkit.execution import Decision
+from jobkit.execution import Decision, in_round
+from jobkit.rounds import said_round
 from jobkit.run.seams import Seams
 from jobkit.store.base import Lease
 from jobkit.store.memory import MemoryStore
@@ -79,6 +81,7 @@ class World:
         self._faults_left = faults
         self.processes = [Process(self, number, case.threads) for number in range(case.processes)]
         self._next_renewal = self.now + RENEWAL
+        self._sends_again = case.sends_again
         for name in case.sends:
             self.send(name)
 
@@ -121,6 +124,8 @@ class World:
         for process in self.processes:
             if self.now >= process.frozen_until:
                 yield from self._moves_of(process)
+        if self._sends_again and self.broker.dead:
+            yield 1, self._send_again
         if self._faults_left and not all(process.is_idle for process in self.processes):
             for process in self.processes:
                 if not process.is_idle:
@@ -177,6 +182,21 @@ class World:
                     if lease is not None and thread.running is not None and not thread.interrupted:
                         self.laws.note_lease(lease, self.now)
 
+    def _send_again(self) -> None:
+        """Publish the oldest dead letter in its next round, and take it off, unless that fails."""
+        self._sends_again -= 1
+        message, failure = self.broker.dead[0]
+        again = in_round(message, round_after(said_round(message.options), failure.headers()))
+        self.laws.sent_again.add((message.message_id, said_round(again.options)))
+        self.broker.enqueue(again)
+        if self._faults_left and self._chooser.choose([3, 1]):
+            self._count_fault()
+            self.tell(f"the dead letter of {message.message_id} is sent again, and stays")
+            self._sends_again += 1
+            return
+        del self.broker.dead[0]
+        self.tell(f"the dead letter of {message.message_id} is sent again")
+
     # ---- what threads do
 
     def _deliver(self, thread: Thread) -> None:
@@ -215,6 +235,7 @@ class World:
         if what == 1:
             self.tell(f"{thread.name}: {name} … fails")
         else:
+            was_dead = isinstance(effect, Claim) and self.laws.is_dead(effect.job)
             try:
                 answer = effect.do() if isinstance(effect, Call) else self._seams(effect)
             except Exception as failure:
@@ -223,6 +244,8 @@ class World:
             self.tell(f"{thread.name}: {name}{lost}")
             if isinstance(answer, Lease):
                 self.laws.note_lease(answer, self.now)
+                if was_dead:
+                    self.laws.check_restart(answer.job)
         thread.go_on(None if error else answer, error)
 
     def _run(self, thread: Thread) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from importlib.resources import files
 
+from jobkit.rounds import read, round_of, written
 from jobkit.store.base import (
     CLOCK_SKEW,
     DUE_SLACK,
@@ -24,7 +25,8 @@ _KEY = "job:{service}:{actor}:{id}"
 
 def _told(lease: Lease) -> list[Argument]:
     """What the scripts are told of a lease: enough to write its record again."""
-    return [lease.fence, lease.owner, lease.attempt, lease.crashes, lease.first_failed_at, lease.sent_at]
+    numbers = [lease.attempt, lease.crashes, lease.first_failed_at, lease.sent_at]
+    return [lease.fence, lease.owner, *numbers, written(lease.rounds)]
 
 
 def _field(name: str) -> str:
@@ -63,22 +65,23 @@ class RedisStore:
         *,
         ttl: timedelta,
         sent_at: int,
+        job_round: int = 0,
         attempts_before: int = 0,
-        revived: bool = False,
         alone_at: int = 0,
         alone: bool = False,
         due_at: int = 0,
         delay: timedelta = timedelta(),
     ) -> Lease | Held | Suspect | Finished:
         arguments: list[Argument] = [
-            *(owner, milliseconds(ttl), self._ttl, sent_at, attempts_before, int(revived), milliseconds(DUE_SLACK)),
+            *(owner, milliseconds(ttl), self._ttl, sent_at, attempts_before, job_round, milliseconds(DUE_SLACK)),
             *(alone_at, int(alone), due_at, milliseconds(delay), milliseconds(CLOCK_SKEW), MOST_SEEN),
         ]
         verdict, *details = self._acquire([self._key(job)], arguments)
         match verdict.decode():
             case "leased":
-                *numbers, stalled = (int(number) for number in details)
-                return Lease(job, owner, *numbers, stalled=bool(stalled))
+                *numbers, stalled = (int(number) for number in details[:-1])
+                rounds = read(details[-1].decode())
+                return Lease(job, owner, *numbers, rounds=rounds, stalled=bool(stalled))
             case "suspect":
                 return Suspect(int(details[0]))
             case "held":
@@ -149,6 +152,7 @@ class RedisStore:
             failure=text("failure"),
             result=row.get("result", b""),
             waits_for=text("waits_for"),
+            round=round_of(read(text("rounds")), number("sent_at")),
         )
 
     def ping(self) -> None:
