@@ -9,7 +9,7 @@ import json
 import re
 import socket
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Self
@@ -160,16 +160,18 @@ def round_after(said: int, headers: Mapping[str, object] | None) -> int:
     """Return the round of a message that has come back from a dead-letter queue.
 
     Whoever sends it again raises what the message says. Of one that was moved as it is, this is the round after the one
-    that it died in. Version 0.1 did not write that down: what the message says then counts.
+    that it died in. Version 0.1 did not write that down: what the message says then counts. RabbitMQ changes no body,
+    so each death by the broker counts as well.
     """
-    died_in = _died_in(headers or {})
-    if died_in is not None and said > died_in:
-        return said
-    return min(max(said, died_in or 0) + 1, END_OF_ROUNDS - 1)
+    headers = headers or {}
+    died_in = _died_in(headers)
+    if HEADER + "reason" in headers and (died_in is None or said <= died_in):
+        said = max(said, died_in or 0) + 1
+    return min(said + _deaths_by_broker(headers), END_OF_ROUNDS - 1)
 
 
 def sent_again(body: bytes, headers: Mapping[str, object] | None) -> tuple[bytes, dict[str, object]]:
-    """Return the body and the headers under which to send a dead letter again: those of its next round.
+    """Return the body and the headers under which to send a dead letter again, in a round above that of its death.
 
     Who repeats that, because an answer was lost, sends the same message. What has not died stays in its round, and a
     body that is no message stays as it is.
@@ -195,11 +197,19 @@ def _died_in(headers: Mapping[str, object]) -> int | None:
 
 
 def _broker_death(headers: Mapping[str, object]) -> Mapping[str, object] | None:
+    return next(_broker_deaths(headers), None)
+
+
+def _broker_deaths(headers: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
     deaths = headers.get("x-death")
     for death in deaths if isinstance(deaths, list) else []:
         if isinstance(death, dict) and death.get("reason") in _BROKER_REASONS and not _is_of_the_ladder(death):
-            return death
-    return None
+            yield death
+
+
+def _deaths_by_broker(headers: Mapping[str, object]) -> int:
+    counts = (death.get("count") for death in _broker_deaths(headers))
+    return sum(count if is_round(count) and count else 1 for count in counts)
 
 
 def _delayed_to(headers: Mapping[str, object]) -> str:

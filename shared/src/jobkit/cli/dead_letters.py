@@ -101,7 +101,8 @@ def send_again(service: str, limit: int, fingerprint: str | None, *, as_json: bo
                 continue
             channel.basic_ack(taken.tag)
             sent.append(taken.letter)
-    _print(sent, as_json=as_json)
+    if sent or as_json:
+        _print(sent, as_json=as_json)
     typer.echo(f"sent again: {len(sent)} of {count}", err=True)
     for queue in sorted(homeless):
         typer.echo(f"there is no queue {queue!r}: start the worker of its service, then send them again", err=True)
