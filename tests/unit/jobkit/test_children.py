@@ -69,12 +69,14 @@ class Kept:
 PARENT = JobKey("work", "work", "parent")
 
 
-def run_of(store: JobStore, job: JobKey, sent_at: int) -> Execution:
-    """A run of the job that was sent then."""
-    lease = store.acquire(job, uuid.uuid4().hex, ttl=timedelta(minutes=1), sent_at=sent_at)
+def run_of(store: JobStore, job: JobKey, sent_at: int, job_round: int = 0) -> Execution:
+    """A run of the job that was sent then, and sent again so often."""
+    lease = store.acquire(job, uuid.uuid4().hex, ttl=timedelta(minutes=1), sent_at=sent_at, job_round=job_round)
     assert isinstance(lease, Lease)
     message: Message[Any] = Message("work", job.actor, (), {}, {}, message_timestamp=sent_at)
-    return Execution(message, job, lease=lease)
+    execution = Execution(message, job)
+    execution.begin_under(lease)
+    return execution
 
 
 def send(
@@ -163,6 +165,35 @@ def test_a_parent_that_is_sent_again_after_its_death_sends_at_a_moment_of_its_ow
         assert parent.lease is not None
         assert store.bury(parent.lease, failure="after its send")
     assert moments(sender) == [100_000, 3_700_000]
+
+
+def test_children_without_a_key_take_the_round_of_their_parent(over: threading.Event, interrupts: Interrupts) -> None:
+    sender, store = Kept(), MemoryStore()
+    for job_round in (0, 1, 2):
+        parent = run_of(store, PARENT, 7, job_round)
+        send(sender, over, interrupts, child_key="report", parent=parent, store=store)
+        assert parent.lease is not None
+        assert store.bury(parent.lease, failure="after its send")
+    assert [message.options for message in sender.messages] == [
+        {"round": 7},
+        {"round": 7, "job_round": 1},
+        {"round": 7, "job_round": 2},
+    ]
+
+
+def test_a_send_by_key_of_a_parent_that_was_sent_again_is_a_new_send(
+    over: threading.Event, interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, store, hours = Kept(), MemoryStore(), count(100, 3600)
+    monkeypatch.setattr("jobkit.producer.time", SimpleNamespace(time=lambda: next(hours)))
+    for job_round in (0, 1):
+        parent = run_of(store, PARENT, 7, job_round)
+        for _ in range(2):
+            send(sender, over, interrupts, "invoice/17", parent=parent, store=store)
+        assert parent.lease is not None
+        assert store.bury(parent.lease, failure="after its sends")
+    assert moments(sender) == [100_000, 100_000, 7_300_000, 7_300_000]
+    assert {"job_round"} & set().union(*(message.options for message in sender.messages)) == set()
 
 
 def test_a_parent_that_lost_its_lease_sends_nothing(over: threading.Event, interrupts: Interrupts) -> None:
