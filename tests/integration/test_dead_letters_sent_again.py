@@ -5,9 +5,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import pika
 import pytest
+from in_process import until
 from ledger import Ledger
 from probe_service import Probe
 from queues import depth, wait_until_empty
@@ -15,9 +17,11 @@ from worker_process import WorkerProcess
 
 from jobkit.children import child_id
 from jobkit.deadletters import Failure, sent_again
+from jobkit.errors import SendRefused
 from jobkit.producer import Producer
 from jobkit.store.base import JobKey, JobState
 from jobkit.store.redis import RedisStore
+from local_stack.rabbitmq import RabbitMQ
 
 
 @pytest.fixture
@@ -186,6 +190,37 @@ def test_the_command_sends_again_what_is_of_one_kind_and_each_runs_once_however_
     died = letter_of(vhost_url, hopeless.job_id)
     assert json.loads(died[1])["options"] == {**json.loads(kept[1])["options"], "job_round": 2}
     assert Failure.from_headers(died[0].headers).round == 2
+
+
+def test_a_dead_letter_whose_queue_is_full_stays(
+    worker: WorkerProcess,
+    producer: Producer,
+    store: RedisStore,
+    ledger: Ledger,
+    vhost_url: str,
+    rabbitmq: RabbitMQ,
+    send_again: Command,
+) -> None:
+    sent = producer.send(Probe(name="hopeless", then="permanent"))
+    wait_for_death(ledger, store, sent.job_id, vhost_url, 1)
+    assert worker.stop() == 0
+    policy = f"/api/policies/{quote(urlsplit(vhost_url).path[1:], safe='')}/full"
+    rabbitmq.call("PUT", policy, {"pattern": "^probe$", "definition": {"max-length": 1}, "apply-to": "queues"})
+    # A quorum queue takes some more than its limit.
+    until(lambda: not is_taken(producer), "the queue is full")
+    done = send_again()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("sent again: 0 of 1\nthe queue 'probe' takes no messages now")
+    assert depth(vhost_url, "probe.dlq") == 1
+
+
+def is_taken(producer: Producer) -> bool:
+    """Send a job; whether its queue has taken it."""
+    try:
+        producer.send(Probe(name="filler"))
+    except SendRefused:
+        return False
+    return True
 
 
 def test_a_dead_letter_whose_queue_is_gone_stays(

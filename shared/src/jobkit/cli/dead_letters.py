@@ -79,10 +79,11 @@ def send_again(service: str, limit: int, fingerprint: str | None, *, as_json: bo
     """Send the oldest dead letters of a service to their queues again, and print them.
 
     Each is published, confirmed and then acked. One that was published and not acked, as something broke in between, is
-    sent once more by the next command as the same message, and runs once. Exit status 1 if any has no queue: it stays.
+    sent once more by the next command as the same message, and runs once. Exit status 1 if a queue is missing or takes
+    none: its letters stay.
     """
     sent: list[Letter] = []
-    homeless: set[str] = set()
+    problems: set[str] = set()
     with one_line_errors(), connection(platform(), "cli").open() as opened:
         # Only those that are there now: one that dies again at once would otherwise go round forever.
         channel, count = _open(opened, service)
@@ -97,16 +98,18 @@ def send_again(service: str, limit: int, fingerprint: str | None, *, as_json: bo
             try:
                 publishing.basic_publish(exchanges[queue], queue, body, taken.properties, mandatory=True)
             except pika.exceptions.UnroutableError:
-                homeless.add(queue)
-                continue
-            channel.basic_ack(taken.tag)
-            sent.append(taken.letter)
+                problems.add(f"there is no queue {queue!r}: start the worker of its service, then send them again")
+            except pika.exceptions.NackError:
+                problems.add(f"the queue {queue!r} takes no messages now: it is full, or has no leader")
+            else:
+                channel.basic_ack(taken.tag)
+                sent.append(taken.letter)
     if sent or as_json:
         _print(sent, as_json=as_json)
     typer.echo(f"sent again: {len(sent)} of {count}", err=True)
-    for queue in sorted(homeless):
-        typer.echo(f"there is no queue {queue!r}: start the worker of its service, then send them again", err=True)
-    if homeless:
+    for problem in sorted(problems):
+        typer.echo(problem, err=True)
+    if problems:
         raise typer.Exit(1)
 
 
