@@ -48,5 +48,7 @@ def written(rounds: Rounds) -> str:
 
 def read(text: str) -> Rounds:
     """Return the rounds that were written."""
+    if not text:
+        return ()  # of nearly all jobs
     pairs = (pair.split(":") for pair in text.split(",") if pair)
     return tuple((int(moment), int(number)) for moment, number in pairs)
