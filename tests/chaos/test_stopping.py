@@ -166,7 +166,7 @@ def test_a_worker_that_is_told_to_start_anew_and_then_to_stop_sees_its_jobs_thro
         producer.send(Probe(name="long", seconds=4))
         ledger.wait_for("start", "long")
         worker.signal(signal.SIGHUP)
-        ledger.wait(lambda _: "Stopping worker process" in worker.output(), what="the worker's word")
+        ledger.wait(lambda _: "Shutting down" in worker.output(), what="the worker's word")
         worker.signal(signal.SIGTERM)
         assert worker.wait(20) == 0
     assert ledger.counts("end") == {"long": 1}
@@ -190,21 +190,16 @@ def test_a_worker_that_is_told_to_start_anew_runs_its_next_jobs_in_other_process
     assert before != after
 
 
-def test_a_worker_process_whose_parent_dies_stops_too(
+def test_the_worker_processes_of_a_supervisor_that_was_killed_see_their_jobs_through_and_stop(
     tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
 ) -> None:
-    with WorkerProcess(tmp_path, environment, processes=1, threads=1, supervised=True) as worker:
-        (orphan,) = (entry.pid for entry in ledger.entries("open"))
-        (parent,) = worker.children
-        # Before it knows that its child has booted, its death would leave that waiting on a semaphore of Dramatiq's:
-        # the orphan ends at its stop limit then, with its resources open.
-        ledger.wait(lambda _: "ready for action" in worker.output(), what="the end of the start")
-        os.kill(parent, signal.SIGKILL)
-        ledger.wait(lambda log: str(orphan) in log.counts("close"), what="the orphan's end")
-        ledger.wait(lambda log: len(log.entries("open")) == 2, what="the start of another process")
-        producer.send(Probe(name="after"))
-        ledger.wait_for("end", "after")
-        assert worker.stop() == 0
+    with WorkerProcess(tmp_path, environment, processes=2, threads=1, supervised=True) as worker:
+        orphans = worker.children
+        producer.send(Probe(name="long", seconds=2))
+        ledger.wait_for("start", "long")
+        worker.signal(signal.SIGKILL)
+        ledger.wait(lambda log: set(log.counts("close")) == set(map(str, orphans)), what="the orphans' end")
+    assert ledger.counts("end") == {"long": 1}
 
 
 def test_jobs_that_end_while_the_store_is_away_and_the_worker_stops_are_recorded(
@@ -273,7 +268,7 @@ def test_a_second_sigterm_to_the_whole_control_group_ends_the_worker_at_once(
         producer.send_many(Probe(name=f"job-{n}", seconds=15) for n in range(2))
         ledger.wait(lambda log: len(log.entries("start")) == 2, what="the start of the jobs")
         worker.signal_all(signal.SIGTERM)
-        ledger.wait(lambda _: worker.output().count("Stopping worker process") == 2, what="the workers' word")
+        ledger.wait(lambda _: worker.output().count("Shutting down") == 2, what="the workers' word")
         worker.signal_all(signal.SIGTERM)
         assert worker.wait(8) == 1
     assert not ledger.entries("end")
@@ -298,7 +293,7 @@ def test_a_second_sigterm_ends_all_processes_at_once(
         producer.send_many(Probe(name=f"job-{n}", seconds=15) for n in range(4))
         ledger.wait(lambda log: len(log.entries("start")) == 4, what="the start of the long jobs")
         worker.signal(signal.SIGTERM)
-        ledger.wait(lambda _: worker.output().count("Stopping worker process") == 2, what="the workers' word")
+        ledger.wait(lambda _: worker.output().count("Shutting down") == 2, what="the workers' word")
         worker.signal(signal.SIGTERM)
         assert worker.wait(8) == 1
     assert not ledger.entries("end")

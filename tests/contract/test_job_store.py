@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pytest
 
-from jobkit.store.base import Finished, Held, JobKey, JobState, JobStore, Lease, Suspect
+from jobkit.store.base import GENERATION, Finished, Held, JobKey, JobState, JobStore, Lease, Process, Suspect
 from jobkit.store.memory import MemoryStore
 from jobkit.store.redis import RedisStore
 
@@ -507,3 +507,89 @@ def test_a_job_that_waits_says_what_for_until_it_runs(store: JobStore, job: JobK
     running = store.record(job)
     assert running is not None
     assert running.waits_for == ""
+
+
+# ---- processes
+
+
+@pytest.fixture
+def process() -> Process:
+    return Process(f"{next(_ids)}-{time.time_ns()}", f"s{time.time_ns()}", "host-a", 17, ("email",), GENERATION, 1)
+
+
+def owner_in(process: Process, number: int) -> str:
+    return f"{process.name}:{number}"
+
+
+def test_the_jobs_of_a_process_that_was_declared_dead_are_free_at_once(
+    store: JobStore, job: JobKey, process: Process
+) -> None:
+    first = take(store, job, owner_in(process, 1))
+    store.declare_dead(process.name, process.service, {1})
+    second = take(store, job, "b")
+    assert (second.attempt, second.crashes, second.stalled) == (2, 1, True)
+    assert not store.complete(first, b"")
+    assert isinstance(store.acquire(job, "c", ttl=TTL, sent_at=1), Held), "the next owner lives"
+
+
+def test_a_job_that_had_not_begun_counts_nothing_when_its_process_dies(
+    store: JobStore, job: JobKey, process: Process
+) -> None:
+    store.release(take(store, job), delay=timedelta(), counted=True)
+    take(store, job, owner_in(process, 12))
+    store.declare_dead(process.name, process.service, {1, 2})
+    again = take(store, job, "b")
+    assert (again.attempt, again.crashes, again.stalled) == (2, 0, False)
+
+
+def test_what_a_process_asked_for_before_its_end_holds_nobody_up_though_it_arrives_later(
+    store: JobStore, job: JobKey, process: Process
+) -> None:
+    store.declare_dead(process.name, process.service, ())
+    lease = take(store, job, owner_in(process, 1))
+    assert store.renew([lease], TTL, process) == [True]
+    assert take(store, job, "b").crashes == 0
+    assert [beat.is_alive for beat in store.processes(process.service)] == [False]
+
+
+def test_what_a_process_has_finished_before_its_end_stays_done(store: JobStore, job: JobKey, process: Process) -> None:
+    lease = take(store, job, owner_in(process, 1))
+    store.declare_dead(process.name, process.service, {1})
+    assert store.complete(lease, b"")
+    assert store.acquire(job, "b", ttl=TTL, sent_at=1) == Finished(JobState.DONE)
+
+
+def test_the_jobs_of_other_processes_stay_theirs(store: JobStore, job: JobKey, process: Process) -> None:
+    take(store, job, owner_in(process, 1))
+    store.declare_dead(process.name + "0", process.service, {1})
+    assert isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1), Held)
+
+
+def test_an_owner_that_names_no_process_is_judged_by_its_lease(store: JobStore, job: JobKey, process: Process) -> None:
+    take(store, job, process.name)
+    store.declare_dead(process.name, process.service, {1})
+    assert isinstance(store.acquire(job, "b", ttl=TTL, sent_at=1), Held)
+
+
+def test_a_process_is_known_from_its_first_renewal_on(store: JobStore, job: JobKey, process: Process) -> None:
+    assert store.processes(process.service) == []
+    assert store.renew([], TTL, process) == []
+    (beat,) = store.processes(process.service)
+    assert (beat.process, beat.is_alive) == (process, True)
+    assert beat.beat_at > 1_700_000_000_000
+    busy = replace(process, running=("send_email job-1",))
+    lease = take(store, job, owner_in(process, 1))
+    assert store.renew([lease], TTL, busy) == [True]
+    assert [beat.process for beat in store.processes(process.service)] == [busy]
+
+
+def test_a_process_that_has_not_renewed_in_time_is_silent(store: JobStore, process: Process) -> None:
+    store.renew([], BRIEF, process)
+    wait_until(lambda: not store.processes(process.service)[0].is_alive)
+
+
+def test_a_process_is_declared_dead_as_often_as_one_likes(store: JobStore, job: JobKey, process: Process) -> None:
+    take(store, job, owner_in(process, 1))
+    for _ in range(2):
+        store.declare_dead(process.name, process.service, {1})
+    assert take(store, job, "b").crashes == 1

@@ -34,7 +34,7 @@ FIXED = settings(derandomize=True, max_examples=250, stateful_step_count=40, dea
 
 _ids = itertools.count()
 
-owners = st.sampled_from(["a", "b", "c"])  # few, so that the same one asks again
+owners = st.sampled_from(["a", "p:1", "p:2", "q:1"])  # few, so that the same one asks again
 ttls = st.sampled_from([1_000, 5_000, 15_000])
 delays = st.sampled_from([0, 500, 2_000, 60_000])
 failures = st.sampled_from(["", "no route"])
@@ -91,6 +91,9 @@ class LeaseMachine(RuleBasedStateMachine):
         return answer if isinstance(answer, Lease) else multiple()
 
     def ask(self, owner: str, ttl: int, **asked: Unpack[Asked]) -> Answer:
+        process, colon, number = owner.partition(":")
+        if colon:  # another for each job, as a process that was declared dead stays dead
+            owner = f"{process}-of-{self.job.id}:{number}"
         answer = self.store.acquire(self.job, owner, ttl=timedelta(milliseconds=ttl), **asked)
         self.model.check(answer, owner, ttl, **asked)
         return answer
@@ -138,6 +141,15 @@ class LeaseMachine(RuleBasedStateMachine):
             self.bury(self.model.known.lease, failure, times=1)
         else:
             self.release(self.model.known.lease, delay, counted=True, failure=failure, times=1)
+
+    # ---- processes end
+
+    @rule(process=st.sampled_from(["p", "q"]), begun=st.frozensets(st.integers(1, 2)))
+    def a_process_is_declared_dead(self, process: str, begun: frozenset[int]) -> None:
+        """What it has asked for may still arrive."""
+        name = f"{process}-of-{self.job.id}"
+        self.store.declare_dead(name, self.job.service, begun)
+        self.model.declare_dead(name, begun)
 
     # ---- time, clocks, and losses
 

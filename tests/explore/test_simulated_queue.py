@@ -75,7 +75,7 @@ class SimulatedConsumer:
     def take(self) -> str | None:
         if self._broker.ready() is None:
             return None
-        taken = self._broker.take(self._connection)
+        taken = self._broker.take(self._connection).message
         self._taken[taken.message_id] = taken
         return taken.message_id
 

@@ -6,7 +6,7 @@ between which two moments of it the job has to become free.
 
 from dataclasses import dataclass, field, replace
 
-from jobkit.store.base import CLOCK_SKEW, DUE_SLACK, Finished, Held, JobState, Lease, Suspect
+from jobkit.store.base import CLOCK_SKEW, DUE_SLACK, Finished, Held, JobState, Lease, Suspect, process_of
 from jobkit.time import milliseconds
 
 SLACK, SKEW = milliseconds(DUE_SLACK), milliseconds(CLOCK_SKEW)
@@ -68,6 +68,7 @@ class JobModel:
         told: Until when each owner may believe that the job is its own.
         highest: The highest fence that was ever given out.
         lossy: Whether the store has ever lost something.
+        dead: The processes that were declared dead, with the numbers of the owners whose job had begun.
     """
 
     def __init__(self, clock: int) -> None:
@@ -76,6 +77,7 @@ class JobModel:
         self.replica: Known | None = None
         self.told: dict[tuple[int, str], int] = {}
         self.highest, self.lossy = 0, False
+        self.dead: dict[str, frozenset[int]] = {}
 
     # ---- what deliveries are answered
 
@@ -103,17 +105,18 @@ class JobModel:
             assert answer == known.lease
             self._lend(known, ttl)
             return
+        begun = self._begun(known)
         if known and known.state is not JobState.DEAD:
             known.see(sent_at)
-            if self._is_held(known, answer):
+            if begun is None and self._is_held(known, answer):
                 return
 
         attempt, crashes, first_failed_at, failure = 0, 0, 0, ""
         crashes_before: int | None = None
         if known and known.state is not JobState.DEAD:
             crashes_before = known.crashes_before
-            attempt, first_failed_at = known.attempt, known.first_failed_at
-            crashes = known.crashes + (known.state is JobState.RUNNING)
+            attempt, first_failed_at = known.attempt - (begun is False), known.first_failed_at
+            crashes = known.crashes + (known.state is JobState.RUNNING and begun is not False)
             failure = known.failure if first_failed_at else ""
         if crashes and crashes == alone_at and not alone:
             assert answer == Suspect(crashes)
@@ -156,9 +159,25 @@ class JobModel:
         assert fence > self.highest or (self.lossy and self.clock <= self.highest)
         self.highest = max(fence, self.highest)
 
+    def _begun(self, known: Known | None) -> bool | None:
+        """Whether the job had begun when its owner's process was declared dead; None if that has not happened."""
+        owner = process_of(known.lease.owner) if known and known.state is JobState.RUNNING else None
+        return owner[1] in self.dead[owner[0]] if owner and owner[0] in self.dead else None
+
     def _lend(self, known: Known, ttl: int) -> None:
         known.hold(self.elapsed, ttl)
-        self.told[name(known.lease)] = self.elapsed + ttl
+        if not self._is_dead(known.lease.owner):
+            self.told[name(known.lease)] = self.elapsed + ttl
+
+    # ---- processes end
+
+    def declare_dead(self, process: str, begun: frozenset[int]) -> None:
+        self.dead[process] = begun
+        self.told = {owner: until for owner, until in self.told.items() if not self._is_dead(owner[1])}
+
+    def _is_dead(self, owner: str) -> bool:
+        process = process_of(owner)
+        return process is not None and process[0] in self.dead
 
     # ---- what owners are answered, in time, late, or again
 

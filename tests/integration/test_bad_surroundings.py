@@ -4,6 +4,8 @@ import json
 import socket
 import time
 import uuid
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pika
@@ -15,6 +17,8 @@ from worker_process import WorkerProcess
 
 from jobkit.errors import BrokerUnavailable, MessageTooLarge
 from jobkit.producer import Producer
+from jobkit.store.base import GENERATION, Process
+from jobkit.store.redis import RedisStore
 from local_stack.mailcatcher import MailCatcher
 from local_stack.ports import free_port
 from local_stack.rabbitmq import RabbitMQ
@@ -94,6 +98,19 @@ def test_a_default_password_is_refused_in_production(tmp_path: Path, environment
     assert "JOBKIT_BROKER_URL: a default password that everybody knows" in refused(
         tmp_path, {**environment, "JOBKIT_ENVIRONMENT": "production"}
     )
+
+
+def test_a_worker_beside_one_of_another_version_of_its_service_ends_until_that_has_stopped(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    other = Process(uuid.uuid4().hex, "probe", "host-a", 17, ("probe",), GENERATION - 1, 0)
+    with closing(RedisStore(environment["JOBKIT_STORE_URL"])) as store:
+        store.renew([], timedelta(minutes=5), other)
+        output = refused(tmp_path, environment)
+        assert "a worker of probe of another version is alive (process 17 on host-a, generation" in output
+        store.declare_dead(other.name, other.service, ())
+    with WorkerProcess(tmp_path, environment, name="later"):
+        pass
 
 
 def test_a_time_limit_above_the_stop_grace_is_refused(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -3,13 +3,11 @@
 import ast
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from jobkit.cli.supervisor import Supervisor
 from local_stack import postgres, process, servers
 from local_stack.errors import NodeFailed
 from local_stack.process import Process
@@ -128,20 +126,8 @@ def test_no_program_is_asked_to_set_what_only_linux_can(
     monkeypatch.setattr("subprocess.Popen", Started)
     Process.spawn(["redis-server"], log=tmp_path / "log")
     assert started == [["redis-server"]]
-    assert Supervisor(["worker"], 1, before_restart=lambda: None)._command == ["worker"]
 
 
 def test_postgresql_as_root_says_that_it_needs_another_user(mac: Path, tmp_path: Path) -> None:
     with pytest.raises(NodeFailed, match="run this as your own user"), postgres._reachable(tmp_path, "nobody"):
         pass
-
-
-def test_a_worker_process_is_spawned_on_a_mac_and_forked_elsewhere() -> None:
-    code = (
-        "import multiprocessing, runpy, sys, dramatiq.cli\n"
-        "sys.platform = sys.argv[1]\n"
-        "dramatiq.cli.main = lambda: multiprocessing.get_start_method() != sys.argv[2]\n"
-        "runpy.run_module('jobkit.cli.worker_process', run_name='__main__')\n"
-    )
-    for platform, method in (("darwin", "spawn"), ("linux", "fork")):
-        assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code, platform, method]) == 0

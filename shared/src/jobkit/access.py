@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from jobkit.errors import JobkitError, RecordUnreadable, SettingsError, StoreRefused, StoreUnavailable
 from jobkit.refusals import Refusals
+from jobkit.store.base import GENERATION, JobStore
 
 log = logging.getLogger(__name__)
 
@@ -13,6 +14,18 @@ log = logging.getLogger(__name__)
 Check = Callable[[], None]
 
 _REFUSALS = (StoreRefused, RecordUnreadable, SettingsError)
+
+
+def refuse_other_generations(store: JobStore, service: str) -> None:
+    """Raise ``SettingsError`` if a worker of the service is alive that reads and writes other messages or records."""
+    for beat in store.processes(service):
+        other = beat.process
+        if beat.is_alive and other.generation != GENERATION:
+            raise SettingsError(
+                f"a worker of {service} of another version is alive (process {other.pid} on {other.host}, generation "
+                f"{other.generation} of messages and records, this one has {GENERATION}): stop all workers of the "
+                "service before you start others, see docs/how-to/upgrade.md"
+            )
 
 
 class Access:

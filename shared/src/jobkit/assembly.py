@@ -1,6 +1,8 @@
 """Putting a worker together: which middleware surrounds its jobs, in which order, and why."""
 
+import os
 import pathlib
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +15,7 @@ import dramatiq
 from dramatiq import Broker
 from dramatiq.middleware import Middleware
 
-from jobkit.access import Access, Check
+from jobkit.access import Access, Check, refuse_other_generations
 from jobkit.breaker.exercise import exercise_switches
 from jobkit.breaker.switches import Switches
 from jobkit.broker.detours import ways_to
@@ -44,6 +46,7 @@ from jobkit.middleware.stuck_jobs import Replacement, StuckJobs
 from jobkit.middleware.telemetry_export import TelemetryExport
 from jobkit.observers import Observer
 from jobkit.patience import Patience
+from jobkit.process import Identity
 from jobkit.producer import SendsMessages
 from jobkit.refusals import LOGIN
 from jobkit.run.carrier import Carrier
@@ -55,7 +58,7 @@ from jobkit.schedule.announce import Announce
 from jobkit.schedule.registry import RedisSchedules
 from jobkit.schedule.schedule import Schedule
 from jobkit.settings import PlatformSettings, ServiceSettings
-from jobkit.store.base import JobStore
+from jobkit.store.base import GENERATION, JobStore, Process
 from jobkit.store.exercise import RECORD_TTL, exercise
 from jobkit.store.redis import RedisStore
 from jobkit.store.redis_client import RedisClient
@@ -91,7 +94,7 @@ class Assembly(Generic[R]):
         observed = [observing] if observing.is_used else []
         patience = Patience(broker.stopping, over, refusals=refusals, tell=observing.error)
         ttl = timedelta(seconds=self.platform.lease_seconds)
-        keeper = LeaseKeeper(self.store, interrupts, ttl, refusals, tell=observing.error)
+        keeper = LeaseKeeper(self.store, interrupts, ttl, self._describe, refusals, tell=observing.error)
         reports = self._error_reports()
         path = self._path(broker, patience, keeper, observed, reports)
         middleware: list[Middleware] = [
@@ -130,7 +133,14 @@ class Assembly(Generic[R]):
             retry_after=timedelta(seconds=self.platform.longest_retry_after_seconds),
         )
         return Path(
-            Idempotency(self.store, broker, patience, keeper.store_was_away, max_crashes=self.platform.max_crashes),
+            Idempotency(
+                self.store,
+                broker,
+                patience,
+                keeper.store_was_away,
+                keeper.runs,
+                max_crashes=self.platform.max_crashes,
+            ),
             Breakers(self.switches, patience, self.name, excused_for=limits.excuse),
             Retries(broker, patience),
             keeper,
@@ -138,6 +148,19 @@ class Assembly(Generic[R]):
             limits,
             # The span is around every line and every report. Observers are told after them: they take the exception.
             watching(*(one.watch for one in observed), tracing.span, logs.lines, *(report.scope for report in reports)),
+        )
+
+    def _describe(self, identity: Identity) -> Process:
+        """What the heartbeat of a worker process says of it."""
+        queues = sorted({queue for declared in self.actors.values() for queue in _queues(declared.contract)})
+        return Process(
+            identity.name,
+            self.name,
+            socket.gethostname(),
+            os.getpid(),
+            tuple(queues),
+            GENERATION,
+            identity.started_at,
         )
 
     def _note_replacement(self) -> None:
@@ -179,6 +202,7 @@ class Assembly(Generic[R]):
         checks: dict[str, Check] = {
             "the kind of job store": server.refuse_cluster,
             "the job store": lambda: exercise(store, self.name),
+            "the other workers": lambda: refuse_other_generations(self.store, self.name),
             "the store of breakers": lambda: exercise_switches(self.switches, self.name),
             "the store of schedules": schedules.check_announcing,
         }

@@ -8,11 +8,28 @@ with simulated ones.
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
-from jobkit.store.base import JobKey, Lease
+from jobkit.store.base import Buried, Claim, Completed, Record, Released
+
+__all__ = [
+    "Buried",
+    "Call",
+    "Claim",
+    "Completed",
+    "Effect",
+    "Outcome",
+    "Pause",
+    "Performs",
+    "Record",
+    "Released",
+    "Run",
+    "Seam",
+    "Steps",
+    "Walk",
+    "take",
+]
 
 T = TypeVar("T")
 
@@ -22,53 +39,6 @@ class Seam(StrEnum):
 
     STORE = "store"
     BROKER = "broker"
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Ask for the job; the fields are those of ``JobStore.acquire``. Answered by a lease, or by why there is none."""
-
-    job: JobKey
-    owner: str
-    sent_at: int
-    round: int = 0
-    attempts_before: int = 0
-    alone_at: int = 0
-    alone: bool = False
-    due_at: int = 0
-    delay: timedelta = timedelta()
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """The job is done."""
-
-    result: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """The job is free, and due after ``delay``."""
-
-    delay: timedelta = timedelta()
-    counted: bool = False
-    failure: str = ""
-    waits_for: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Buried:
-    """The job is dead."""
-
-    failure: str
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Say what became of a job. Answered by whether the lease was still its own."""
-
-    lease: Lease
-    end: Completed | Released | Buried
 
 
 @dataclass(frozen=True, slots=True)

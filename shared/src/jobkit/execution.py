@@ -4,9 +4,6 @@ The steps of its path meet here: the lease that was given, what the actor return
 is acked only once all that follows is durable.
 """
 
-import itertools
-import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -52,10 +49,6 @@ _HISTORY = frozenset({ATTEMPTS_OPTION, DEFERRED_OPTION, EXCUSED_OPTION, REFUSED_
 
 #: More than this in a message is nonsense.
 _MOST_ATTEMPTS = 10_000
-
-#: Owners differ between machines by the first part, between forks by the second, within a process by the third.
-_PROCESS = secrets.token_hex(6)
-_numbers = itertools.count()
 
 
 class Verdict(Enum):
@@ -119,6 +112,7 @@ class Execution:
         job: Whose record it is.
         owner: The name under which it asks for the lease.
         thread: The thread that processes it.
+        redelivered: Whether the broker has delivered it before, perhaps to a worker that has died since.
         is_stale: Tells whether the connection that delivered it is gone. The broker then delivers it again.
         lease: The lease, once it is given.
         alone: Whether it runs on its last chance, with no other such job beside it.
@@ -134,8 +128,9 @@ class Execution:
 
     message: Message[Any]
     job: JobKey
-    owner: str = field(default_factory=lambda: f"{_PROCESS}-{os.getpid()}-{next(_numbers)}")
+    owner: str
     thread: int = field(default_factory=threading.get_ident)
+    redelivered: bool = False
     is_stale: Callable[[], bool] = lambda: False
     lease: Lease | None = None
     alone: bool = False
@@ -241,11 +236,12 @@ def was_delayed(message: Message[Any]) -> bool:
     return DEFERRED_OPTION in message.options or DELAY_OPTION in message.options
 
 
-def begin(message: MessageProxy) -> Execution:
+def begin(message: MessageProxy, owner: str) -> Execution:
     """Take charge of a delivery: from here on it is acked only if what becomes of it says so."""
     plain: Message[Any] = Message(**{name: getattr(message, name) for name in _FIELDS})
-    execution = Execution(plain, JobKey.of(message.queue_name, message.actor_name, message.message_id))
+    execution = Execution(plain, JobKey.of(message.queue_name, message.actor_name, message.message_id), owner)
     said = message.__dict__  # by our own broker; the proxy would look for anything else in the message
+    execution.redelivered = said.get("redelivered", False)
     execution.is_stale = said.get("is_stale", execution.is_stale)
     settle(message, Decision(Verdict.HANDED_BACK, stumbled=True))  # until its path has come to an end
     _current.set(execution)

@@ -4,14 +4,17 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import timedelta
+from itertools import islice
 from typing import Final
 
 from jobkit.errors import LeaseLost, StoreRefused, StoreUnavailable
 from jobkit.interrupts import Interrupts
+from jobkit.process import Identity, take
 from jobkit.refusals import Refusals
-from jobkit.store.base import JobStore, Lease
+from jobkit.store.base import MOST_NAMED, JobKey, JobStore, Lease, Process, process_of
 
 #: What refuses us, as ``Refusals`` names it.
 _SOURCE: Final = "the leases of jobs"
@@ -34,8 +37,16 @@ log = logging.getLogger(__name__)
 class LeaseKeeper:
     """Renews all leases of this process in one call, three times in a lease's life, and during an outage more often.
 
-    A job whose lease has gone to another worker is interrupted: its result would not be recorded. It asks the
-    store also when no job runs, so that it knows of every outage that is long enough for leases to run out.
+    That call is the heartbeat of the process, so it is made also when no job runs. A job whose lease has gone to
+    another worker is interrupted: its result would not be recorded.
+
+    Args:
+        store: Keeps the leases.
+        interrupts: Reaches the running jobs.
+        ttl: How long a lease lasts without renewal.
+        describe: Says what is to be known of the process.
+        refusals: Told when the store refuses a renewal.
+        tell: Called with each outage, as often as it is met.
     """
 
     def __init__(
@@ -43,34 +54,50 @@ class LeaseKeeper:
         store: JobStore,
         interrupts: Interrupts,
         ttl: timedelta,
+        describe: Callable[[Identity], Process],
         refusals: Refusals | None = None,
         *,
         tell: Callable[[BaseException], None] = lambda _outage: None,
     ) -> None:
-        self._tell = tell  # called with each outage, as often as it is met
         self._store = store
         self._interrupts = interrupts
         self._ttl = ttl
+        self._describe = describe
         self._refusals = refusals
+        self._tell = tell
+        self._identity = Identity()
         self._kept: dict[Lease, int | None] = {}
+        self._cells: dict[Lease, int] = {}  # of jobs that have begun
         self._lock = threading.Lock()
         self._lapsing: set[Lease] = set()
         self._away_until = 0.0  # by the monotonic clock
+        self._answered_at = time.monotonic()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Watch the store, and renew what is kept."""
+        """Begin to beat, and renew what is kept. Whoever starts is a process of a new name."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
+                self._identity, self._answered_at = take(), time.monotonic()
+                self._stopped = threading.Event()
                 self._thread = threading.Thread(target=self._run, name="jobkit-leases", daemon=True)
                 self._thread.start()
 
+    def owner(self) -> str:
+        """Return the name under which a delivery of this process asks for its lease."""
+        return self._identity.owner()
+
     def keep(self, lease: Lease, thread: int) -> None:
-        """Renew ``lease``, whose job runs in ``thread``, until it is forgotten."""
+        """Renew ``lease``, whose job is to run in ``thread``, until it is forgotten."""
         with self._lock:
             self._kept[lease] = thread
-        self.start()
+
+    def run_begins(self, lease: Lease) -> None:
+        """Should this process die from here on, that counts as a crash of the job."""
+        begun, owner = self._identity.begun, process_of(lease.owner)
+        if begun is not None and owner is not None:
+            self._cells[lease] = begun.note(owner[1])
 
     def run_has_ended(self, lease: Lease) -> None:
         """Renew it further, but interrupt nothing for it: its job is being recorded, which frees the lease."""
@@ -84,15 +111,28 @@ class LeaseKeeper:
             if lease in self._kept:
                 self._lapsing.add(lease)
 
+    def runs(self, job: JobKey) -> bool:
+        """Whether this process runs the job."""
+        with self._lock:
+            return any(lease.job == job for lease in self._kept)
+
     def store_was_away(self) -> bool:
-        """Whether it is away, or came back so recently that owners elsewhere may not have renewed their leases yet."""
-        return time.monotonic() < self._away_until
+        """Whether nothing may be claimed now.
+
+        It is away, or came back so recently that owners elsewhere may not have renewed their leases yet; or this
+        process was frozen, and does not know yet which of its own are left.
+        """
+        now = time.monotonic()
+        return now < self._away_until or now - self._answered_at > self._ttl.total_seconds()
 
     def forget(self, lease: Lease) -> None:
         """Renew it no more."""
         with self._lock:
             self._kept.pop(lease, None)
             self._lapsing.discard(lease)
+            cell = self._cells.pop(lease, None)
+        if cell is not None and self._identity.begun is not None:
+            self._identity.begun.erase(cell)
 
     def stop(self) -> list[Lease]:
         """End the thread; returns the leases of jobs that still run after a moment in which an interrupt can land.
@@ -108,32 +148,34 @@ class LeaseKeeper:
             return [lease for lease in self._kept if lease not in self._lapsing]
 
     def abandon(self) -> None:
-        """Hand back the jobs that still run, shortly before their process ends.
+        """Hand back the jobs that still run, shortly before their process ends, and say that it does.
 
         They are those that no interrupt reaches, as their code does not come back to the interpreter. Without this,
         they would count as crashed.
         """
-        for lease in self.stop():
-            self.forget(lease)
-            try:
+        try:
+            for lease in self.stop():
+                self.forget(lease)
                 self._store.release(lease, delay=EXIT_TIME, counted=False)
-            except StoreUnavailable as outage:
-                log.warning("the lease of a job that is handed back ends by itself: %s", outage)
-                return  # the others would have to wait as long
+            if not self._lapsing:
+                described = self._describe(self._identity)
+                self._store.declare_dead(described.name, described.service, ())
+        except StoreUnavailable as outage:
+            log.warning("what this process holds ends by itself: %s", outage)  # the others would have to wait as long
 
     def _run(self) -> None:
-        steady, answered = self._ttl.total_seconds() / 3, True
-        while not self._stopped.wait(steady if answered else min(RETRY_RENEWAL, steady)):
+        stopped, steady, answered = self._stopped, self._ttl.total_seconds() / 3, True
+        while not stopped.is_set():
             answered = self._renew(say_so=answered)
+            stopped.wait(steady if answered else min(RETRY_RENEWAL, steady))
 
     def _renew(self, *, say_so: bool) -> bool:
         """Whether the store has answered; ``say_so`` in the log if it does not."""
         with self._lock:
             kept = dict(self._kept)
+        asked_at = time.monotonic()
         try:
-            if not kept:
-                self._store.ping()
-            answers = self._store.renew(list(kept), self._ttl)
+            answers = self._store.renew(list(kept), self._ttl, self._heartbeat(kept))
         except StoreUnavailable as outage:
             self._away_until = math.inf
             self._tell(outage)
@@ -142,6 +184,7 @@ class LeaseKeeper:
         except Exception:  # the leases of all jobs depend on this thread
             log.exception("leases cannot be renewed now")
             return False
+        self._answered_at = asked_at
         if self._refusals is not None:
             self._refusals.clear(_SOURCE)
         if self._away_until == math.inf:
@@ -150,6 +193,10 @@ class LeaseKeeper:
             if not held and thread is not None:
                 self._lose(lease, thread)
         return True
+
+    def _heartbeat(self, kept: Collection[Lease]) -> Process:
+        running = tuple(f"{lease.job.actor} {lease.job.id}" for lease in islice(kept, MOST_NAMED))
+        return replace(self._describe(self._identity), running=running)
 
     def _announce(self, outage: StoreUnavailable, *, say_so: bool) -> None:
         if isinstance(outage, StoreRefused) and self._refusals is not None:

@@ -10,6 +10,7 @@ from simulated_workers import Bend, Thread
 from jobkit.effects import Buried, Call, Claim, Completed, Effect, Record, Released, Run, Steps
 from jobkit.errors import JobkitError, StoreUnavailable
 from jobkit.execution import Decision, Verdict
+from jobkit.leases import LeaseKeeper
 from jobkit.store.base import Finished, Held, JobState, Lease
 
 _numbers = itertools.count(1)
@@ -136,13 +137,13 @@ def _death_is_not_recorded(_thread: Thread, effect: Effect) -> Generator[Effect,
 
 def _round_is_forgotten(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
     if isinstance(effect, Claim):
-        effect = replace(effect, round=0)
+        effect = replace(effect, job_round=0)
     return (yield effect)
 
 
 def _every_round_is_new(_thread: Thread, effect: Effect) -> Generator[Effect, Any, object]:
-    if isinstance(effect, Claim) and effect.round:
-        effect = replace(effect, round=effect.round + next(_numbers))
+    if isinstance(effect, Claim) and effect.job_round:
+        effect = replace(effect, job_round=effect.job_round + next(_numbers))
     return (yield effect)
 
 
@@ -183,6 +184,22 @@ def _lease_is_not_renewed(thread: Thread, steps: Steps[Decision]) -> Steps[Decis
     return (yield from steps)
 
 
+def _begun_before_it_begins(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+    keeper = thread.process.keeper
+
+    def keep(lease: Lease, thread: int) -> None:
+        LeaseKeeper.keep(keeper, lease, thread)
+        LeaseKeeper.run_begins(keeper, lease)
+
+    keeper.keep, keeper.run_begins = keep, lambda lease: None  # type: ignore[method-assign]
+    return (yield from steps)
+
+
+def _begins_unnoted(thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
+    thread.process.keeper.run_begins = lambda lease: None  # type: ignore[method-assign]
+    return (yield from steps)
+
+
 def _stale_answer_is_acked(_thread: Thread, steps: Steps[Decision]) -> Steps[Decision]:
     decision = yield from steps
     return Decision(Verdict.COMPLETED) if decision.verdict is Verdict.HANDED_BACK else decision
@@ -210,5 +227,7 @@ MISTAKES: Final[dict[str, Bend]] = {
     "the turn of a last chance is not given back": _turn_is_kept,
     "a lease is renewed for ever": _lease_is_never_forgotten,
     "a lease is not renewed": _lease_is_not_renewed,
+    "a crash counts for a job that had not begun": _begun_before_it_begins,
+    "a job begins, and nobody can know": _begins_unnoted,
     "what is handed back is acked": _stale_answer_is_acked,
 }

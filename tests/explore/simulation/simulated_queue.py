@@ -15,6 +15,7 @@ class Waiting:
 
     message: Message[Any]
     due: float
+    redelivered: bool = False
 
 
 @dataclass
@@ -42,22 +43,22 @@ class Broker:
     def ready(self) -> Waiting | None:
         return next((one for one in self.waiting if one.due <= self._clock()), None)
 
-    def take(self, connection: Connection) -> Message[Any]:
+    def take(self, connection: Connection) -> Waiting:
         one = self.ready()
         assert one is not None
         self.waiting.remove(one)
         connection.taken.append(one.message)
-        return one.message
+        return one
 
     def settle(self, connection: Connection, message: Message[Any], *, ack: bool) -> None:
         if connection.is_lost:
             return  # it is somebody else's delivery by now
         connection.taken.remove(message)
         if not ack:
-            self.waiting.append(Waiting(message, self._clock()))
+            self.waiting.append(Waiting(message, self._clock(), redelivered=True))
 
     def lose(self, connection: Connection) -> None:
         connection.is_lost = True
         for message in connection.taken:
-            self.waiting.append(Waiting(message, self._clock()))
+            self.waiting.append(Waiting(message, self._clock(), redelivered=True))
         connection.taken = []

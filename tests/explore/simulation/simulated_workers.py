@@ -8,18 +8,20 @@ from types import SimpleNamespace
 from typing import Any, Final, Protocol
 
 from dramatiq import Message
-from simulated_queue import Broker, Connection
+from simulated_queue import Broker, Connection, Waiting
 
-from jobkit.effects import Effect, Pause, Steps
+from jobkit.effects import Effect, Pause, Run, Steps
 from jobkit.errors import TransientError
 from jobkit.execution import Decision, Execution
 from jobkit.leases import LeaseKeeper
 from jobkit.middleware.idempotency import Idempotency
 from jobkit.middleware.retries import Retries
 from jobkit.patience import Patience
+from jobkit.process import Begun, Identity
 from jobkit.retry import fixed
 from jobkit.run.path import Path, Rules
-from jobkit.store.base import JobKey
+from jobkit.store.base import GENERATION, JobKey
+from jobkit.store.base import Process as Described
 from jobkit.store.memory import MemoryStore
 from jobkit.waits import Limits
 
@@ -44,6 +46,9 @@ class Host(Protocol):
     store: MemoryStore
     broker: Broker
 
+    def name_process(self) -> int:
+        """Return a number for a process that starts."""
+
     def tell(self, line: str) -> None:
         """Add a line to the story."""
 
@@ -56,6 +61,7 @@ class Thread:
         interrupted: Its lease has gone to another worker.
         wakes_at: When its pause, its work or the delay of its effect is over.
         is_delayed: Whether its effect has been delayed.
+        has_run: Whether its job was about to run, or has run.
     """
 
     def __init__(self, process: "Process", number: int) -> None:
@@ -73,12 +79,16 @@ class Thread:
         self.interrupted = False
         self.wakes_at = 0.0
         self.is_delayed = False
+        self.has_run = False
 
-    def begin(self, message: Message[Any], connection: Connection, bend: Bend) -> None:
+    def begin(self, delivery: Waiting, connection: Connection, bend: Bend) -> None:
         self._clear()
-        self.message, self.connection = message, connection
+        self.message, self.connection = delivery.message, connection
+        message = delivery.message
         key = JobKey.of(message.queue_name, message.actor_name, message.message_id)
-        self.execution = Execution(message, key, thread=id(self), is_stale=lambda: connection.is_lost)
+        owner = self.process.keeper.owner()
+        self.execution = Execution(message, key, owner, thread=id(self), is_stale=lambda: connection.is_lost)
+        self.execution.redelivered = delivery.redelivered
         self.steps = bend(self, self.process.path.walk(self.execution, RULES))
         self.go_on(None, None)
 
@@ -91,6 +101,7 @@ class Thread:
         except StopIteration as end:
             self._end(end.value)
             return
+        self.has_run = self.has_run or isinstance(self.effect, Run)
         if isinstance(self.effect, Pause):
             self.sleep(self.effect.seconds)
 
@@ -114,6 +125,10 @@ class Thread:
         self._clear()
 
 
+def _describe(identity: Identity) -> Described:
+    return Described(identity.name, "work", "host", 1, ("work",), GENERATION, 0)
+
+
 class Process:
     """A worker process: the objects that its threads share."""
 
@@ -123,10 +138,19 @@ class Process:
         self.stopping, self.over = stopping, over = threading.Event(), threading.Event()
         self._interrupts = SimpleNamespace(interrupt=self._interrupt)
         patience = Patience(stopping, over)
-        self.keeper = LeaseKeeper(world.store, self._interrupts, timedelta(seconds=TTL))  # type: ignore[arg-type]
+        self.begun = Begun(bytearray(8 * threads))
+        self.identity = Identity(f"process-{world.name_process()}", self.begun)
+        self.keeper = LeaseKeeper(world.store, self._interrupts, timedelta(seconds=TTL), _describe)  # type: ignore[arg-type]
+        self.keeper._identity = self.identity
         self.keeper.start = lambda: None  # type: ignore[method-assign]  # the world calls it
         self.idempotency = Idempotency(
-            world.store, world.broker, patience, lambda: False, max_crashes=MAX_CRASHES, clock=lambda: world.now
+            world.store,
+            world.broker,
+            patience,
+            lambda: False,
+            self.keeper.runs,
+            max_crashes=MAX_CRASHES,
+            clock=lambda: world.now,
         )
         self.path = Path(
             self.idempotency,

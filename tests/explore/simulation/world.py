@@ -6,8 +6,10 @@ a chooser decides which thread goes on, what its effect meets, or what fails.
 """
 
 import contextlib
+import itertools
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Final
 from unittest.mock import patch
@@ -39,6 +41,9 @@ DELAY: Final = 4.0
 
 #: Seconds from the interrupt of what runs to the end of the process.
 END_TIME: Final = 4.5
+
+#: Seconds from the death of a process to its declaration: usually, in an outage of the store, with its supervisor.
+_DECLARED: Final = (0.0, 2.0, math.inf)
 
 #: A walk that takes more steps than this goes round in circles.
 MOST_STEPS: Final = 3_000
@@ -79,6 +84,8 @@ class World:
         self.story: list[str] = []
         self._seams = Seams(self.store, timedelta(seconds=TTL))
         self._faults_left = faults
+        self._declarations: list[tuple[float, Process, Collection[int]]] = []
+        self._names = itertools.count(1)
         self.processes = [Process(self, number, case.threads) for number in range(case.processes)]
         self._next_renewal = self.now + RENEWAL
         self._sends_again = case.sends_again
@@ -90,6 +97,10 @@ class World:
         self.broker.enqueue(message)
         self.laws.accepted.append(name)
         self.tell(f"{name} is sent")
+
+    def name_process(self) -> int:
+        """Return a number for a process that starts."""
+        return next(self._names)
 
     def tell(self, line: str) -> None:
         self.story.append(f"{self.now:7.1f} s  {line}")
@@ -107,6 +118,7 @@ class World:
         raise Finding("it goes on for ever")
 
     def _step(self) -> bool:
+        self._declare_dead()
         for process in self.processes:
             if process.ends_at <= self.now and process.frozen_until <= self.now:
                 with patch.object(leases, "INTERRUPT_TIME", 0.0):
@@ -145,7 +157,7 @@ class World:
             yield 10, lambda: self._replace(process)
 
     def _faults_of(self, process: Process) -> Iterator[Move]:
-        yield 0.5, lambda: self._fault(lambda: self._die(process, "dies"))
+        yield 0.5, lambda: self._fault(lambda: self._die(process, "dies"), ends_leases=False)
         if not process.stopping.is_set():
             yield 0.3, lambda: self._fault(lambda: self._stop(process))
         if process.connection.taken:
@@ -156,6 +168,7 @@ class World:
     def _wait(self) -> bool:
         """Let time pass until something can happen; False if nothing ever will."""
         moments = [one.due for one in self.broker.waiting]
+        moments += [due for due, _, _ in self._declarations if due < math.inf]
         moments += [process.frozen_until for process in self.processes]
         moments += [process.ends_at for process in self.processes if process.stopping.is_set()]
         moments += [t.wakes_at for p in self.processes for t in p.threads if t.effect is not None]
@@ -201,9 +214,10 @@ class World:
 
     def _deliver(self, thread: Thread) -> None:
         connection = thread.process.connection
-        message = self.broker.take(connection)
-        self.tell(f"{thread.name}: takes {message.message_id}")
-        thread.begin(message, connection, self.bend)
+        delivery = self.broker.take(connection)
+        again = ", which comes again" if delivery.redelivered else ""
+        self.tell(f"{thread.name}: takes {delivery.message.message_id}{again}")
+        thread.begin(delivery, connection, self.bend)
 
     def _go_on(self, thread: Thread) -> None:
         effect = thread.effect
@@ -289,13 +303,15 @@ class World:
 
     # ---- what goes wrong
 
-    def _fault(self, happen: Callable[[], None]) -> None:
-        self._count_fault()
+    def _fault(self, happen: Callable[[], None], *, ends_leases: bool = True) -> None:
+        self._count_fault(ends_leases=ends_leases)
         happen()
 
-    def _count_fault(self) -> None:
+    def _count_fault(self, *, ends_leases: bool = True) -> None:
+        """Note a fault, and whether a lease may end by time because of it."""
         self._faults_left -= 1
         self.laws.faults += 1
+        self.laws.lapses += ends_leases
 
     def _stop(self, process: Process) -> None:
         self.tell(f"process {process.number} is told to stop, and the time of its jobs is over")
@@ -314,15 +330,38 @@ class World:
 
     def _die(self, process: Process, how: str) -> None:
         self.tell(f"process {process.number} {how}, another takes its place")
+        begun, under_way = process.begun.numbers(), []
         for thread in process.threads:
-            if thread.execution is not None and thread.execution.lease is not None:
-                self.laws.deaths[thread.execution.job.id] += 1
+            if thread.execution is not None:
+                self.laws.note_death(thread.execution, had_begun=thread.has_run)
+            if thread.is_delayed and isinstance(thread.effect, Claim | Record):
+                under_way.append(thread.effect)
             if thread.steps is not None:
                 thread.process.keeper._kept.clear()
                 with contextlib.suppress(BaseException):
                     thread.steps.close()
         self.broker.lose(process.connection)
         self.processes[process.number] = Process(self, process.number, self.case.threads)
+        self._bury(process, begun, under_way)
+
+    def _bury(self, process: Process, begun: Collection[int], under_way: Sequence[Claim | Record]) -> None:
+        """Its supervisor says that it is dead: at once, once the store is back, or never, being dead itself."""
+        wait = _DECLARED[self._chooser.choose([10, 2, 1]) if self._faults_left else 0]
+        if wait:
+            self._count_fault()
+        self._declarations.append((self.now + wait, process, begun))
+        self._declare_dead()
+        for effect in under_way:  # it was sent before the end, and arrives after it
+            self.tell(f"{_name(effect)}, says process {process.number} from beyond")
+            self._seams(effect)
+
+    def _declare_dead(self) -> None:
+        for declaration in list(self._declarations):
+            due, process, begun = declaration
+            if due <= self.now:
+                self._declarations.remove(declaration)
+                self.tell(f"process {process.number} is declared dead")
+                self.store.declare_dead(process.identity.name, "work", begun)
 
     def _disconnect(self, process: Process) -> None:
         self.tell(f"process {process.number} loses its connection, its deliveries come back")
@@ -334,7 +373,7 @@ class World:
         process.frozen_until = self.now + FROZEN
         for thread in process.threads:  # what it believes is worth nothing while it is frozen
             if thread.execution is not None:
-                self.laws.deaths[thread.execution.job.id] += 1
+                self.laws.note_death(thread.execution, had_begun=False)
 
     def _move_clock(self) -> None:
         back = self._chooser.choose([1, 1])

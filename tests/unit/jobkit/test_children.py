@@ -74,7 +74,7 @@ def run_of(store: JobStore, job: JobKey, sent_at: int, job_round: int = 0) -> Ex
     lease = store.acquire(job, uuid.uuid4().hex, ttl=timedelta(minutes=1), sent_at=sent_at, job_round=job_round)
     assert isinstance(lease, Lease)
     message: Message[Any] = Message("work", job.actor, (), {}, {}, message_timestamp=sent_at)
-    execution = Execution(message, job)
+    execution = Execution(message, job, lease.owner)
     execution.begin_under(lease)
     return execution
 

@@ -38,7 +38,7 @@ def end(
     options = {name: value for name, value in {"excused": excused, "refused": refused}.items() if value}
     message: Message[object] = Message("work", "work", (), {}, options, "id", 1)
     key = JobKey("work", "work", "id")
-    execution = Execution(message, key, lease=Lease(key, "owner", 1, attempt))
+    execution = Execution(message, key, "owner", lease=Lease(key, "owner", 1, attempt))
     limits = Limits(excuse=timedelta(hours=2), rollout=timedelta(minutes=1), retry_after=timedelta(minutes=5))
     return decide(execution, error, policy, limits)
 

@@ -26,6 +26,7 @@ from jobkit.run.carrier import Carrier
 from jobkit.run.path import Path
 from jobkit.run.seams import Seams
 from jobkit.store.base import Finished, Held, JobState, Lease, Suspect
+from jobkit.store.memory import MemoryStore
 from jobkit.waits import Limits
 
 TTL = timedelta(seconds=15)
@@ -46,12 +47,14 @@ class Worker:
         self.store, self.broker = Mock(), Mock()
         self.broker.get_actor.return_value = SimpleNamespace(options={})
         self.store.acquire.side_effect = [*answers]
+        self.store.acquire_all = lambda claims, _ttl: [self.store.acquire(claim) for claim in claims]
+        self.store.end_all = lambda records: [MemoryStore._end(self.store, one.lease, one.end) for one in records]
         self.stopping = threading.Event()
         patience = Patience(self.stopping, threading.Event(), first=0.01)
         patience.rest = lambda seconds=0.0: Pause(0.0, self.stopping)  # type: ignore[method-assign]  # no wait in a test
-        keeper = LeaseKeeper(self.store, Interrupts(), TTL)
+        keeper = LeaseKeeper(self.store, Interrupts(), TTL, Mock())
         path = Path(
-            Idempotency(self.store, self.broker, patience, keeper.store_was_away, max_crashes=3),
+            Idempotency(self.store, self.broker, patience, keeper.store_was_away, keeper.runs, max_crashes=3),
             Mock(),
             Retries(self.broker, patience),
             keeper,

@@ -11,7 +11,8 @@ from jobkit import leases
 from jobkit.errors import LeaseLost, StoreUnavailable
 from jobkit.interrupts import Interrupts
 from jobkit.leases import LeaseKeeper
-from jobkit.store.base import Held, JobKey, Lease
+from jobkit.process import Begun, Identity, give, shared_memory
+from jobkit.store.base import GENERATION, Heartbeat, Held, JobKey, Lease, Process, process_of
 from jobkit.store.memory import MemoryStore
 
 TTL = timedelta(milliseconds=30)  # the keeper renews every 10 ms
@@ -42,11 +43,11 @@ class WatchedStore(MemoryStore):
             raise StoreUnavailable("the store is away")
         super().ping()
 
-    def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
+    def renew(self, leases: Sequence[Lease], ttl: timedelta, process: Process | None = None) -> list[bool]:
         self.calls += 1
         if self.away:
             raise StoreUnavailable("the store is away")
-        answer = super().renew(leases, ttl)
+        answer = super().renew(leases, ttl, process)
         self.renewals += 1
         return answer
 
@@ -73,9 +74,14 @@ def interrupts() -> Interrupts:
     return Interrupts()
 
 
+def describe(identity: Identity) -> Process:
+    return Process(identity.name, "email", "host-a", 17, ("email",), GENERATION, identity.started_at)
+
+
 @pytest.fixture
 def keeper(store: WatchedStore, interrupts: Interrupts) -> Iterator[LeaseKeeper]:
-    built = LeaseKeeper(store, interrupts, TTL)
+    built = LeaseKeeper(store, interrupts, TTL, describe)
+    built.start()
     yield built
     built.stop()
 
@@ -195,3 +201,78 @@ def test_a_lease_that_is_to_lapse_is_renewed_until_the_process_ends_and_not_hand
     renewed(store)
     clock.now += 0.031
     assert take(store, "b").crashes == 1
+
+
+# ---- the process
+
+
+def heartbeat(store: WatchedStore) -> Heartbeat:
+    (beat,) = store.processes("email")
+    return beat
+
+
+def test_a_process_beats_from_its_start_on_and_names_its_jobs(store: WatchedStore, keeper: LeaseKeeper) -> None:
+    renewed(store)
+    assert heartbeat(store).process.running == ()
+    assert process_of(keeper.owner()) == (heartbeat(store).process.name, 1)
+    keeper.keep(take(store, keeper.owner()), threading.get_ident())
+    renewed(store)
+    assert heartbeat(store).process.running == ("send_email job-1",)
+
+
+def test_a_process_that_has_stopped_is_known_to_have_ended(store: WatchedStore, keeper: LeaseKeeper) -> None:
+    renewed(store)
+    keeper.abandon()
+    assert not heartbeat(store).is_alive
+
+
+def test_a_process_that_waits_for_its_kill_does_not_say_that_it_has_ended(
+    store: WatchedStore, keeper: LeaseKeeper
+) -> None:
+    stuck = take(store, keeper.owner())
+    keeper.keep(stuck, threading.get_ident())
+    keeper.let_lapse(stuck)
+    keeper.abandon()
+    assert isinstance(store.acquire(JOB, "b", ttl=TTL, sent_at=1), Held)
+    keeper.forget(stuck)
+
+
+def test_a_worker_that_starts_again_is_a_process_of_another_name(store: WatchedStore, keeper: LeaseKeeper) -> None:
+    first = keeper.owner()
+    keeper.abandon()
+
+    def is_another() -> bool:
+        keeper.start()  # once its thread has ended
+        return process_of(keeper.owner()) != process_of(first) and keeper.owner()[:16] != first[:16]
+
+    wait_until(is_another)
+    lease = take(store, keeper.owner())
+    assert store.complete(lease, b""), "its leases are its own"
+
+
+def test_whoever_was_frozen_for_a_lease_claims_nothing_until_it_has_beaten(
+    store: WatchedStore, interrupts: Interrupts
+) -> None:
+    keeper = LeaseKeeper(store, interrupts, TTL, describe)
+    assert not keeper.store_was_away()
+    wait_until(keeper.store_was_away)
+    keeper._renew(say_so=False)
+    assert not keeper.store_was_away()
+
+
+def test_a_job_is_known_to_have_begun_from_its_run_until_it_is_forgotten(
+    store: WatchedStore, interrupts: Interrupts
+) -> None:
+    begun = Begun(shared_memory(1))
+    give(Identity(begun=begun))
+    keeper = LeaseKeeper(store, interrupts, TTL, describe)
+    keeper.start()
+    lease = take(store, keeper.owner())
+    keeper.keep(lease, threading.get_ident())
+    assert begun.numbers() == set()
+    keeper.run_begins(lease)
+    keeper.run_has_ended(lease)
+    assert begun.numbers() == {1}
+    keeper.forget(lease)
+    assert begun.numbers() == set()
+    keeper.stop()

@@ -43,7 +43,9 @@ def arrive(job: Job) -> Job:
     """What the worker makes of the message, byte by byte."""
     sent = message_for(job)
     message = decode(sent.encode(), pika.BasicProperties(), sent.queue_name)
-    return parse(type(job), Execution(message, JobKey.of(message.queue_name, message.actor_name, message.message_id)))
+    return parse(
+        type(job), Execution(message, JobKey.of(message.queue_name, message.actor_name, message.message_id), "owner")
+    )
 
 
 class Base(BaseModel):

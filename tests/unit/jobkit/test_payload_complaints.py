@@ -39,7 +39,7 @@ class Order(Job, queue="orders"):
 def complaint(contract: type[Job], payload: dict[str, object]) -> str:
     message: Message[None] = Message("orders", contract.actor, (), payload, {}, "id-1", 0)
     with pytest.raises(BadPayload) as refusal:
-        parse(contract, Execution(message, JobKey.of(contract.queue, contract.actor, "id-1")))
+        parse(contract, Execution(message, JobKey.of(contract.queue, contract.actor, "id-1"), "owner"))
     return str(refusal.value)
 
 

@@ -56,7 +56,7 @@ def test_what_follows_from_a_run_is_in_the_highest_round_that_its_job_has_run_in
     said: int, has_run_in: int, due: int
 ) -> None:
     message = message_of(said)
-    execution = Execution(message, KEY)
+    execution = Execution(message, KEY, "owner")
     assert execution.round == said
     execution.begin_under(Lease(KEY, "owner", 1, 1, sent_at=SENT, rounds=((SENT - 1, 9), (SENT, has_run_in))))
     assert execution.round == said_round(execution.message.options) == due

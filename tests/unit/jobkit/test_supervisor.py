@@ -6,13 +6,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobkit.cli.deaths import Deaths
+from jobkit.cli.starting import Running
 from jobkit.cli.supervisor import Supervisor
+from jobkit.errors import StoreUnavailable
+from jobkit.process import Begun, Identity, shared_memory
+from jobkit.store.base import Held, JobKey, Lease
+from jobkit.store.memory import MemoryStore
 
 SLEEPER = [sys.executable, "-c", "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"]
 
@@ -24,6 +31,28 @@ def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Any]]:
     monkeypatch.setattr(signal, "signal", found.__setitem__)
     yield found
     found.clear()
+
+
+class Told:
+    """Stands for the store that is told of deaths."""
+
+    def __init__(self) -> None:
+        self.dead: list[Identity] = []
+
+    def note(self, identity: Identity) -> None:
+        self.dead.append(identity)
+
+    def tell(self) -> None: ...
+
+
+def supervise(command: list[str], told: Told | None = None) -> int:
+    """Run one process of a command as a supervisor does; its exit status."""
+
+    def start() -> tuple[Running, Identity]:
+        return subprocess.Popen(command, start_new_session=True), Identity(begun=Begun(shared_memory(1)))
+
+    deaths: Any = told or Told()
+    return Supervisor(start, 1, deaths, before_restart=lambda: None).run()
 
 
 def test_a_process_that_cannot_be_started_is_tried_again(
@@ -44,7 +73,7 @@ def test_a_process_that_cannot_be_started_is_tried_again(
 
     stopper = threading.Thread(target=stop_when_started)
     stopper.start()
-    assert Supervisor([*SLEEPER, str(started)], 1, before_restart=lambda: None).run() == 0
+    assert supervise([*SLEEPER, str(started)]) == 0
     stopper.join()
     assert started.exists()
     assert not failures
@@ -63,7 +92,7 @@ def test_a_process_that_was_stopped_before_it_could_take_the_signal_is_no_failur
     stopper.start()
     code = "import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); "
     command = [sys.executable, "-c", f"{code}pathlib.Path(sys.argv[1]).touch(); time.sleep(60)", str(started)]
-    assert Supervisor(command, 1, before_restart=lambda: None).run() == 0
+    assert supervise(command) == 0
     stopper.join()
 
 
@@ -89,11 +118,68 @@ def test_a_second_request_reaches_the_whole_group_of_a_process_and_is_its_exit_s
     stopper = threading.Thread(target=stop_twice)
     stopper.start()
     command = [sys.executable, "-c", code, str(started), str(told)]
-    assert Supervisor(command, 1, before_restart=lambda: None).run() == 1
+    assert supervise(command) == 1
     stopper.join()
     program = int((tmp_path / "started.child").read_text())
     os.kill(program, 0)  # what a job has started does not end by the signal
     os.kill(program, signal.SIGKILL)
+
+
+def test_a_process_that_was_killed_is_declared_dead_at_once_and_another_starts(
+    tmp_path: Path, handlers: dict[int, Any]
+) -> None:
+    pids, told = tmp_path / "pids", Told()
+    code = (
+        "import os, sys, time\nwith open(sys.argv[1], 'a') as file: file.write(f'{os.getpid()}\\n')\ntime.sleep(60)\n"
+    )
+
+    def started() -> list[int]:
+        return [int(line) for line in pids.read_text().splitlines()] if pids.exists() else []
+
+    def kill_the_first() -> None:
+        until(lambda: bool(started()))
+        os.kill(started()[0], signal.SIGKILL)
+        until(lambda: len(started()) == 2)
+        assert len(told.dead) == 1
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    assert supervise([sys.executable, "-c", code, str(pids)], told) == 0
+    killer.join()
+    assert len({dead.name for dead in told.dead}) == 2, "the one that ended by SIGTERM has said nothing either"
+
+
+def test_deaths_are_told_once_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobkit.cli.deaths._AGAIN", 0.0)
+    store, job, away = MemoryStore(), JobKey("email", "send_email", "1"), [True]
+    begun = Begun(shared_memory(1))
+    dead = Identity(begun=begun)
+    lease = store.acquire(job, dead.owner(), ttl=timedelta(minutes=5), sent_at=1)
+    begun.note(1)
+
+    def open_store() -> MemoryStore:
+        if away:
+            away.clear()
+            raise StoreUnavailable("away")
+        return store
+
+    deaths = Deaths("email", open_store)
+    deaths.note(dead)
+    deaths.tell()
+    assert isinstance(store.acquire(job, "other", ttl=timedelta(minutes=5), sent_at=1), Held)
+    deaths.tell()
+    again = store.acquire(job, "other", ttl=timedelta(minutes=5), sent_at=1)
+    assert isinstance(lease, Lease)
+    assert isinstance(again, Lease)
+    assert again.crashes == 1
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
 
 
 def wait_for(file: Path) -> None:

@@ -1,7 +1,7 @@
 """What the operator decides: where files and tables live, and how much a source may cost."""
 
 import re
-from typing import Annotated
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
@@ -17,6 +17,8 @@ class EtlSettings(ServiceSettings):
     """Settings of the etl service, read from ``ETL_…``."""
 
     model_config = SettingsConfigDict(env_prefix="ETL_", extra="ignore", frozen=True)
+
+    preloads: ClassVar[bool] = False  # Polars starts threads when it is imported
 
     stop_grace_seconds: int = Field(
         default=330,

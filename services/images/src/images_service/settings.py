@@ -1,6 +1,6 @@
 """What an operator can set, all of it through IMAGES_… variables."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -19,6 +19,8 @@ class ImagesSettings(ServiceSettings):
     """Settings of the images service."""
 
     model_config = SettingsConfigDict(env_prefix="IMAGES_")
+
+    preloads: ClassVar[bool] = False  # libvips has pools of threads
 
     threads: int = Field(
         default=2,

@@ -1,6 +1,7 @@
 """What an operator decides about the inference service."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -16,6 +17,8 @@ class InferenceSettings(ServiceSettings):
     """Settings of the inference service, read from ``INFERENCE_…``."""
 
     model_config = SettingsConfigDict(env_prefix="INFERENCE_")
+
+    preloads: ClassVar[bool] = False  # NumPy starts threads when it is imported
 
     threads: int = Field(
         default=2,

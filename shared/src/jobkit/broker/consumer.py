@@ -144,7 +144,7 @@ class RabbitmqConsumer(Consumer):
         except tuple(_REFUSALS) as error:
             self._bury(session, method.delivery_tag, body, properties, error)
             return None
-        return RabbitmqDelivery(message, session, method.delivery_tag)
+        return RabbitmqDelivery(message, session, method.delivery_tag, redelivered=bool(method.redelivered))
 
     def _check_deliveries(self, method: Any, properties: pika.BasicProperties) -> None:
         count = (properties.headers or {}).get("x-delivery-count")

@@ -1,17 +1,15 @@
 """Keeping worker processes alive, each by itself.
 
-Dramatiq's own command ends all of its processes when one of them dies. Here each process is a command of its own: the
-others go on with their jobs while the one that died is started again.
+Dramatiq's own command ends all of its processes when one of them dies. Here the others go on with their jobs while the
+one that died is started again, and its jobs are free at that moment.
 """
 
 import logging
 import os
-import shutil
+import select
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -19,7 +17,10 @@ from typing import Final
 
 from dramatiq.cli import RET_IMPORT, RET_KILLED
 
-from jobkit.middleware.signals import HURRY, SUPERVISED
+from jobkit.cli.deaths import Deaths
+from jobkit.cli.starting import Running, Starts
+from jobkit.middleware.signals import HURRY
+from jobkit.process import Identity
 from jobkit.settings import EXIT_MISCONFIGURED
 
 #: Exit statuses that a restart would only repeat: a person must look.
@@ -28,7 +29,7 @@ _HOPELESS: Final = frozenset({EXIT_MISCONFIGURED, RET_IMPORT})
 #: Exit statuses of a process that was stopped before it could take the signal as a request. It had no jobs yet.
 _STOPPED_EARLY: Final = frozenset({-signal.SIGTERM, RET_KILLED})
 
-#: Seconds between two looks at the processes.
+#: Seconds between two looks at the processes; the death of one is noticed at once.
 _LOOK: Final = 0.25
 #: Seconds. A process that lived for less than the first waits before it is started again, each time twice as long: so
 #: little that killed workers are back soon, enough for the machine to do more than start what ends at once.
@@ -41,7 +42,8 @@ log = logging.getLogger(__name__)
 class _Slot:
     """A place for one process."""
 
-    process: subprocess.Popen[bytes] | None = None
+    process: Running | None = None
+    identity: Identity | None = None
     told: bool = False  # of a signal
     renewed: bool = False  # told to stop so that another takes its place
     started_at: float = 0.0
@@ -50,21 +52,21 @@ class _Slot:
 
 
 class Supervisor:
-    """Runs ``count`` processes of one command until SIGTERM or SIGINT, and restarts those that die.
+    """Runs ``count`` worker processes until SIGTERM or SIGINT, and restarts those that die.
 
     SIGTERM and SIGINT ask it to stop: the first one gently, a second one at once. SIGHUP replaces all processes. Only
     what comes here counts as a request, because its processes may get signals from elsewhere, too.
 
     Args:
-        command: One worker process with whatever belongs to it.
+        start: Starts one.
         count: How many.
+        deaths: Is told of those that have died.
         before_restart: Called before a process takes the place of one that ended.
     """
 
-    def __init__(self, command: Sequence[str], count: int, *, before_restart: Callable[[], None]) -> None:
-        # The kernel passes on our end, should we be killed: workers that nobody stops any more would go on for ever.
-        setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
-        self._command = [*([setpriv, "--pdeathsig", "TERM"] if setpriv else []), *command]
+    def __init__(self, start: Starts, count: int, deaths: Deaths, *, before_restart: Callable[[], None]) -> None:
+        self._start_one = start
+        self._deaths = deaths
         self._slots = [_Slot() for _ in range(count)]
         self._before_restart = before_restart
         self._stopping = False
@@ -75,18 +77,32 @@ class Supervisor:
         """The exit status: 0 after a stop that was asked for, else that of the process that could not go on."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
-        while True:
-            for slot in self._slots:
-                self._look_after(slot)
-            if self._hurrying:
-                self._hurry()
-            if self._stopping and all(slot.process is None for slot in self._slots):
-                return self._status
-            time.sleep(_LOOK)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # with a handler, it wakes us
+        wakes, waker = os.pipe()
+        os.set_blocking(wakes, False)
+        os.set_blocking(waker, False)
+        before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        try:
+            while True:
+                for slot in self._slots:
+                    self._look_after(slot)
+                self._deaths.tell()
+                if self._hurrying:
+                    self._hurry()
+                if self._stopping and all(slot.process is None for slot in self._slots):
+                    return self._status
+                if select.select([wakes], [], [], _LOOK)[0]:
+                    os.read(wakes, 4096)
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(wakes)
+            os.close(waker)
 
     def _look_after(self, slot: _Slot) -> None:
         if slot.process is not None and (status := slot.process.poll()) is not None:
             slot.process = None
+            if slot.identity is not None and not _has_said_so(slot.identity, status):
+                self._deaths.note(slot.identity)
             self._ended(slot, status)
         now = time.monotonic()
         if slot.process is None and not self._stopping and slot.start_at <= now:
@@ -95,16 +111,13 @@ class Supervisor:
     def _start(self, slot: _Slot, now: float) -> None:
         slot.told, slot.renewed, slot.started_at = False, False, now
         try:
-            # A session of its own: what the terminal sends to all comes from here, once.
-            slot.process = subprocess.Popen(  # noqa: S603  our own command
-                self._command, start_new_session=True, env={**os.environ, SUPERVISED: "1"}
-            )
+            slot.process, slot.identity = self._start_one()
         except OSError as error:  # no memory, for one: the others must not suffer from it
             self._pause(slot, now)
             log.critical("a worker process cannot be started, tried again in %g s: %s", slot.pause, error)
             return
         if self._stopping and not slot.told:  # the signal came while it was being started
-            slot.process.send_signal(signal.SIGTERM)
+            self._tell(slot, signal.SIGTERM)
 
     def _ended(self, slot: _Slot, status: int) -> None:
         if self._stopping:
@@ -148,12 +161,22 @@ class Supervisor:
     def _hurry(self) -> None:
         """Tell all processes of the groups; repeated, because one that has just started cannot hear it yet."""
         for slot in self._slots:
-            if slot.process is not None and slot.process.poll() is None:
+            if slot.process is not None:
                 with suppress(ProcessLookupError):
                     os.killpg(slot.process.pid, HURRY)
 
     def _send(self, number: signal.Signals) -> None:
         for slot in self._slots:
-            if slot.process is not None and slot.process.poll() is None:
-                slot.told = True
-                slot.process.send_signal(number)
+            self._tell(slot, number)
+
+    def _tell(self, slot: _Slot, number: signal.Signals) -> None:
+        # Who has ended, and was not looked after yet, keeps its number: no other process can get the signal.
+        if slot.process is not None:
+            slot.told = True
+            with suppress(ProcessLookupError):
+                os.kill(slot.process.pid, number)
+
+
+def _has_said_so(identity: Identity, status: int) -> bool:
+    """Whether a process that has ended is sure to have freed all jobs itself."""
+    return status == 0 and identity.begun is not None and not identity.begun.numbers()

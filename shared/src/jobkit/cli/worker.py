@@ -1,17 +1,26 @@
-"""``jobkit worker``: Dramatiq's own command for each worker process, with arguments from the service's settings."""
+"""``jobkit worker``: the worker processes of a service, as its settings say."""
 
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 
 import typer
+from dramatiq.cli import RET_IMPORT
 
+from jobkit.cli.deaths import Deaths
 from jobkit.cli.platform import platform, prepare_health
+from jobkit.cli.starting import starts
 from jobkit.cli.supervisor import Supervisor
+from jobkit.cli.worker_process import Work
 from jobkit.middleware.logs import configure_logging
 from jobkit.middleware.shutdown import STOP_TIME, stop_limit
 from jobkit.middleware.sign_of_life import forget_the_gone
 from jobkit.settings import ServiceSettings, exit_if_misconfigured
+from jobkit.store.redis import RedisStore
+
+log = logging.getLogger(__name__)
 
 
 def run(service: str, queues: Sequence[str]) -> None:
@@ -23,20 +32,23 @@ def run(service: str, queues: Sequence[str]) -> None:
     configure_logging(common.log_format, common.log_level)
     # A little after the jobs were interrupted; what does not hear that is left behind.
     shutdown_timeout = int((stop_limit(settings) + STOP_TIME) * 1000)
-    command = [
-        *(sys.executable, "-m", "jobkit.cli.worker_process", f"{service}_service.main:broker"),
-        "--processes=1",
-        f"--threads={settings.threads}",
-        f"--worker-shutdown-timeout={shutdown_timeout}",
-        "--worker-fork-timeout=1000",  # it waits for what dies while it starts, and then for what there is none of
-        *(["--queues", *queues] if queues else []),
-    ]
+    work = Work(service, tuple(queues), settings.threads, shutdown_timeout)
+    try:
+        start = starts(work, preloads=settings.preloads)
+    except ImportError:
+        log.exception("the service cannot be imported")
+        raise SystemExit(RET_IMPORT) from None
+
+    def open_store() -> RedisStore:
+        timeout, ttl = min(common.store_timeout_seconds, 1.0), timedelta(seconds=common.record_ttl_seconds)
+        return RedisStore(common.store_url, ttl, timeout, common.namespace)
 
     def forget_who_died() -> None:
         if common.health_folder is not None:
             forget_the_gone(common.health_folder, common.max_crashes)
 
-    sys.exit(Supervisor(command, settings.processes, before_restart=forget_who_died).run())
+    deaths = Deaths(service, open_store)
+    sys.exit(Supervisor(start, settings.processes, deaths, before_restart=forget_who_died).run())
 
 
 def _settings_of(service: str) -> type[ServiceSettings]:

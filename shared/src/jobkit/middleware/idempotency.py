@@ -15,11 +15,16 @@ from jobkit.errors import Poison, StoreUnavailable
 from jobkit.execution import Decision, Execution, Verdict, for_later
 from jobkit.leases import HEAD_START
 from jobkit.patience import Patience, WorkerStopping
-from jobkit.store.base import Finished, Held, Lease, Suspect
+from jobkit.store.base import Answer, Finished, Held, JobKey, JobState, Lease, Suspect
 from jobkit.time import milliseconds
 
 #: A copy that finds its job held asks again at least this often, in case the holder has finished early.
 LONGEST_DEFERRAL: Final = timedelta(seconds=60)
+
+#: Seconds between two questions for a job whose worker may just have died, and the most of them. Its message comes back
+#: before the worker's supervisor has said so.
+DEATH_PAUSE: Final = 0.1
+DEATH_QUESTIONS: Final = 10
 
 #: How long a job on its last chance waits for another such job to end.
 LAST_CHANCE_DEFERRAL: Final = timedelta(seconds=2)
@@ -52,6 +57,7 @@ class Idempotency:
         broker: Takes the copies of jobs that are held.
         patience: Waits out outages.
         store_was_away: Whether leases may have run out of which their owners do not know yet.
+        runs_here: Whether this process runs a job.
         max_crashes: A job is poison after this many workers that died with it.
         clock: Seconds that only rise.
     """
@@ -62,6 +68,7 @@ class Idempotency:
         broker: Publishes,
         patience: Patience,
         store_was_away: Callable[[], bool],
+        runs_here: Callable[[JobKey], bool],
         *,
         max_crashes: int = 3,
         clock: Callable[[], float] = time.monotonic,
@@ -70,6 +77,7 @@ class Idempotency:
         self._broker = broker
         self._patience = patience
         self._store_was_away = store_was_away
+        self._runs_here = runs_here
         self._max_crashes = max_crashes
         self._clock = clock
         self._last_chance = threading.Lock()
@@ -87,6 +95,8 @@ class Idempotency:
         self._patience.refuse_when_stopping()
         # With a lease in hand the job runs, whatever has become of the connection: its redelivery finds it held.
         answer = yield from self._ask(execution)
+        if execution.redelivered:
+            answer = yield from self._ask_again(execution, answer)
         if isinstance(answer, Suspect):
             answer = yield from self._ask_alone(execution)
         match answer:
@@ -113,18 +123,18 @@ class Idempotency:
             execution.alone = False
             self._last_chance.release()
 
-    def _ask(self, execution: Execution) -> Steps[Lease | Held | Suspect | Finished]:
+    def _ask(self, execution: Execution) -> Steps[Answer]:
         claim = self._claim(execution)
         if not self._store_was_away():
             with suppress(StoreUnavailable):
-                first: Lease | Held | Suspect | Finished = yield claim
+                first: Answer = yield claim
                 return first
         try:
             # Leases may have run out meanwhile, with their owners at work and nobody to tell it to. Those go first.
             yield from self._patience.before(lambda: Call(Seam.STORE, "ping", self._store.ping))
             yield self._patience.rest(HEAD_START)
             self._patience.refuse_when_stopping()
-            answer: Lease | Held | Suspect | Finished = yield from self._patience.before(lambda: claim)
+            answer: Answer = yield from self._patience.before(lambda: claim)
         except WorkerStopping:
             # A lease may have been given, and the answer lost: it would end by time, and count as a crash.
             with suppress(StoreUnavailable):
@@ -134,7 +144,17 @@ class Idempotency:
             raise
         return answer
 
-    def _ask_alone(self, execution: Execution) -> Steps[Lease | Held | Suspect | Finished]:
+    def _ask_again(self, execution: Execution, answer: Answer) -> Steps[Answer]:
+        """Ask for a job that is held, until its worker is known to have died, or is unlikely to."""
+        for _ in range(DEATH_QUESTIONS):
+            if not isinstance(answer, Held) or answer.state is not JobState.RUNNING or self._runs_here(execution.job):
+                break
+            yield self._patience.rest(DEATH_PAUSE)
+            self._patience.refuse_when_stopping()
+            answer = yield from self._ask(execution)
+        return answer
+
+    def _ask_alone(self, execution: Execution) -> Steps[Answer]:
         """The lease of a job on its last chance, which is given to one job at a time in this process.
 
         A job that kills its worker takes its neighbours with it, and all of them count a crash. If they came back
@@ -144,7 +164,7 @@ class Idempotency:
             return Suspect(self._max_crashes - 1)
         execution.alone = True
         claim = self._claim(execution)
-        answer: Lease | Held | Suspect | Finished = yield from self._patience.before(lambda: claim)
+        answer: Answer = yield from self._patience.before(lambda: claim)
         return answer
 
     def _claim(self, execution: Execution) -> Claim:
@@ -153,7 +173,7 @@ class Idempotency:
             execution.job,
             execution.owner,
             sent_at=execution.moment,
-            round=execution.round,
+            job_round=execution.round,
             attempts_before=execution.attempts_before,
             alone_at=self._max_crashes - 1,
             alone=execution.alone,

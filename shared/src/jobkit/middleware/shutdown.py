@@ -132,7 +132,7 @@ class Shutdown(Middleware):
             handing_back.start()
             handing_back.join(_LEAVE_TIME)
         finally:
-            _kill_children()
+            kill_children()
             os._exit(status)
 
     def _end_with_parent(self) -> None:
@@ -144,7 +144,7 @@ class Shutdown(Middleware):
                 os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _kill_children() -> None:
+def kill_children() -> None:
     """Kill what jobs have started by ``multiprocessing``: a pool whose owner is gone waits for work for ever."""
     with suppress(Exception):  # the process ends in any case
         for child in multiprocessing.active_children():

@@ -25,6 +25,9 @@ SUPERVISED: Final = "_JOBKIT_SUPERVISED"
 #: gets its signals within milliseconds, and a person needs longer to ask again.
 SAME_REQUEST: Final = 1.0
 
+#: The modules whose handlers of SIGTERM tell that a process is a worker and nothing else: Dramatiq's command, and ours.
+_COMMANDS: Final = frozenset({"dramatiq.cli", "jobkit.cli.worker_process"})
+
 #: The signals that have handlers in a worker process.
 HANDLED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, HURRY)
 
@@ -37,19 +40,19 @@ class Word(Enum):
 
 
 def listen(say: Callable[[Word], None]) -> bool:
-    """Pass on what the signals of this process mean, if it belongs to Dramatiq's command; return whether it does.
+    """Pass on what the signals of this process mean, if it is a worker process of a command, and return whether it is.
 
     Args:
         say: Called in the signal handler, so it must be safe to call anywhere, as ``SimpleQueue.put`` is.
     """
-    dramatiqs = signal.getsignal(signal.SIGTERM)
-    if not callable(dramatiqs) or getattr(dramatiqs, "__module__", "") != "dramatiq.cli":
+    command = signal.getsignal(signal.SIGTERM)
+    if not callable(command) or getattr(command, "__module__", "") not in _COMMANDS:
         return False
-    listener = _Listener(say, dramatiqs, supervised=os.environ.pop(SUPERVISED, "") != "")
+    listener = _Listener(say, command, supervised=os.environ.pop(SUPERVISED, "") != "")
     signal.signal(signal.SIGTERM, listener.on_stop)
     signal.signal(signal.SIGHUP, listener.on_stop)  # stops it as gently; Dramatiq's command then starts another
     signal.signal(HURRY, listener.on_hurry)
-    # Dramatiq ignores SIGINT. Programs inherit an ignored signal but not a handler, and some end by SIGINT only.
+    # Both commands ignore SIGINT. Programs inherit an ignored signal but not a handler, and some end by SIGINT only.
     signal.signal(signal.SIGINT, _do_nothing)
     forks = _Forks()
     os.register_at_fork(before=forks.before, after_in_parent=forks.after_in_parent, after_in_child=forks.after_in_child)
@@ -58,10 +61,10 @@ def listen(say: Callable[[Word], None]) -> bool:
 
 class _Listener:
     def __init__(
-        self, say: Callable[[Word], None], dramatiqs: Callable[[int, FrameType | None], object], *, supervised: bool
+        self, say: Callable[[Word], None], command: Callable[[int, FrameType | None], object], *, supervised: bool
     ) -> None:
         self._say = say
-        self._dramatiqs = dramatiqs
+        self._command = command
         self._supervised = supervised
         self._stopping = False
         self._first_at: float | None = None  # of the SIGTERMs
@@ -70,10 +73,10 @@ class _Listener:
         self._say(Word.NOW if number == signal.SIGTERM and self._is_second() else Word.STOP)
         if not self._stopping:
             self._stopping = True
-            # It sets a flag, which is looked at once a second. Called again, it raises SystemExit, and the interpreter
-            # then waits for threads that jobs have started. It has been called before if a SIGTERM came earlier.
+            # The command's own handler, which lets its main thread stop. Called again, it raises SystemExit, and the
+            # interpreter then waits for threads of jobs. It has been called before if a SIGTERM came earlier.
             try:
-                self._dramatiqs(number, frame)
+                self._command(number, frame)
             except SystemExit:
                 return
 

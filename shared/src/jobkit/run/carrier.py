@@ -42,7 +42,7 @@ class Carrier(Middleware):
         self._path.breakers.watch(breaker for breaker in breakers if breaker is not None)
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        execution, actor = begin(message), broker.get_actor(message.actor_name)
+        execution, actor = begin(message, self._path.keeper.owner()), broker.get_actor(message.actor_name)
         execution.keeps_dead_letter = actor.options.get("dead_letter", True)
         walk = Walk(self._path.walk(execution, rules_of(actor)), self._perform)
         message.__dict__["walk"] = walk

@@ -97,6 +97,7 @@ class Path:
 
     def _run(self, execution: Execution, rules: Rules, lease: Lease) -> Steps[Decision]:
         """Run it, tell its breaker, and decide what its end means."""
+        self.keeper.run_begins(lease)  # a crash counts from here on
         outcome: Outcome = yield Run()
         self.keeper.run_has_ended(lease)  # which goes on renewing it, as the job is being recorded
         excused: timedelta | None = None

@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TypeVar
 
-from jobkit.effects import Buried, Call, Claim, Completed, Effect, Pause, Record, Released
-from jobkit.store.base import Finished, Held, JobStore, Lease, Suspect
+from jobkit.effects import Call, Claim, Effect, Pause, Record
+from jobkit.errors import JobkitError
+from jobkit.store.base import Answer, JobStore
+
+T = TypeVar("T")
 
 
 class Seams:
@@ -23,43 +27,26 @@ class Seams:
         """Return the answer to an effect, or raise what the seam raises."""
         match effect:
             case Claim():
-                return self.claim([effect])[0]
+                return _only(self.claim([effect]))
             case Record():
-                return self.record([effect])[0]
+                return _only(self.record([effect]))
             case Call(do=do):
                 return do()
             case Pause(seconds, unless):
                 return unless.wait(seconds)
         raise AssertionError("the job is run by whoever walks the path")
 
-    def claim(self, claims: Sequence[Claim]) -> list[Lease | Held | Suspect | Finished]:
-        """Ask for jobs, and return an answer for each."""
-        return [
-            self._store.acquire(
-                claim.job,
-                claim.owner,
-                ttl=self._ttl,
-                sent_at=claim.sent_at,
-                job_round=claim.round,
-                attempts_before=claim.attempts_before,
-                alone_at=claim.alone_at,
-                alone=claim.alone,
-                due_at=claim.due_at,
-                delay=claim.delay,
-            )
-            for claim in claims
-        ]
+    def claim(self, claims: Sequence[Claim]) -> list[Answer | JobkitError]:
+        """Ask for jobs, and return an answer for each, or the error that its own record has met."""
+        return self._store.acquire_all(claims, self._ttl)
 
-    def record(self, records: Sequence[Record]) -> list[bool]:
-        """Say what became of jobs, and return for each whether its lease was still its own."""
-        return [self._record(record) for record in records]
+    def record(self, records: Sequence[Record]) -> list[bool | JobkitError]:
+        """Say what became of jobs; return for each whether its lease was still its own, or the error that it met."""
+        return self._store.end_all(records)
 
-    def _record(self, record: Record) -> bool:
-        lease, end = record.lease, record.end
-        match end:
-            case Completed(result):
-                return self._store.complete(lease, result)
-            case Buried(failure):
-                return self._store.bury(lease, failure=failure)
-            case Released(delay, counted, failure, waits_for):
-                return self._store.release(lease, delay=delay, counted=counted, failure=failure, waits_for=waits_for)
+
+def _only(answers: Sequence[T | JobkitError]) -> T:
+    (answer,) = answers
+    if isinstance(answer, JobkitError):
+        raise answer
+    return answer

@@ -1,5 +1,7 @@
 """What every service is told beside its own settings."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from jobkit.settings.environment import EnvironmentSettings
@@ -7,6 +9,10 @@ from jobkit.settings.environment import EnvironmentSettings
 
 class ServiceSettings(EnvironmentSettings):
     """What every service is told beside its own settings; a service sets the prefix (``EMAIL_PROCESSES``)."""
+
+    #: Whether the supervisor imports the service, once, and its worker processes are forks that share its memory. False
+    #: where a library starts threads when it is imported, which a fork would not have: each process imports it then.
+    preloads: ClassVar[bool] = True
 
     processes: int = Field(2, ge=1, le=64, description="Worker processes. One per core for work that needs the CPU.")
     threads: int = Field(8, ge=1, le=256, description="Threads per process. More than one only helps work that waits.")

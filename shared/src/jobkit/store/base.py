@@ -1,12 +1,13 @@
 """What a job store promises, whichever database keeps it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
 
 from jobkit.contracts.job import service_of
+from jobkit.errors import JobkitError
 from jobkit.rounds import Rounds, round_of
 
 #: A waiting job that is due this soon may run: the broker's delays have a resolution of one second.
@@ -17,6 +18,13 @@ CLOCK_SKEW = timedelta(minutes=10)
 
 #: Sends, and rounds of them, that a record remembers. More of one job are rare, and the oldest are forgotten.
 MOST_SEEN = 16
+
+
+#: Of what travels in messages and stands in records. Workers of one service that differ in it must not run together.
+GENERATION = 2
+
+#: Jobs of a process that its heartbeat names.
+MOST_NAMED = 100
 
 
 class JobState(StrEnum):
@@ -52,7 +60,7 @@ class Lease:
 
     Attributes:
         job: Whose lease it is.
-        owner: Random, and new for every delivery: two deliveries in one process are two owners.
+        owner: New for every delivery: a process, by the random name that it has for its life, a colon, and a number.
         fence: Rises with every lease of the job. Hand it to a database that can refuse lower ones.
         attempt: Which run this is, from 1. Snoozes and interrupts do not count.
         crashes: Runs that ended without a word, because their worker died.
@@ -103,6 +111,57 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """Ask for a job; the fields are those of ``JobStore.acquire``. Answered by a lease, or by why there is none."""
+
+    job: JobKey
+    owner: str
+    sent_at: int
+    job_round: int = 0
+    attempts_before: int = 0
+    alone_at: int = 0
+    alone: bool = False
+    due_at: int = 0
+    delay: timedelta = timedelta()
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The job is done."""
+
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The job is free, and due after ``delay``."""
+
+    delay: timedelta = timedelta()
+    counted: bool = False
+    failure: str = ""
+    waits_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """The job is dead."""
+
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Say what became of a job. Answered by whether the lease was still its own."""
+
+    lease: Lease
+    end: Completed | Released | Buried
+
+
+#: What a delivery is told that asks for its job.
+Answer = Lease | Held | Suspect | Finished
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
     """All that is known of a job, for people and for status queries. Times are milliseconds since the epoch.
 
@@ -128,6 +187,56 @@ class JobRecord:
     round: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A worker process, as it describes itself with each renewal.
+
+    Attributes:
+        name: Random, and new at each start. It stands before the colon in the owners of its leases.
+        service: Whose jobs it runs.
+        host: Where, for people.
+        pid: Its number there, for people.
+        queues: What it takes from.
+        generation: Of messages and records: processes of one service must agree in it (``GENERATION``).
+        started_at: In milliseconds since the epoch, by its own clock.
+        running: The jobs it has leases of, as ``actor id``; the first of many.
+    """
+
+    name: str
+    service: str
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    generation: int
+    started_at: int
+    running: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """When a process was heard of last.
+
+    Attributes:
+        process: As it described itself then.
+        beat_at: In milliseconds since the epoch, by the store's clock.
+        is_alive: It has renewed its leases in time, and nobody has declared it dead.
+    """
+
+    process: Process
+    beat_at: int
+    is_alive: bool
+
+
+def process_of(owner: str) -> tuple[str, int] | None:
+    """Return the process of an owner and the owner's number; None if it names no process.
+
+    >>> process_of("5f2c:17")
+    ('5f2c', 17)
+    """
+    process, colon, number = owner.rpartition(":")
+    return (process, int(number)) if colon and number.isdecimal() else None
+
+
 class JobStore(Protocol):
     """Keeps one record per job and decides who may run it.
 
@@ -142,6 +251,8 @@ class JobStore(Protocol):
     The store may lose what it was told last, or everything: a record that is gone, or whose fence is lower than the
     lease's, is written again by ``renew``, ``release``, ``complete`` and ``bury``, unless it says that the job is done.
     Fences rise over such a loss too, once the clock is past the highest: at once, unless it went back.
+
+    A lease ends by time, unless the end of its process is declared: then it ends at once.
 
     Implemented by ``jobkit.store.redis`` and ``jobkit.store.memory``; ``tests/contract/test_job_store*.py`` is what any
     further one has to pass.
@@ -181,8 +292,35 @@ class JobStore(Protocol):
             delay: Limits that wait, as the sender's clock may be wrong.
         """
 
-    def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
-        """Extend leases, all in one round trip; False where another owner holds a higher fence."""
+    def acquire_all(self, claims: Sequence[Claim], ttl: timedelta) -> list[Answer | JobkitError]:
+        """Ask for several jobs in one round trip; each gets its answer, or the error that its own record met."""
+
+    def end_all(self, records: Sequence[Record]) -> list[bool | JobkitError]:
+        """Complete, bury and release several jobs in one round trip, as each record says; answers as there."""
+
+    def renew(self, leases: Sequence[Lease], ttl: timedelta, process: Process | None = None) -> list[bool]:
+        """Extend leases, all in one round trip; False where another owner holds a higher fence.
+
+        Args:
+            leases: None of them is a heartbeat alone.
+            ttl: From now on.
+            process: Whose leases they are; what it says of itself is kept as its heartbeat.
+        """
+
+    def declare_dead(self, process: str, service: str, begun: Collection[int]) -> None:
+        """End all leases of a process whose end is certain, those that it has asked for but never got among them.
+
+        Each of its jobs goes to whoever asks next. Where the job had begun, that counts a crash; else it is as if the
+        lease had never been given. This is remembered for as long as a record.
+
+        Args:
+            process: The name that its owners begin with.
+            service: Whose jobs it ran.
+            begun: The numbers of the owners whose job had begun.
+        """
+
+    def processes(self, service: str) -> list[Heartbeat]:
+        """The worker processes of a service that were heard of in the last day, dead ones among them."""
 
     def complete(self, lease: Lease, result: bytes) -> bool:
         """Record that the job is done, with its result."""

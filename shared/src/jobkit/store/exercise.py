@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from jobkit.store.base import JobKey, JobStore, Lease
+from jobkit.store.base import GENERATION, JobKey, JobStore, Lease, Process
 
 #: The actor of the records that are made for it. No real actor has a name with a dot.
 ACTOR: Final = "jobkit.access"
@@ -29,11 +29,14 @@ def exercise(store: JobStore, service: str) -> None:
         StoreRefused: A command or a key is not permitted.
         StoreUnavailable: The store does not answer now.
     """
-    owner = uuid.uuid4().hex
-    jobs = [JobKey(service, ACTOR, f"{owner}-{number}") for number in range(3)]
+    process = Process(uuid.uuid4().hex, service, "", 0, (), GENERATION, 0)
+    owner = f"{process.name}:1"
+    jobs = [JobKey(service, ACTOR, f"{process.name}-{number}") for number in range(3)]
     answers = [store.acquire(job, owner, ttl=_LEASE, sent_at=1) for job in jobs]
     leases = [answer for answer in answers if isinstance(answer, Lease)]
-    store.renew(leases, _LEASE)
+    store.renew(leases, _LEASE, process)
+    store.processes(service)
+    store.declare_dead(process.name, service, ())
     for lease in leases[:1]:
         store.remember(lease, ACTOR, b"{}")
         store.forget(lease, ACTOR)

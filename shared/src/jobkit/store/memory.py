@@ -2,22 +2,32 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+from jobkit.errors import JobkitError
 from jobkit.rounds import Rounds, round_of, with_round
 from jobkit.store.base import (
     CLOCK_SKEW,
     DUE_SLACK,
     MOST_SEEN,
+    Answer,
+    Buried,
+    Claim,
+    Completed,
     Finished,
+    Heartbeat,
     Held,
     JobKey,
     JobRecord,
     JobState,
     Lease,
+    Process,
+    Record,
+    Released,
     Suspect,
+    process_of,
 )
 from jobkit.time import milliseconds
 
@@ -64,6 +74,8 @@ class MemoryStore:
         self._ttl = milliseconds(record_ttl)
         self._clock = clock
         self._rows: dict[JobKey, _Row] = {}
+        self._beats: dict[str, tuple[Process, int, int]] = {}  # the last one, when, and for how long it lends
+        self._dead: dict[str, frozenset[int]] = {}  # by process, the numbers of the owners that had begun
         self._lock = threading.Lock()
 
     def acquire(
@@ -88,11 +100,13 @@ class MemoryStore:
             if record.state is JobState.RUNNING and row.owner == owner:
                 self._lend(row, ttl, now)  # it is told of its lease only now
                 return self._lease(row)
-            refusal = self._refusal(row, now, sent_at=sent_at, job_round=job_round)
+            begun = self._begun(row)
+            refusal = self._refusal(row, now, sent_at=sent_at, job_round=job_round, lapsed=begun is not None)
             if refusal is not None:
                 return refusal
             anew = record.state is JobState.DEAD
-            crashes = 0 if anew else record.crashes + (record.state is JobState.RUNNING)
+            stalled = record.state is JobState.RUNNING and begun is not False
+            crashes = 0 if anew else record.crashes + stalled
             if alone_at and crashes == alone_at and not alone:
                 return Suspect(crashes)
             row.see(sent_at)
@@ -105,7 +119,8 @@ class MemoryStore:
                 self._make_wait(row, early, now)
                 return Held(timedelta(milliseconds=early), JobState.WAITING)
             crashes_before = None if anew else row.crashes_before
-            before = max(0 if anew else record.attempt, 0 if crashes_before is not None else attempts_before)
+            made = 0 if anew else record.attempt - (begun is False)
+            before = max(made, 0 if crashes_before is not None else attempts_before)
             # No lower than the clock, so that it rises even over the loss or the expiry of the record.
             fence = max(record.fence + 1, now)
             first_failed_at = 0 if anew else row.first_failed_at
@@ -122,11 +137,42 @@ class MemoryStore:
                 rounds=rounds,
             )
             self._lend(row, ttl, now)
-            return replace(self._lease(row), stalled=record.state is JobState.RUNNING)
+            return replace(self._lease(row), stalled=stalled)
 
-    def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
+    def acquire_all(self, claims: Sequence[Claim], ttl: timedelta) -> list[Answer | JobkitError]:
+        return [self._acquire(claim, ttl) for claim in claims]
+
+    def _acquire(self, claim: Claim, ttl: timedelta) -> Answer:
+        return self.acquire(
+            claim.job,
+            claim.owner,
+            ttl=ttl,
+            sent_at=claim.sent_at,
+            job_round=claim.job_round,
+            attempts_before=claim.attempts_before,
+            alone_at=claim.alone_at,
+            alone=claim.alone,
+            due_at=claim.due_at,
+            delay=claim.delay,
+        )
+
+    def end_all(self, records: Sequence[Record]) -> list[bool | JobkitError]:
+        return [self._end(record.lease, record.end) for record in records]
+
+    def _end(self, lease: Lease, end: Completed | Released | Buried) -> bool:
+        match end:
+            case Completed(result):
+                return self.complete(lease, result)
+            case Buried(failure):
+                return self.bury(lease, failure=failure)
+            case Released(delay, counted, failure, waits_for):
+                return self.release(lease, delay=delay, counted=counted, failure=failure, waits_for=waits_for)
+
+    def renew(self, leases: Sequence[Lease], ttl: timedelta, process: Process | None = None) -> list[bool]:
         with self._lock:
             now = self._now()
+            if process is not None:
+                self._beats[process.name] = process, now, milliseconds(ttl)
             held = []
             for lease in leases:
                 row = self._row_of(lease)
@@ -135,6 +181,19 @@ class MemoryStore:
                     self._lend(row, ttl, now)
                 held.append(runs)
             return held
+
+    def declare_dead(self, process: str, service: str, begun: Collection[int]) -> None:
+        with self._lock:
+            self._dead[process] = frozenset(begun)
+
+    def processes(self, service: str) -> list[Heartbeat]:
+        with self._lock:
+            now = self._now()
+            return [
+                Heartbeat(process, beat_at, now < beat_at + span and process.name not in self._dead)
+                for process, beat_at, span in self._beats.values()
+                if process.service == service
+            ]
 
     def complete(self, lease: Lease, result: bytes) -> bool:
         return self._finish(lease, JobState.DONE, result=result)
@@ -245,7 +304,14 @@ class MemoryStore:
         row.until = now + span
         row.expires_at = row.until + self._ttl
 
-    def _refusal(self, row: _Row, now: int, *, sent_at: int, job_round: int) -> Held | Finished | None:
+    def _begun(self, row: _Row) -> bool | None:
+        """Whether the job had begun when its process was declared dead; None if its lease has not ended so."""
+        owner = process_of(row.owner)
+        if row.record.state is not JobState.RUNNING or owner is None or owner[0] not in self._dead:
+            return None
+        return owner[1] in self._dead[owner[0]]
+
+    def _refusal(self, row: _Row, now: int, *, sent_at: int, job_round: int, lapsed: bool) -> Held | Finished | None:
         """Return why the job is not given out; None if it may be."""
         record = row.record
         if record.state is JobState.DONE:
@@ -258,7 +324,7 @@ class MemoryStore:
         # again, and is over when that much has passed from now.
         row.until = min(row.until, now + row.span)
         slack = milliseconds(DUE_SLACK) if record.state is JobState.WAITING else 0
-        if row.until > now + slack:
+        if row.until > now + slack and not lapsed:
             return Held(timedelta(milliseconds=row.until - now), record.state)
         return None
 

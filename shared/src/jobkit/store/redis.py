@@ -1,26 +1,73 @@
 """The job store in Redis: one hash per job, one Lua script per transition."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, fields
 from datetime import timedelta
 from importlib.resources import files
+from typing import Any
 
+from jobkit.errors import JobkitError
 from jobkit.rounds import read, round_of, written
 from jobkit.store.base import (
     CLOCK_SKEW,
     DUE_SLACK,
     MOST_SEEN,
+    Answer,
+    Buried,
+    Claim,
+    Completed,
     Finished,
+    Heartbeat,
     Held,
     JobKey,
     JobRecord,
     JobState,
     Lease,
+    Process,
+    Record,
+    Released,
     Suspect,
 )
-from jobkit.store.redis_client import NOW, Argument, RedisClient
+from jobkit.store.redis_client import NOW, Argument, Lua, RedisClient
 from jobkit.time import milliseconds
 
+_SCRIPTS = (
+    "acquire",
+    "renew",
+    "finish",
+    "release",
+    "report",
+    "remember",
+    "forget",
+    "checkpoint",
+    "declare_dead",
+    "processes",
+)
+
 _KEY = "job:{service}:{actor}:{id}"
+_PROCESS = "process:"  #: followed by its name
+_PROCESSES = "processes:"  #: followed by the service
+
+
+#: A script, its keys, and its arguments.
+_Call = tuple[str, Sequence[str], Sequence[Argument]]
+
+
+def _answered(claim: Claim, answer: Any) -> Answer:
+    """What Redis's answer to a claim means."""
+    verdict, *details = answer
+    match verdict:
+        case b"leased":
+            *numbers, stalled = (int(number) for number in details[:-1])
+            rounds = read(details[-1].decode())
+            return Lease(claim.job, claim.owner, *numbers, rounds=rounds, stalled=bool(stalled))
+        case b"suspect":
+            return Suspect(int(details[0]))
+        case b"held":
+            return Held(timedelta(milliseconds=int(float(details[0]))), JobState(details[1].decode()))
+        case state:
+            return Finished(JobState(state.decode()))
 
 
 def _told(lease: Lease) -> list[Argument]:
@@ -32,6 +79,12 @@ def _told(lease: Lease) -> list[Argument]:
 def _field(name: str) -> str:
     """The field of a record that keeps what is remembered under ``name``."""
     return f"made:{name}" if name else "made"
+
+
+def _process(about: bytes) -> Process:
+    said = json.loads(about)
+    known = {field.name: said[field.name] for field in fields(Process)}  # a newer version may say more
+    return Process(**{**known, "queues": tuple(said["queues"]), "running": tuple(said["running"])})
 
 
 class RedisStore:
@@ -51,12 +104,7 @@ class RedisStore:
     ) -> None:
         self._ttl = milliseconds(record_ttl)
         self._client = RedisClient(url, timeout, namespace)
-        self._acquire, self._renew, self._finish, self._release = (
-            self._client.script(self._script(name)) for name in ("acquire", "renew", "finish", "release")
-        )
-        self._report, self._remember, self._forget, self._checkpoint = (
-            self._client.script(self._script(name)) for name in ("report", "remember", "forget", "checkpoint")
-        )
+        self._lua = {name: Lua(self._script(name)) for name in _SCRIPTS}
 
     def acquire(
         self,
@@ -72,57 +120,74 @@ class RedisStore:
         due_at: int = 0,
         delay: timedelta = timedelta(),
     ) -> Lease | Held | Suspect | Finished:
-        arguments: list[Argument] = [
-            *(owner, milliseconds(ttl), self._ttl, sent_at, attempts_before, job_round, milliseconds(DUE_SLACK)),
-            *(alone_at, int(alone), due_at, milliseconds(delay), milliseconds(CLOCK_SKEW), MOST_SEEN),
-        ]
-        verdict, *details = self._acquire([self._key(job)], arguments)
-        match verdict.decode():
-            case "leased":
-                *numbers, stalled = (int(number) for number in details[:-1])
-                rounds = read(details[-1].decode())
-                return Lease(job, owner, *numbers, rounds=rounds, stalled=bool(stalled))
-            case "suspect":
-                return Suspect(int(details[0]))
-            case "held":
-                return Held(timedelta(milliseconds=int(float(details[0]))), JobState(details[1].decode()))
-            case state:
-                return Finished(JobState(state))
+        claim = Claim(
+            job,
+            owner,
+            sent_at=sent_at,
+            job_round=job_round,
+            attempts_before=attempts_before,
+            alone_at=alone_at,
+            alone=alone,
+            due_at=due_at,
+            delay=delay,
+        )
+        return _answered(claim, self._run(*self._claim(claim, ttl)))
 
-    def renew(self, leases: Sequence[Lease], ttl: timedelta) -> list[bool]:
-        if not leases:
+    def acquire_all(self, claims: Sequence[Claim], ttl: timedelta) -> list[Answer | JobkitError]:
+        answers = self._client.run([self._call(*self._claim(claim, ttl)) for claim in claims])
+        return [
+            answer if isinstance(answer, JobkitError) else _answered(claim, answer)
+            for claim, answer in zip(claims, answers, strict=True)
+        ]
+
+    def end_all(self, records: Sequence[Record]) -> list[bool | JobkitError]:
+        answers = self._client.run([self._call(*self._end(record)) for record in records])
+        return [answer if isinstance(answer, JobkitError) else bool(answer) for answer in answers]
+
+    def renew(self, leases: Sequence[Lease], ttl: timedelta, process: Process | None = None) -> list[bool]:
+        if not leases and process is None:
             return []
-        keys = [self._key(lease.job) for lease in leases]
+        name, service, about = (process.name, process.service, json.dumps(asdict(process))) if process else ("", "", "")
+        records = [self._key(lease.job) for lease in leases]
         told = [value for lease in leases for value in _told(lease)]
-        held = self._renew(keys, [milliseconds(ttl), self._ttl, *told])
+        held = self._run(
+            "renew",
+            [self._client.key(_PROCESS + name), self._client.key(_PROCESSES + service), *records],
+            [milliseconds(ttl), self._ttl, name, about, *told],
+        )
         return [bool(answer) for answer in held]
 
+    def declare_dead(self, process: str, service: str, begun: Collection[int]) -> None:
+        numbers = "".join(f"{number}," for number in begun)
+        self._run("declare_dead", [self._client.key(_PROCESS + process)], [f",{numbers}", self._ttl])
+
+    def processes(self, service: str) -> list[Heartbeat]:
+        rows = self._run("processes", [self._client.key(_PROCESSES + service)], [self._client.key(_PROCESS)])
+        return [Heartbeat(_process(about), int(beat_at), bool(is_alive)) for about, beat_at, is_alive in rows]
+
     def complete(self, lease: Lease, result: bytes) -> bool:
-        arguments = [*_told(lease), JobState.DONE, self._ttl, result, ""]
-        return bool(self._finish([self._key(lease.job)], arguments))
+        return bool(self._run(*self._end(Record(lease, Completed(result)))))
 
     def bury(self, lease: Lease, *, failure: str) -> bool:
-        arguments = [*_told(lease), JobState.DEAD, self._ttl, b"", failure]
-        return bool(self._finish([self._key(lease.job)], arguments))
+        return bool(self._run(*self._end(Record(lease, Buried(failure)))))
 
     def release(self, lease: Lease, *, delay: timedelta, counted: bool, failure: str = "", waits_for: str = "") -> bool:
-        arguments = [*_told(lease), milliseconds(delay), int(counted), self._ttl, failure, waits_for]
-        return bool(self._release([self._key(lease.job)], arguments))
+        return bool(self._run(*self._end(Record(lease, Released(delay, counted, failure, waits_for)))))
 
     def report(self, lease: Lease, *, percent: float, step: str, note: str) -> bool:
         arguments: list[Argument] = [lease.fence, lease.owner, percent, step, note]
-        return bool(self._report([self._key(lease.job)], arguments))
+        return bool(self._run("report", [self._key(lease.job)], arguments))
 
     def remember(self, lease: Lease, name: str, value: bytes) -> bytes | None:
         arguments: list[Argument] = [lease.fence, lease.owner, _field(name), value]
-        stored: bytes | None = self._remember([self._key(lease.job)], arguments)
+        stored: bytes | None = self._run("remember", [self._key(lease.job)], arguments)
         return stored
 
     def forget(self, lease: Lease, name: str) -> bool:
-        return bool(self._forget([self._key(lease.job)], [lease.fence, lease.owner, _field(name)]))
+        return bool(self._run("forget", [self._key(lease.job)], [lease.fence, lease.owner, _field(name)]))
 
     def checkpoint(self, lease: Lease) -> bool:
-        return bool(self._checkpoint([self._key(lease.job)], [lease.fence, lease.owner]))
+        return bool(self._run("checkpoint", [self._key(lease.job)], [lease.fence, lease.owner]))
 
     def record(self, job: JobKey) -> JobRecord | None:
         raw = self._client.ask("HGETALL", self._key(job))
@@ -160,6 +225,36 @@ class RedisStore:
 
     def close(self) -> None:
         self._client.close()
+
+    def _claim(self, claim: Claim, ttl: timedelta) -> _Call:
+        arguments: list[Argument] = [
+            *(claim.owner, milliseconds(ttl), self._ttl, claim.sent_at, claim.attempts_before, claim.job_round),
+            *(milliseconds(DUE_SLACK), claim.alone_at, int(claim.alone), claim.due_at, milliseconds(claim.delay)),
+            *(milliseconds(CLOCK_SKEW), MOST_SEEN, self._client.key(_PROCESS)),
+        ]
+        return "acquire", [self._key(claim.job)], arguments
+
+    def _end(self, record: Record) -> _Call:
+        lease, end = record.lease, record.end
+        more: list[Argument]
+        match end:
+            case Completed(result):
+                name, more = "finish", [JobState.DONE, self._ttl, result, ""]
+            case Buried(failure):
+                name, more = "finish", [JobState.DEAD, self._ttl, b"", failure]
+            case Released(delay, counted, failure, waits_for):
+                name, more = "release", [milliseconds(delay), int(counted), self._ttl, failure, waits_for]
+        return name, [self._key(lease.job)], _told(lease) + more
+
+    def _call(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> tuple[Lua, Sequence[str], Any]:
+        return self._lua[name], keys, arguments
+
+    def _run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """The answer of one script; raises what it has met."""
+        (answer,) = self._client.run([self._call(name, keys, arguments)])
+        if isinstance(answer, JobkitError):
+            raise answer
+        return answer
 
     def _script(self, name: str) -> str:
         lua = files("jobkit.store") / "lua"

@@ -1,15 +1,16 @@
 """How everything here asks Redis: in bounded time, and with one error for all that can go wrong."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from jobkit.addresses.store import store_url
-from jobkit.errors import SettingsError
+from jobkit.errors import JobkitError, SettingsError, StoreUnavailable
 from jobkit.store.redis_errors import is_lost, translate
 
 Argument = str | bytes | int | float
@@ -22,6 +23,25 @@ NOW: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
+
+
+class Lua:
+    """A script, and the name by which Redis knows it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    def call(self, keys: Sequence[str], args: Sequence[Argument]) -> tuple[Argument, ...]:
+        """Return the command that runs it."""
+        return ("EVALSHA", self._sha, len(keys), *keys, *args)
+
+
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 class RedisClient:
@@ -62,8 +82,55 @@ class RedisClient:
 
     def script(self, lua: str) -> Script:
         """Return a function that runs ``lua`` with its KEYS and ARGV, and raises like ``ask``."""
-        registered = self._redis.register_script(lua)
-        return lambda keys, args: self._call(registered, keys, args)
+        script = Lua(lua)
+        return lambda keys, args: self._one(script, keys, args)
+
+    def _one(self, script: Lua, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        (answer,) = self.run([(script, keys, args)])
+        if isinstance(answer, JobkitError):
+            raise answer
+        return answer
+
+    def run(self, calls: Sequence[tuple[Lua, Sequence[str], Sequence[Argument]]]) -> list[Any]:
+        """Run scripts, each with its KEYS and ARGV, in one round trip.
+
+        Returns the answer of each, or the error that it alone has met.
+
+        Raises:
+            StoreUnavailable: Redis did not answer, or not now. Each script may have run.
+        """
+        answers = self._call(self._exchange, [script.call(keys, args) for script, keys, args in calls])
+        missing = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if missing:  # Redis was started anew, or sees them for the first time
+            loads = [("SCRIPT", "LOAD", text) for text in {calls[number][0].text for number in missing}]
+            again = self._call(
+                self._exchange,
+                [*loads, *(script.call(keys, args) for script, keys, args in (calls[number] for number in missing))],
+            )
+            for number, answer in zip(missing, again[len(loads) :], strict=True):
+                answers[number] = answer
+        told = [translate(answer, self._url) if isinstance(answer, RedisError) else answer for answer in answers]
+        for answer in told:
+            if isinstance(answer, StoreUnavailable):  # of memory that is full, for one: so it is for all of them
+                raise answer
+        return told
+
+    def _exchange(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        """Send commands together, and read what each is answered, or the error that Redis answers it with."""
+        pool = self._redis.connection_pool
+        connection: Any = pool.get_connection()  # of which redis-py types no more than the constructor
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))
+            answers = [_answer(connection) for _ in commands]
+        except BaseException:
+            connection.disconnect()  # what it still has to say is no answer to the next question
+            raise
+        finally:
+            pool.release(connection)
+        for answer in answers:
+            if isinstance(answer, RedisError) and is_lost(answer):
+                raise answer
+        return answers
 
     def ask(self, command: str, *arguments: Argument) -> Any:
         """Return Redis's answer to a command.

@@ -1,6 +1,6 @@
 -- Give the job to whoever asks, unless it is running elsewhere, not due, done, or dead.
 -- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, round, slack ms, alone at, alone (0|1), due at,
--- delay ms, clock skew ms, most seen
+-- delay ms, clock skew ms, most seen, what the keys of processes begin with
 local key, owner, ttl, record_ttl, sent_at = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local round, slack = tonumber(ARGV[6]), tonumber(ARGV[7])
 local row = redis.call('HMGET', key, 'state', 'owner', 'lease_until', 'due_at', 'attempt', 'crashes', 'sent_at',
@@ -41,6 +41,15 @@ local function left(field, moment)
   return math.min(remaining, span)
 end
 
+-- Whether the job had begun when its process was declared dead; nil if its lease has not ended so.
+local function begun()
+  local process, number = string.match(row[2] or '', '^(.+):(%d+)$')
+  local numbers = process and redis.call('HGET', ARGV[14] .. process, 'begun')
+  if not numbers then return nil end
+  return string.find(numbers, ',' .. number .. ',', 1, true) ~= nil
+end
+
+local stalled = false -- whether the lease before ended without an end of the job
 if state == 'done' then
   return {'done'}
 elseif state == 'dead' then
@@ -58,11 +67,16 @@ elseif state == 'running' then
     return {'leased', row[9], row[5], row[6], first_failed_at, row[7], crashes_before or '0', '0', rounds}
   end
   see()
-  local remaining = left('lease_until', row[3])
-  if remaining > 0 then
+  local had_begun, remaining = begun(), left('lease_until', row[3])
+  if had_begun == nil and remaining > 0 then
     return {'held', string.format('%.0f', remaining), 'running'}
   end
-  crashes = crashes + 1
+  stalled = had_begun ~= false
+  if stalled then
+    crashes = crashes + 1
+  else
+    attempt = attempt - 1 -- as if that lease had never been given
+  end
 elseif state == 'waiting' then
   see()
   local remaining = left('due_at', row[4])
@@ -104,4 +118,4 @@ if state == 'dead' then
 end
 lend(key, ttl, record_ttl)
 return {'leased', fence, tostring(attempt), tostring(crashes), first_failed_at, latest, crashes_before or '0',
-  state == 'running' and '1' or '0', rounds}
+  stalled and '1' or '0', rounds}
