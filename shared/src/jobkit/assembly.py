@@ -102,7 +102,7 @@ class Assembly(Generic[R]):
             *reports,
             Shutdown(broker.stopping, over, interrupts, stop_limit(self.settings), keeper.abandon),
             lifespan,  # closed only after the last job's record is written
-            Carrier(path, Seams(self.store, ttl)),
+            Carrier(path, Seams(self.store, ttl), logs.together),
         ]
         if process_of_its_own:
             after = timedelta(seconds=self.platform.stuck_seconds)
@@ -138,7 +138,6 @@ class Assembly(Generic[R]):
                 broker,
                 patience,
                 keeper.store_was_away,
-                keeper.runs,
                 max_crashes=self.platform.max_crashes,
             ),
             Breakers(self.switches, patience, self.name, excused_for=limits.excuse),

@@ -6,7 +6,8 @@ with simulated ones.
 """
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
@@ -23,6 +24,7 @@ __all__ = [
     "Pause",
     "Performs",
     "Record",
+    "Records",
     "Released",
     "Run",
     "Seam",
@@ -39,6 +41,13 @@ class Seam(StrEnum):
 
     STORE = "store"
     BROKER = "broker"
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Say what became of several jobs. Answered by a list: what each record is answered, or the error that it met."""
+
+    records: Sequence[Record]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,7 @@ class Outcome:
     rejected: bool = False
 
 
-Effect = Claim | Record | Call | Pause | Run
+Effect = Claim | Record | Records | Call | Pause | Run
 
 #: Any: the answer is of the kind that the effect asks for.
 Steps = Generator[Effect, Any, T]
@@ -94,33 +103,60 @@ class Performs(Protocol):
 class Walk:
     """Steps that are under way.
 
+    They have a context of their own (``contextvars``), which goes with them from thread to thread.
+
     Args:
         steps: Not begun.
-        perform: Carries out all effects but ``Run``.
+        perform: Carries out effects.
+
+    Attributes:
+        context: The steps' own. What runs for them runs in it, too.
+        effect: What they have stopped at.
+        result: What they have returned.
+        ended: Whether they have.
     """
 
     def __init__(self, steps: Steps[T], perform: Performs) -> None:
+        self.context = copy_context()
         self._steps = steps
         self._perform = perform
+        self.effect: Effect | None = None
         self.result: object = None
         self.ended = False
 
-    def go_on(self, answer: object = None) -> bool:
-        """Take the steps to the next ``Run``, which ``answer`` is the answer to; False once they have ended.
+    def go_on(self, answer: object = None, error: BaseException | None = None, *, until: type[Effect] = Run) -> bool:
+        """Take the steps on to the next effect of the kind ``until``, which somebody else carries out.
 
-        Raises what the steps raise.
+        Args:
+            answer: To the effect that they have stopped at.
+            error: What it has met instead.
+            until: Where to stop.
+
+        Returns:
+            Whether they have stopped there; False once they have ended. Raises what the steps raise.
         """
-        error: BaseException | None = None
+        return self.context.run(self._go_on, answer, error, until)
+
+    def step(self, answer: object = None, error: BaseException | None = None) -> Effect | None:
+        """Take the steps on to the next effect, whichever that is, and return it; None once they have ended."""
+        return self.context.run(self._step, answer, error)
+
+    def _step(self, answer: object, error: BaseException | None) -> Effect | None:
+        try:
+            self.effect = self._steps.send(answer) if error is None else self._steps.throw(error)
+        except StopIteration as end:
+            self.effect, self.result, self.ended = None, end.value, True
+        except BaseException:
+            self.effect, self.ended = None, True
+            raise
+        return self.effect
+
+    def _go_on(self, answer: object, error: BaseException | None, until: type[Effect]) -> bool:
         while True:
-            try:
-                effect = self._steps.send(answer) if error is None else self._steps.throw(error)
-            except StopIteration as end:
-                self.result, self.ended = end.value, True
+            effect = self._step(answer, error)
+            if effect is None:
                 return False
-            except BaseException:
-                self.ended = True
-                raise
-            if isinstance(effect, Run):
+            if isinstance(effect, until):
                 return True
             try:
                 answer, error = self._perform(effect), None

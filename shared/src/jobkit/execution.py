@@ -7,11 +7,11 @@ is acked only once all that follows is durable.
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
@@ -20,7 +20,7 @@ from jobkit.contracts.job import Job
 from jobkit.deadletters import Reason
 from jobkit.errors import text_of
 from jobkit.rounds import ROUND_OPTION, said_round
-from jobkit.store.base import JobKey, Lease
+from jobkit.store.base import Answer, JobKey, Lease
 from jobkit.time import milliseconds
 
 #: Attempts so far, carried in the message in case the job record is lost.
@@ -114,6 +114,7 @@ class Execution:
         thread: The thread that processes it.
         redelivered: Whether the broker has delivered it before, perhaps to a worker that has died since.
         is_stale: Tells whether the connection that delivered it is gone. The broker then delivers it again.
+        answer: What it was answered when its job was claimed ahead.
         lease: The lease, once it is given.
         alone: Whether it runs on its last chance, with no other such job beside it.
         probes: Whether it finds out if its breaker may close.
@@ -123,6 +124,7 @@ class Execution:
         ended: What became of it; None until then.
         payload: The job in the message, once it is read.
         keeps_dead_letter: Whether its actor wants a dead letter of what cannot succeed.
+        context: In which its path is walked, and its job runs.
         stall_told: Whether observers were told that the run before this one has stalled.
     """
 
@@ -132,6 +134,7 @@ class Execution:
     thread: int = field(default_factory=threading.get_ident)
     redelivered: bool = False
     is_stale: Callable[[], bool] = lambda: False
+    answer: Answer | None = None
     lease: Lease | None = None
     alone: bool = False
     probes: bool = False
@@ -142,6 +145,7 @@ class Execution:
     payload: Job | None = None
     keeps_dead_letter: bool = True
     stall_told: bool = False
+    context: Context = field(default_factory=copy_context, repr=False)
 
     def begin_under(self, lease: Lease) -> None:
         """Take the lease. What follows from this run is in the highest round that the job has run in."""
@@ -200,6 +204,10 @@ class Execution:
         return due_at, timedelta(milliseconds=delay)
 
 
+_UNTIL_ITS_END: Final = Decision(Verdict.HANDED_BACK, stumbled=True)
+_NOT_OURS: Final = Decision(Verdict.ANSWERED)
+_BEING_RECORDED: Final = object()
+
 _current: ContextVar[Execution | None] = ContextVar("jobkit_execution", default=None)
 
 
@@ -236,14 +244,24 @@ def was_delayed(message: Message[Any]) -> bool:
     return DEFERRED_OPTION in message.options or DELAY_OPTION in message.options
 
 
-def begin(message: MessageProxy, owner: str) -> Execution:
-    """Take charge of a delivery: from here on it is acked only if what becomes of it says so."""
+def received(message: MessageProxy, owner: str) -> Execution:
+    """Return what is known of a delivery that has arrived, and keep it with the message."""
     plain: Message[Any] = Message(**{name: getattr(message, name) for name in _FIELDS})
     execution = Execution(plain, JobKey.of(message.queue_name, message.actor_name, message.message_id), owner)
     said = message.__dict__  # by our own broker; the proxy would look for anything else in the message
     execution.redelivered = said.get("redelivered", False)
     execution.is_stale = said.get("is_stale", execution.is_stale)
-    settle(message, Decision(Verdict.HANDED_BACK, stumbled=True))  # until its path has come to an end
+    said["execution"] = execution
+    return execution
+
+
+def begin(message: MessageProxy, new_owner: Callable[[], str]) -> Execution:
+    """Take charge of a delivery in this thread: from here on it is acked only if what becomes of it says so."""
+    execution: Execution | None = message.__dict__.get("execution")
+    if execution is None:
+        execution = received(message, new_owner())
+    execution.thread = threading.get_ident()
+    settle(message, _UNTIL_ITS_END)
     _current.set(execution)
     return execution
 
@@ -253,10 +271,18 @@ def settle(message: MessageProxy, decision: Decision) -> None:
     message.__dict__["decision"] = decision
 
 
-def settled(message: MessageProxy) -> Decision:
-    """Return what becomes of a delivery. One that nobody has taken charge of is Dramatiq's own affair."""
-    decision = message.__dict__.get("decision")
-    return decision if isinstance(decision, Decision) else Decision(Verdict.ANSWERED)
+def postpone(message: MessageProxy) -> None:
+    """Say that it is settled later, by itself: what becomes of the delivery is being recorded."""
+    message.__dict__["decision"] = _BEING_RECORDED
+
+
+def settled(message: MessageProxy) -> Decision | None:
+    """Return what becomes of a delivery; None while that is being recorded.
+
+    One that nobody has taken charge of is Dramatiq's own affair.
+    """
+    decision = message.__dict__.get("decision", _NOT_OURS)
+    return decision if isinstance(decision, Decision) else None
 
 
 def current() -> Execution | None:

@@ -83,6 +83,11 @@ class Patience:
         make = lambda: Call(Seam.BROKER, "send", operation)  # noqa: E731  a name for one line
         return take(self._wait_out(make, self._over, unless), perform)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the worker stops."""
+        return self._stopping.is_set()
+
     def refuse_when_stopping(self) -> None:
         """Raise ``WorkerStopping`` if the worker stops: what has not begun should not begin now."""
         if self._stopping.is_set():

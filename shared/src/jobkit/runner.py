@@ -74,10 +74,7 @@ class Runner(Generic[R]):
     def bind(self, declared: ActorDeclaration[R]) -> Callable[..., None]:
         """What Dramatiq calls. It returns nothing: the result goes into the job's record."""
 
-        def run(*_args: object, **_payload: object) -> None:
-            execution = current()
-            if execution is None:
-                raise RuntimeError("an actor runs in a worker only; call its function in tests")
+        def run(execution: Execution) -> None:
             context = self._context(execution)
             with during(context.tick):
                 job = execution.payload = self._defaults.settle(parse(declared.contract, execution), execution)
@@ -89,7 +86,15 @@ class Runner(Generic[R]):
 
         # A forked child ends inside the time limit's window: it must not use its parent's locks.
         alone = in_one_process(run, declared.contract.actor)
-        return limited(alone, self._interrupts, declared.time_limit)
+        job_run = limited(alone, self._interrupts, declared.time_limit)
+
+        def call(*_args: object, **_payload: object) -> None:
+            execution = current()
+            if execution is None:
+                raise RuntimeError("an actor runs in a worker only; call its function in tests")
+            execution.context.run(job_run, execution)
+
+        return call
 
     def _context(self, execution: Execution) -> Context[R]:
         lease, resources = execution.lease, self._lifespan.resources

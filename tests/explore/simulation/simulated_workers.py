@@ -148,7 +148,6 @@ class Process:
             world.broker,
             patience,
             lambda: False,
-            self.keeper.runs,
             max_crashes=MAX_CRASHES,
             clock=lambda: world.now,
         )

@@ -94,6 +94,7 @@ def test_a_worker_starts_without_the_signs_of_life_of_those_that_crashed(
     os.utime(health / "worker-17.json", (0, 0))
     monkeypatch.setenv("JOBKIT_HEALTH_FOLDER", str(health))
     monkeypatch.setattr("jobkit.cli.worker.configure_logging", lambda *_: None)
+    monkeypatch.setattr("jobkit.cli.worker.starts", lambda *_, **__: None)
     monkeypatch.setattr("jobkit.cli.worker.Supervisor.run", lambda _: left.extend(health.iterdir()))
     done = CliRunner().invoke(app, ["worker", "restarted"])
     assert (done.exit_code, left) == (0, [])

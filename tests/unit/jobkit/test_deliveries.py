@@ -54,7 +54,7 @@ class Worker:
         patience.rest = lambda seconds=0.0: Pause(0.0, self.stopping)  # type: ignore[method-assign]  # no wait in a test
         keeper = LeaseKeeper(self.store, Interrupts(), TTL, Mock())
         path = Path(
-            Idempotency(self.store, self.broker, patience, keeper.store_was_away, keeper.runs, max_crashes=3),
+            Idempotency(self.store, self.broker, patience, keeper.store_was_away, max_crashes=3),
             Mock(),
             Retries(self.broker, patience),
             keeper,

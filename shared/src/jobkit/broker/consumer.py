@@ -34,7 +34,7 @@ from jobkit.errors import (
     UnknownActor,
     text_of,
 )
-from jobkit.execution import DEFERRED_OPTION, REFUSED_OPTION, for_later, settled
+from jobkit.execution import DEFERRED_OPTION, REFUSED_OPTION, Decision, for_later, settled
 from jobkit.rounds import said_round
 from jobkit.time import milliseconds
 from jobkit.waits import next_wait
@@ -108,6 +108,11 @@ class RabbitmqConsumer(Consumer):
 
     def ack(self, message: MessageProxy) -> None:
         decision = settled(message)
+        if decision is not None:  # else it is settled once that is recorded
+            self.settle(message, decision)
+
+    def settle(self, message: MessageProxy, decision: Decision) -> None:
+        """Settle a delivery, in any thread."""
         if decision.is_final:
             self._settle(message, Settlement.ACK)
         else:
@@ -144,7 +149,9 @@ class RabbitmqConsumer(Consumer):
         except tuple(_REFUSALS) as error:
             self._bury(session, method.delivery_tag, body, properties, error)
             return None
-        return RabbitmqDelivery(message, session, method.delivery_tag, redelivered=bool(method.redelivered))
+        delivery = RabbitmqDelivery(message, session, method.delivery_tag, redelivered=bool(method.redelivered))
+        delivery.__dict__["settle"] = self.settle
+        return delivery
 
     def _check_deliveries(self, method: Any, properties: pika.BasicProperties) -> None:
         count = (properties.headers or {}).get("x-delivery-count")

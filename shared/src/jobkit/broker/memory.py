@@ -21,7 +21,7 @@ from jobkit.broker.topology import dead_letter_queue
 from jobkit.contracts.payload import PayloadChanged
 from jobkit.deadletters import Failure
 from jobkit.errors import MessageTooLarge, SendError, Unroutable
-from jobkit.execution import note_delay, settled, without_history
+from jobkit.execution import Decision, note_delay, settled, without_history
 from jobkit.time import milliseconds
 
 
@@ -137,6 +137,8 @@ class _Settling(Consumer):
 
     def __next__(self) -> MessageProxy | None:
         message: MessageProxy | None = next(self._consumer)
+        if message is not None:
+            message.__dict__["settle"] = self.settle
         if message is not None and self._broker.stopping.is_set():
             self.requeue([message])
             self._consumer.ack(message)
@@ -144,7 +146,13 @@ class _Settling(Consumer):
         return message
 
     def ack(self, message: MessageProxy) -> None:
-        if not settled(message).is_final:
+        decision = settled(message)
+        if decision is not None:  # else it is settled once that is recorded
+            self.settle(message, decision)
+
+    def settle(self, message: MessageProxy, decision: Decision) -> None:
+        """Settle a delivery, in any thread."""
+        if not decision.is_final:
             self.requeue([message])
         self._consumer.ack(message)
 

@@ -15,16 +15,11 @@ from jobkit.errors import Poison, StoreUnavailable
 from jobkit.execution import Decision, Execution, Verdict, for_later
 from jobkit.leases import HEAD_START
 from jobkit.patience import Patience, WorkerStopping
-from jobkit.store.base import Answer, Finished, Held, JobKey, JobState, Lease, Suspect
+from jobkit.store.base import Answer, Finished, Held, Lease, Suspect
 from jobkit.time import milliseconds
 
 #: A copy that finds its job held asks again at least this often, in case the holder has finished early.
 LONGEST_DEFERRAL: Final = timedelta(seconds=60)
-
-#: Seconds between two questions for a job whose worker may just have died, and the most of them. Its message comes back
-#: before the worker's supervisor has said so.
-DEATH_PAUSE: Final = 0.1
-DEATH_QUESTIONS: Final = 10
 
 #: How long a job on its last chance waits for another such job to end.
 LAST_CHANCE_DEFERRAL: Final = timedelta(seconds=2)
@@ -57,7 +52,6 @@ class Idempotency:
         broker: Takes the copies of jobs that are held.
         patience: Waits out outages.
         store_was_away: Whether leases may have run out of which their owners do not know yet.
-        runs_here: Whether this process runs a job.
         max_crashes: A job is poison after this many workers that died with it.
         clock: Seconds that only rise.
     """
@@ -68,7 +62,6 @@ class Idempotency:
         broker: Publishes,
         patience: Patience,
         store_was_away: Callable[[], bool],
-        runs_here: Callable[[JobKey], bool],
         *,
         max_crashes: int = 3,
         clock: Callable[[], float] = time.monotonic,
@@ -77,7 +70,6 @@ class Idempotency:
         self._broker = broker
         self._patience = patience
         self._store_was_away = store_was_away
-        self._runs_here = runs_here
         self._max_crashes = max_crashes
         self._clock = clock
         self._last_chance = threading.Lock()
@@ -90,13 +82,16 @@ class Idempotency:
         Raises:
             WorkerStopping: the worker stops before the store has answered.
         """
-        if execution.is_stale():
-            return _LEFT
-        self._patience.refuse_when_stopping()
+        answer, execution.answer = execution.answer, None  # if it was claimed ahead
+        if answer is None:
+            if execution.is_stale():
+                return _LEFT
+            self._patience.refuse_when_stopping()
+            answer = yield from self._ask(execution)
+        elif isinstance(answer, Lease) and self._patience.is_stopping:
+            yield from self.free(answer)
+            self._patience.refuse_when_stopping()
         # With a lease in hand the job runs, whatever has become of the connection: its redelivery finds it held.
-        answer = yield from self._ask(execution)
-        if execution.redelivered:
-            answer = yield from self._ask_again(execution, answer)
         if isinstance(answer, Suspect):
             answer = yield from self._ask_alone(execution)
         match answer:
@@ -124,7 +119,7 @@ class Idempotency:
             self._last_chance.release()
 
     def _ask(self, execution: Execution) -> Steps[Answer]:
-        claim = self._claim(execution)
+        claim = self.request(execution)
         if not self._store_was_away():
             with suppress(StoreUnavailable):
                 first: Answer = yield claim
@@ -144,16 +139,6 @@ class Idempotency:
             raise
         return answer
 
-    def _ask_again(self, execution: Execution, answer: Answer) -> Steps[Answer]:
-        """Ask for a job that is held, until its worker is known to have died, or is unlikely to."""
-        for _ in range(DEATH_QUESTIONS):
-            if not isinstance(answer, Held) or answer.state is not JobState.RUNNING or self._runs_here(execution.job):
-                break
-            yield self._patience.rest(DEATH_PAUSE)
-            self._patience.refuse_when_stopping()
-            answer = yield from self._ask(execution)
-        return answer
-
     def _ask_alone(self, execution: Execution) -> Steps[Answer]:
         """The lease of a job on its last chance, which is given to one job at a time in this process.
 
@@ -163,11 +148,12 @@ class Idempotency:
         if not self._last_chance.acquire(blocking=False):
             return Suspect(self._max_crashes - 1)
         execution.alone = True
-        claim = self._claim(execution)
+        claim = self.request(execution)
         answer: Answer = yield from self._patience.before(lambda: claim)
         return answer
 
-    def _claim(self, execution: Execution) -> Claim:
+    def request(self, execution: Execution) -> Claim:
+        """How to ask for the job of a delivery."""
         due_at, delay = execution.due
         return Claim(
             execution.job,

@@ -4,7 +4,8 @@ import json
 import logging
 import logging.config
 import sys
-from collections.abc import Iterator, MutableMapping
+import threading
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
@@ -111,11 +112,52 @@ class _Handler(logging.StreamHandler[TextIO]):
             self.emit(record)
         return True
 
+    def emit(self, record: logging.LogRecord) -> None:
+        gathered: list[str] | None = getattr(_gathered, "lines", None)
+        if gathered is None:
+            super().emit(record)
+            return
+        try:
+            gathered.append(self.format(record) + self.terminator)
+        except Exception:
+            self.handleError(record)
+
+    def write(self, lines: str) -> None:
+        """Write lines that were gathered."""
+        lock = self.lock
+        if lock is not None:
+            with lock:
+                self.stream.write(lines)
+                self.stream.flush()
+
     def flush(self) -> None:
         lock = self.lock
         if lock is not None:
             with lock:
                 self.stream.flush()
+
+
+_gathered = threading.local()
+
+
+@contextmanager
+def together() -> Iterator[Callable[[], None]]:
+    """Write what this thread logs in here in one piece: at the end, and when the function that it gives is called."""
+    lines: list[str] = []
+    handler = next((one for one in logging.getLogger().handlers if isinstance(one, _Handler)), None)
+
+    def write() -> None:
+        if lines and handler is not None:
+            handler.write("".join(lines))
+            lines.clear()
+
+    if handler is not None:
+        _gathered.lines = lines
+    try:
+        yield write
+    finally:
+        _gathered.lines = None
+        write()
 
 
 class LogFormat(Middleware):

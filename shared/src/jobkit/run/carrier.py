@@ -1,6 +1,8 @@
 """Takes deliveries along the path in Dramatiq's worker: the one middleware around every job."""
 
 import logging
+import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -8,11 +10,15 @@ from dramatiq import Actor, Broker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
 
-from jobkit.effects import Outcome, Performs, Walk
-from jobkit.execution import Decision, Verdict, begin, end, settle
+from jobkit.effects import Effect, Outcome, Performs, Record, Run, Walk, take
+from jobkit.execution import Decision, Verdict, begin, end, postpone, received, settle
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
+from jobkit.run.dispatcher import Dispatcher
 from jobkit.run.path import Path, Rules
+from jobkit.run.recorder import End, Recorder, Together, commit
+from jobkit.run.seams import Seams
+from jobkit.run.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -25,29 +31,42 @@ class Carrier(Middleware):
 
     Args:
         path: The steps.
-        perform: Carries them out.
+        seams: Carry them out.
+        together: Surrounds jobs that are recorded together.
     """
 
-    def __init__(self, path: Path, perform: Performs) -> None:
+    def __init__(
+        self,
+        path: Path,
+        seams: Seams,
+        together: Together | None = None,
+    ) -> None:
         self._path = path
-        self._perform = perform
+        self._seams: Seams = seams
+        self._perform: Performs = seams
+        self._recorder = Recorder(seams, together=together) if together else Recorder(seams)
+        self._queue: WorkQueue | None = None
 
     @property
     def actor_options(self) -> set[str]:
         return {"retry", "time_limit", "breaker", "dead_letter"}
 
-    def before_worker_boot(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
+    def before_worker_boot(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, whose queue is ours
         self._path.keeper.start()
+        self._recorder.most = 2 * worker.worker_threads
+        worker.work_queue = self._queue = self._work_queue(broker)
         breakers = (rules_of(actor).breaker for actor in broker.actors.values())
         self._path.breakers.watch(breaker for breaker in breakers if breaker is not None)
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        execution, actor = begin(message, self._path.keeper.owner()), broker.get_actor(message.actor_name)
+        execution, actor = begin(message, self._path.keeper.owner), broker.get_actor(message.actor_name)
         execution.keeps_dead_letter = actor.options.get("dead_letter", True)
         walk = Walk(self._path.walk(execution, rules_of(actor)), self._perform)
+        execution.context = walk.context
         message.__dict__["walk"] = walk
-        if not self._go_on(message, walk, None):
+        if not self._go_on(message, walk, until=Run):
             raise SkipMessage("it does not run now")
+        message.__dict__["began"] = time.perf_counter()
 
     def after_process_message(
         self,
@@ -63,33 +82,66 @@ class Carrier(Middleware):
             settle(message, Decision(Verdict.HANDED_BACK, error=exception, stumbled=True))
             self._rest()
             return
-        self._go_on(message, walk, Outcome(exception, rejected=message.failed))
-        end()
+        if self._queue is not None:
+            self._queue.note_run(message.actor_name, time.perf_counter() - message.__dict__["began"])
+        self._end(message, walk, Outcome(exception, rejected=message.failed))
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         walk = message.__dict__.pop("walk", None)
         if walk is not None and not walk.ended:
-            self._go_on(message, walk, Outcome(SkipMessage(), skipped=True, rejected=message.failed))
+            self._end(message, walk, Outcome(SkipMessage(), skipped=True, rejected=message.failed))
         end()
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
         self._path.keeper.abandon()
 
+    def _work_queue(self, broker: Broker) -> WorkQueue:
+        keeper, idempotency = self._path.keeper, self._path.idempotency
+        dispatcher = Dispatcher(keeper.runs, lambda: not keeper.store_was_away(), time.monotonic)
+        return WorkQueue(
+            dispatcher,
+            self._seams,
+            lambda message: received(message, keeper.owner()),
+            idempotency.request,
+            getattr(broker, "stopping", threading.Event()),
+        )
+
+    def _end(self, message: MessageProxy, walk: Walk, outcome: Outcome) -> None:
+        """Walk on to the job's record, which is written together with those of others."""
+        if self._go_on(message, walk, outcome, until=Record):
+            # Dramatiq rejects what has failed, and settles what does not know how to be settled, as this returns.
+            settle_it = message.__dict__.get("settle")
+            if message.failed or settle_it is None:
+                take(commit([End(walk, lambda: self._settle(message, walk))]), self._perform)
+            else:
+                postpone(message)
+                self._recorder.add(End(walk, lambda: settle_it(message, _result_of(walk))))
+        end()
+
+    def _settle(self, message: MessageProxy, walk: Walk) -> None:
+        """Let Dramatiq settle a delivery whose path has ended."""
+        settle(message, _result_of(walk))
+
     def _rest(self) -> None:
         # What goes back comes again at once: without a pause this would spin.
         self._perform(self._path.patience.rest())
 
-    def _go_on(self, message: MessageProxy, walk: Walk, outcome: Outcome | None) -> bool:
+    def _go_on(self, message: MessageProxy, walk: Walk, outcome: Outcome | None = None, *, until: type[Effect]) -> bool:
         """Walk as far as possible; False once the path has ended, and the delivery is settled."""
         try:
-            runs = walk.go_on(outcome)
+            stopped = walk.go_on(outcome, until=until)
         except BaseException:  # this thread and the message outlive whatever it is
             log.exception("a job's path has broken off, the job goes back to the queue")
             self._rest()
             return False
-        if not runs and isinstance(walk.result, Decision):
-            settle(message, walk.result)
-        return runs
+        if not stopped:
+            self._settle(message, walk)
+        return stopped
+
+
+def _result_of(walk: Walk) -> Decision:
+    """What becomes of a delivery; one whose path has broken off goes back to the queue."""
+    return walk.result if isinstance(walk.result, Decision) else Decision(Verdict.HANDED_BACK, stumbled=True)
 
 
 def rules_of(actor: Actor[Any, Any]) -> Rules:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypeVar
 
-from jobkit.effects import Call, Claim, Effect, Pause, Record
+from jobkit.effects import Call, Claim, Effect, Pause, Record, Records
 from jobkit.errors import JobkitError
 from jobkit.store.base import Answer, JobStore
 
@@ -30,6 +30,8 @@ class Seams:
                 return _only(self.claim([effect]))
             case Record():
                 return _only(self.record([effect]))
+            case Records(records):
+                return self.record(records)
             case Call(do=do):
                 return do()
             case Pause(seconds, unless):

@@ -1,0 +1,230 @@
+"""Which delivery runs next, of all that a process has taken from its queues: the one place where that is decided.
+
+Jobs that are known to be short are claimed ahead, several in one call, so that a thread that has ended one job need not
+ask for the next. What was claimed and finds no thread in time is released, as if it had never been claimed: it must not
+wait here while another process is idle.
+"""
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+
+from jobkit.errors import JobkitError
+from jobkit.execution import Execution
+from jobkit.store.base import Answer, Held, JobKey, JobState, Lease
+
+#: Claims that wait for a thread, at most.
+MOST_AHEAD: Final = 16
+
+#: Seconds that a claim waits for a thread, before it is released.
+LONGEST_AHEAD: Final = 0.1
+
+#: Seconds. What was claimed longer ago is not trusted, should nobody have come to release it.
+_STALE: Final = 1.0
+
+#: An actor is short if the median of its last runs in this process is below this, and there were so many.
+SHORT: Final = timedelta(milliseconds=50)
+RUNS: Final = 100
+
+#: Seconds between two questions for a job whose worker may just have died, and the most of them. Its message comes back
+#: before the worker's supervisor has said so.
+DEATH_PAUSE: Final = 0.1
+DEATH_QUESTIONS: Final = 10
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A delivery that waits for a thread.
+
+    Attributes:
+        item: What it is handed out as, which says what comes first by its order.
+        execution: What is known of it; its answer, if it was claimed.
+        singly: Whether it is claimed by the thread that runs it, and not ahead.
+        at: When it was claimed, or is asked for again.
+        asked: How often it was asked for, while its job was held.
+    """
+
+    item: Any  # Dramatiq's own
+    execution: Execution
+    singly: bool = False
+    at: float = 0.0
+    asked: int = 0
+
+
+@dataclass(order=True, slots=True)
+class _Place:
+    item: Any
+    number: int
+    delivery: Delivery = field(compare=False)
+
+
+@dataclass
+class Dispatcher:
+    """Decides what is claimed, and what runs. It asks nobody: whoever drives it does that, and tells it the answers.
+
+    Args:
+        runs_here: Whether this process runs a job.
+        may_claim_ahead: Whether that is wise now: not in an outage.
+        clock: Seconds that only rise.
+    """
+
+    runs_here: Callable[[JobKey], bool]
+    may_claim_ahead: Callable[[], bool]
+    clock: Callable[[], float]
+    _waiting: list[_Place] = field(default_factory=list)
+    _ready: deque[Delivery] = field(default_factory=deque)  # claimed, or to be claimed by its thread
+    _held: list[Delivery] = field(default_factory=list)  # by a worker that may just have died
+    _runs: dict[str, "_Runs"] = field(default_factory=dict)
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def put(self, delivery: Delivery) -> None:
+        """Take a delivery in."""
+        heapq.heappush(self._waiting, _Place(delivery.item, next(self._numbers), delivery))
+
+    def note_run(self, actor: str, seconds: float) -> None:
+        """Note how long a job of the actor has run."""
+        runs = self._runs.get(actor)
+        if runs is None:
+            runs = self._runs[actor] = _Runs()
+        runs.add(is_short=seconds < SHORT.total_seconds())
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a thread would find something to do."""
+        is_ready = self._ready and self.clock() - self._ready[0].at <= _STALE
+        return bool(is_ready or self._waiting)
+
+    @property
+    def has_to_tidy(self) -> bool:
+        """Whether ``overdue`` and ``due`` should be looked at again soon."""
+        return bool(self._ready or self._held)
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._ready) + len(self._held)
+
+    # ---- for a thread that is free
+
+    def take(self) -> Delivery | None:
+        """Return what may run now without a further question."""
+        if self._ready and self.clock() - self._ready[0].at > _STALE:  # this process was frozen
+            return None
+        return self._ready.popleft() if self._ready else None
+
+    def choose(self) -> list[Delivery]:
+        """Return what is claimed next, in one call: one for the thread that asks, and others ahead.
+
+        One alone, unless it was delivered before, needs no claim here: its thread makes it.
+        """
+        if not self._waiting:
+            return []
+        batch = [heapq.heappop(self._waiting).delivery]
+        if not self._is_short(batch[0]) or not self.may_claim_ahead():
+            return batch
+        while self._waiting and len(batch) + len(self._ready) < MOST_AHEAD:
+            if not self._is_short(self._waiting[0].delivery):
+                break
+            batch.append(heapq.heappop(self._waiting).delivery)
+        return batch
+
+    def needs_claim(self, batch: Sequence[Delivery]) -> bool:
+        """Whether a batch is claimed before its first delivery gets its thread."""
+        return len(batch) > 1 or batch[0].execution.redelivered
+
+    def deal(self, batch: Sequence[Delivery], answers: Sequence[Answer | JobkitError]) -> list[Lease]:
+        """Take in what claims were answered; return the leases to be released, because they are not to wait."""
+        released = []
+        for delivery, answer in zip(batch, answers, strict=True):
+            delivery.at = self.clock()
+            if isinstance(answer, JobkitError):  # of its own record: its thread sees to it
+                delivery.singly = True
+                self._ready.append(delivery)
+            elif self._may_be_free_soon(delivery, answer):
+                delivery.asked += 1
+                delivery.at += DEATH_PAUSE
+                self._held.append(delivery)
+            elif isinstance(answer, Lease) and answer.crashes and delivery is not batch[0]:
+                delivery.singly = True  # what may take its process along takes no neighbours that only wait
+                released.append(answer)
+                self.put(delivery)
+            else:
+                delivery.execution.answer = answer
+                self._ready.append(delivery)
+        return released
+
+    def give_up(self, batch: Sequence[Delivery]) -> None:
+        """Take in that claims were not answered. The first goes to its thread, which waits for the store."""
+        first, *others = batch
+        first.singly, first.at = True, self.clock()
+        self._ready.appendleft(first)
+        for delivery in others:
+            self.put(delivery)
+
+    # ---- at times
+
+    def due(self) -> list[Delivery]:
+        """Return what is to be asked for again now, in one call; ``deal`` takes the answers."""
+        now = self.clock()
+        due = [delivery for delivery in self._held if delivery.at <= now]
+        self._held = [delivery for delivery in self._held if delivery.at > now]
+        return due
+
+    def overdue(self) -> list[Lease]:
+        """Return the leases of what was claimed and has found no thread in time; it waits to be claimed anew."""
+        return self._withdraw(before=self.clock() - LONGEST_AHEAD)
+
+    def drain(self) -> tuple[list[Delivery], list[Lease]]:
+        """Return all that waits, as the process stops, and the leases to be released."""
+        leases = self._withdraw(before=self.clock() + 1)
+        everything = [place.delivery for place in self._waiting] + self._held
+        self._waiting, self._held = [], []
+        return everything, leases
+
+    def _withdraw(self, before: float) -> list[Lease]:
+        leases, staying = [], deque[Delivery]()
+        for delivery in self._ready:
+            if delivery.at > before:
+                staying.append(delivery)
+                continue
+            answer, delivery.execution.answer = delivery.execution.answer, None
+            if isinstance(answer, Lease):
+                leases.append(answer)
+            self.put(delivery)
+        self._ready = staying
+        return leases
+
+    def _is_short(self, delivery: Delivery) -> bool:
+        runs = self._runs.get(delivery.execution.job.actor)
+        return runs is not None and runs.are_short and not delivery.singly and not delivery.execution.redelivered
+
+    def _may_be_free_soon(self, delivery: Delivery, answer: Answer) -> bool:
+        """Whether its job is held by a worker that may have died just now."""
+        return (
+            isinstance(answer, Held)
+            and answer.state is JobState.RUNNING
+            and delivery.execution.redelivered
+            and delivery.asked < DEATH_QUESTIONS
+            and not self.runs_here(delivery.execution.job)
+        )
+
+
+class _Runs:
+    """Which of an actor's last runs were short."""
+
+    def __init__(self) -> None:
+        self._last: deque[bool] = deque(maxlen=RUNS)
+        self._short = 0
+
+    def add(self, *, is_short: bool) -> None:
+        if len(self._last) == RUNS:
+            self._short -= self._last[0]
+        self._last.append(is_short)
+        self._short += is_short
+
+    @property
+    def are_short(self) -> bool:
+        """Whether the median is: more than half of enough runs."""
+        return len(self._last) == RUNS and 2 * self._short > RUNS

@@ -1,0 +1,161 @@
+"""The last step of jobs' paths, taken together: what has gathered is recorded in one call, and settled after that.
+
+Whoever brings an end while nobody records does so at once, and goes on with what others bring meanwhile. So a job that
+ends alone waits for nobody, and many that end together share one call, one acknowledgement and one write of the log.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from jobkit.effects import Effect, Performs, Record, Records, Steps, take
+from jobkit.errors import OUTAGES
+
+log = logging.getLogger(__name__)
+
+#: Ends that are recorded in one call.
+LARGEST_GROUP = 64
+
+
+class Way(Protocol):
+    """A job's path that has come to its record; ``jobkit.effects.Walk`` in a worker."""
+
+    effect: Effect | None
+
+    def step(self, answer: object = None, error: BaseException | None = None) -> Effect | None:
+        """Go on to the next effect, with what the last one was answered; None once the path has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A job that is to be recorded.
+
+    Attributes:
+        way: Its path.
+        settle: Called once that has ended.
+    """
+
+    way: Way
+    settle: Callable[[], None]
+
+
+def commit(ends: Sequence[End]) -> Steps[None]:
+    """Record a group in one call, and take each path to its end. One waits out an outage for all of them."""
+    group = list(ends)
+    while group:
+        try:
+            answers: Sequence[object] = yield Records([end.way.effect for end in group])  # type: ignore[misc]
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # whatever it is, each path decides what it means
+            if not isinstance(error, OUTAGES) and len(group) > 1:  # whoever is to blame, it is one of them
+                for end in group:
+                    yield from commit([end])
+                return
+            first, *others = group
+            group = [*(yield from _follow(first, None, error)), *others]
+        else:
+            again: list[End] = []
+            for end, answer in zip(group, answers, strict=True):
+                failure = answer if isinstance(answer, BaseException) else None
+                again += yield from _follow(end, answer, failure)
+            group = again
+
+
+def _follow(end: End, answer: object, error: BaseException | None) -> Steps[list[End]]:
+    """Take one path on: to its end, or to another record of it."""
+    while True:
+        try:
+            effect = end.way.step(answer, error)
+        except BaseException:  # the others of the group outlive whatever it is
+            log.exception("a job's path has broken off, the job goes back to the queue")
+            effect = None
+        if effect is None:
+            _settle(end)
+            return []
+        if isinstance(effect, Record):
+            return [end]
+        try:
+            answer, error = (yield effect), None
+        except GeneratorExit:
+            raise
+        except BaseException as failure:
+            answer, error = None, failure
+
+
+def _settle(end: End) -> None:
+    try:
+        end.settle()
+    except Exception:  # the broker delivers it again, once the connection has ended
+        log.exception("a delivery could not be settled")
+
+
+#: Gathers what is logged while it lasts; it gives the function that writes it earlier.
+Together = Callable[[], AbstractContextManager[Callable[[], object]]]
+
+
+def _singly() -> AbstractContextManager[Callable[[], object]]:
+    return nullcontext(lambda: None)
+
+
+class Recorder:
+    """Gathers ends, and records them.
+
+    Args:
+        perform: Carries effects out.
+        most: How many may wait. Whoever brings one more waits with it.
+        together: Surrounds a group, whose log lines are written at its exit, or when what it gives is called.
+    """
+
+    def __init__(
+        self,
+        perform: Performs,
+        most: int = 16,
+        together: Together = _singly,
+    ) -> None:
+        self.most = most
+        self._perform = perform
+        self._together = together
+        self._ends: deque[End] = deque()
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._is_led = False
+
+    def add(self, end: End) -> None:
+        """Record an end now, or leave it to whoever records already."""
+        with self._lock:
+            while self._is_led and len(self._ends) >= self.most:
+                self._room.wait(1.0)
+            self._ends.append(end)
+            if self._is_led:
+                return
+            self._is_led = True
+        self._lead()
+
+    def _lead(self) -> None:
+        group: list[End] = []
+        try:
+            while group := self._next():
+                with self._together() as write:
+                    take(commit(group), partial(self._carry_out, write))
+        finally:
+            if group:  # it was broken off: what is left is settled by nobody else
+                with self._lock:
+                    self._is_led = False
+
+    def _carry_out(self, write: Callable[[], object], effect: Effect) -> object:
+        if not isinstance(effect, Records):  # it may last
+            write()
+        return self._perform(effect)
+
+    def _next(self) -> list[End]:
+        with self._lock:
+            group = [self._ends.popleft() for _ in range(min(len(self._ends), LARGEST_GROUP))]
+            self._is_led = bool(group)
+            self._room.notify_all()
+            return group
