@@ -28,7 +28,7 @@ RECORDED = {
     "a dead letter is recorded and not published": ("exhausted", 0),
     "a death is not recorded": ("exhausted", 0),
     "a message that was sent again loses its round": ("sent again", 0),
-    "a redelivery counts as sent again": ("sent again, and dies again", 4),
+    "a redelivery counts as sent again": ("sent again, and dies again", 6),
     "the turn of a last chance is not given back": ("poison", 4),
     "a lease is renewed for ever": ("one", 0),
     "a lease is not renewed": ("long", 0),
