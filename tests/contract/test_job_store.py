@@ -174,9 +174,75 @@ def test_a_dead_job_that_is_sent_anew_starts_over(store: JobStore, job: JobKey) 
     assert (again.attempt, again.crashes, again.first_failed_at) == (1, 0, 0)
 
 
-def test_a_dead_letter_that_is_sent_back_starts_over(store: JobStore, job: JobKey) -> None:
+def test_a_dead_letter_that_is_sent_again_starts_over(store: JobStore, job: JobKey) -> None:
     store.bury(take(store, job, sent_at=7), failure="bad address")
-    assert take(store, job, "b", sent_at=7, revived=True).attempt == 1
+    again = take(store, job, "b", sent_at=7, job_round=1)
+    assert (again.attempt, again.round_of(7)) == (1, 1)
+    record = store.record(job)
+    assert record is not None
+    assert record.round == 1
+
+
+def test_each_round_of_a_dead_job_runs_once(store: JobStore, job: JobKey) -> None:
+    for number in range(3):
+        store.bury(take(store, job, f"round {number}", sent_at=7, job_round=number), failure="bad address")
+        for earlier in range(number + 1):
+            assert store.acquire(job, "again", ttl=TTL, sent_at=7, job_round=earlier) == Finished(JobState.DEAD)
+
+
+def test_a_round_counts_among_the_messages_of_one_send(store: JobStore, job: JobKey) -> None:
+    for number in range(3):
+        store.bury(take(store, job, f"round {number}", sent_at=7, job_round=number), failure="bad address")
+    later = take(store, job, "sent later", sent_at=8)
+    assert later.round_of(8) == 0
+    store.bury(later, failure="bad address")
+    assert store.acquire(job, "b", ttl=TTL, sent_at=8) == Finished(JobState.DEAD)
+    assert store.acquire(job, "b", ttl=TTL, sent_at=7, job_round=2) == Finished(JobState.DEAD)
+    assert take(store, job, "the earlier send's dead letter", sent_at=7, job_round=3).round_of(7) == 3
+
+
+def test_a_higher_round_starts_only_a_dead_job(store: JobStore, job: JobKey) -> None:
+    lease = take(store, job, sent_at=7)
+    assert isinstance(store.acquire(job, "b", ttl=TTL, sent_at=7, job_round=1), Held)
+    store.release(lease, delay=timedelta(seconds=30), counted=True, failure="no")
+    assert isinstance(store.acquire(job, "b", ttl=TTL, sent_at=7, job_round=1), Held)
+    assert store.complete(lease, b"")
+    assert store.acquire(job, "b", ttl=TTL, sent_at=7, job_round=1) == Finished(JobState.DONE)
+
+
+def test_a_round_that_waited_while_its_job_died_starts_it(store: JobStore, job: JobKey) -> None:
+    lease = take(store, job, sent_at=8)
+    assert isinstance(store.acquire(job, "b", ttl=TTL, sent_at=7, job_round=1), Held)
+    store.bury(lease, failure="bad address")
+    assert take(store, job, "b", sent_at=7, job_round=1).attempt == 1
+
+
+def test_a_lower_round_that_runs_is_told_the_highest_one(store: JobStore, job: JobKey) -> None:
+    store.bury(take(store, job, sent_at=7), failure="bad address")
+    store.release(take(store, job, "b", sent_at=7, job_round=1), delay=timedelta(0), counted=True, failure="no")
+    assert take(store, job, "a late copy", sent_at=7).round_of(7) == 1
+
+
+@pytest.mark.parametrize("change", ["renew", "release", "bury"])
+def test_a_record_that_is_written_again_has_its_rounds(store: JobStore, job: JobKey, change: str) -> None:
+    store.bury(take(store, job, sent_at=7), failure="bad address")
+    lease = take(store, job, "b", sent_at=7, job_round=1)
+    lost = replace(lease, job=JobKey(job.service, job.actor, f"{job.id}-lost"))
+    if change == "renew":
+        assert store.renew([lost], TTL) == [True]
+    if change == "release":
+        assert store.release(lost, delay=timedelta(0), counted=True, failure="no")
+    assert store.bury(lost, failure="no")
+    assert store.acquire(lost.job, "c", ttl=TTL, sent_at=7, job_round=1) == Finished(JobState.DEAD)
+    assert take(store, lost.job, "d", sent_at=7, job_round=2).rounds == ((7, 2),)
+
+
+def test_a_job_remembers_the_last_rounds_and_no_more(store: JobStore, job: JobKey) -> None:
+    for moment in range(40):
+        lease = take(store, job, str(moment), sent_at=moment, job_round=1)
+        store.bury(lease, failure="no")
+    assert lease.rounds == tuple((moment, 1) for moment in range(24, 40))
+    assert take(store, job, "higher", sent_at=30, job_round=2).rounds[-2:] == ((39, 1), (30, 2))
 
 
 def test_the_fence_rises_over_a_death(store: JobStore, job: JobKey) -> None:
@@ -219,8 +285,8 @@ def test_what_the_first_run_has_made_is_the_same_for_all_later_ones(store: JobSt
     again = take(store, job, "c")
     assert store.remember(again, "day", b'{"day":"4"}') == b'{"day":"1"}'
     store.bury(again, failure="no")
-    revived = take(store, job, "d", revived=True)
-    assert store.remember(revived, "day", b'{"day":"5"}') == b'{"day":"1"}'
+    again = take(store, job, "d", job_round=1)
+    assert store.remember(again, "day", b'{"day":"5"}') == b'{"day":"1"}'
 
 
 def test_only_the_owner_of_a_running_job_is_told_what_it_has_made(store: JobStore, job: JobKey) -> None:
@@ -286,9 +352,9 @@ def test_a_dead_job_that_starts_over_knows_of_no_checkpoint(store: JobStore, job
     lease = take(store, job, "b")
     assert store.checkpoint(lease)
     store.bury(lease, failure="no")
-    revived = take(store, job, "c", revived=True)
-    assert (revived.attempt, revived.crashes, revived.crashes_before) == (1, 0, 0)
-    store.release(revived, delay=timedelta(0), counted=True)
+    again = take(store, job, "c", job_round=1)
+    assert (again.attempt, again.crashes, again.crashes_before) == (1, 0, 0)
+    store.release(again, delay=timedelta(0), counted=True)
     assert take(store, job, "d", attempts_before=4).attempt == 5
 
 
@@ -344,15 +410,6 @@ def test_an_owner_whose_record_was_lost_does_not_free_the_next_owner_s_job(store
 
 def test_the_fence_rises_over_the_loss_of_the_record(store: JobStore, job: JobKey) -> None:
     assert take(store, job).fence > time.time_ns() // 1_000_000 - 60_000
-
-
-def test_a_dead_letter_that_is_sent_back_has_all_its_attempts_even_without_a_record(
-    store: JobStore, job: JobKey
-) -> None:
-    assert take(store, job, revived=True, attempts_before=7).attempt == 1
-    other = JobKey(job.service, job.actor, job.id + "-dead")
-    store.bury(take(store, other, sent_at=7), failure="bad address")
-    assert take(store, other, "b", sent_at=7, revived=True, attempts_before=7).attempt == 1
 
 
 def test_a_job_that_runs_again_shows_nothing_of_the_time_before(store: JobStore, job: JobKey) -> None:

@@ -40,6 +40,7 @@ delays = st.sampled_from([0, 500, 2_000, 60_000])
 failures = st.sampled_from(["", "no route"])
 times = st.integers(1, 2)  # a call whose answer was lost is made again
 sends = st.sampled_from([0, 1, START - 1, START, START + 1])  # no time, and one from long ago
+rounds = st.sampled_from([0, 0, 1, 2])
 jumps = st.sampled_from([1, 900, 4_000, 14_999, 3_600_000, 3 * 86_400_000])
 
 
@@ -48,7 +49,7 @@ class Asked(TypedDict):
 
     sent_at: int
     attempts_before: NotRequired[int]
-    revived: NotRequired[bool]
+    job_round: NotRequired[int]
     alone_at: NotRequired[int]
     alone: NotRequired[bool]
     instead_of: NotRequired[str]
@@ -73,7 +74,7 @@ class LeaseMachine(RuleBasedStateMachine):
         ttl=ttls,
         sent_at=sends,
         attempts_before=st.integers(0, 3),
-        revived=st.booleans(),
+        job_round=rounds,
         alone_at=st.integers(0, 2),
         alone=st.booleans(),
         takes_over=st.booleans(),

@@ -27,6 +27,8 @@ RECORDED = {
     "a delivery whose job is held is dropped": ("three", 2),
     "a dead letter is recorded and not published": ("exhausted", 0),
     "a death is not recorded": ("exhausted", 0),
+    "a message that was sent again loses its round": ("sent again", 0),
+    "a redelivery counts as sent again": ("sent again, and dies again", 6),
     "the turn of a last chance is not given back": ("poison", 4),
     "a lease is renewed for ever": ("one", 0),
     "a lease is not renewed": ("long", 0),
@@ -35,7 +37,7 @@ RECORDED = {
     "what is handed back is acked": ("three", 16),
 }
 
-#: Walks of each case: 22,000 in all.
+#: Walks of each case: 26,000 in all.
 WALKS = size(2_000, 20_000)
 
 #: Walks of one case that a test takes at a time.

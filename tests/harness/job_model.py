@@ -4,7 +4,7 @@ The model does not reckon as the stores do. They go by a clock that may jump; it
 between which two moments of it the job has to become free.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from jobkit.store.base import CLOCK_SKEW, DUE_SLACK, Finished, Held, JobState, Lease, Suspect, process_of
 from jobkit.time import milliseconds
@@ -29,19 +29,24 @@ class Known:
     earliest: int = 0  # until then nobody else gets it
     latest: int = 0  # from then on whoever asks gets it
     seen: tuple[int, ...] = ()  # the sends that were delivered
+    rounds: dict[int, int] = field(default_factory=dict)  # the highest that it has run in, by send
     died_at: int = 0  # by the store's clock
     crashes_before: int | None = None  # there once the job has made a checkpoint
 
     @classmethod
     def of(cls, lease: Lease, failure: str = "") -> "Known":
-        return cls(lease, lease.attempt, lease.crashes, lease.first_failed_at, failure=failure, seen=(lease.sent_at,))
+        known = cls(lease, lease.attempt, lease.crashes, lease.first_failed_at, failure=failure, seen=(lease.sent_at,))
+        known.rounds = dict(lease.rounds)
+        return known
 
     def see(self, sent_at: int) -> None:
         if sent_at not in self.seen:
             self.seen = (*self.seen, sent_at)
 
-    def answers(self, sent_at: int) -> bool:
-        """Whether the job's death answers this send: one that came later starts it again."""
+    def answers(self, sent_at: int, job_round: int) -> bool:
+        """Whether the job's death answers this send: one that came later starts it again, as does a higher round."""
+        if job_round > self.rounds.get(sent_at, 0):
+            return False
         duplicate = sent_at in self.seen or 0 < sent_at < self.died_at - SKEW
         return sent_at == self.lease.sent_at or (sent_at < self.lease.sent_at and duplicate)
 
@@ -84,7 +89,7 @@ class JobModel:
         *,
         sent_at: int = 1,
         attempts_before: int = 0,
-        revived: bool = False,
+        job_round: int = 0,
         alone_at: int = 0,
         alone: bool = False,
         instead_of: str = "",
@@ -94,7 +99,7 @@ class JobModel:
         if known and known.state is JobState.DONE:
             assert answer == Finished(JobState.DONE)
             return
-        if known and known.state is JobState.DEAD and known.answers(sent_at) and not revived:
+        if known and known.state is JobState.DEAD and known.answers(sent_at, job_round):
             assert answer == Finished(JobState.DEAD)
             return
         if known and known.state is JobState.RUNNING and known.lease.owner == owner:
@@ -122,11 +127,15 @@ class JobModel:
             return
 
         assert isinstance(answer, Lease), answer
-        attempt = max(attempt, 0 if revived or crashes_before is not None else attempts_before) + 1
+        attempt = max(attempt, 0 if crashes_before is not None else attempts_before) + 1
         self._check_fence(answer.fence)
         latest = max(known.lease.sent_at, sent_at) if known else sent_at
         before = crashes_before or 0
-        assert answer == Lease(answer.job, owner, answer.fence, attempt, crashes, first_failed_at, latest, before)
+        rounds = dict(known.rounds) if known else {}
+        rounds[sent_at] = max(job_round, rounds.get(sent_at, 0))
+        due = Lease(answer.job, owner, answer.fence, attempt, crashes, first_failed_at, latest, before)
+        assert replace(answer, rounds=()) == due
+        assert dict(answer.rounds) == {sent: number for sent, number in rounds.items() if number}
         seen = known.seen if known else ()
         self.known = Known.of(answer, failure)
         self.known.crashes_before = crashes_before

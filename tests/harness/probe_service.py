@@ -40,6 +40,7 @@ class Probe(Job, queue="probe", lanes=("high", "normal")):
     until_attempt: int = 1_000_000
     once: bool = False  # misbehave when it is run first, whichever attempt that is counted as
     children: int = 0
+    children_then: str = "return"
 
 
 class Call(Job, queue="probe"):
@@ -118,7 +119,7 @@ def probe(job: Probe, context: Context[Resources]) -> dict[str, object]:
     ledger = context.resources.ledger
     ledger.write("start", job.name, context.attempt)
     for number in range(job.children):
-        context.send(Probe(name=f"{job.name}/{number}"))
+        context.send(Probe(name=f"{job.name}/{number}", then=job.children_then))
     deadline = time.monotonic() + job.seconds
     while time.monotonic() < deadline:
         time.sleep(0.01)

@@ -1,5 +1,6 @@
 """Least privilege: each kind of user can do its work with the permissions of docs/how-to/rabbitmq.md, and no more."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from worker_process import WorkerProcess
 from jobkit.broker import ladder
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.declarations import declare
+from jobkit.deadletters import Failure, Reason
 from jobkit.producer import Producer
 from jobkit.schedule.cron import cron
 from jobkit.schedule.registry import RedisSchedules
@@ -100,6 +102,29 @@ def user(rabbitmq: RabbitMQ, url: str, row: Row) -> Iterator[str]:
         rabbitmq.call("PUT", f"/api/topic-permissions/{vhost}/{name}", keys)
     yield url.replace("guest:guest", f"{name}:s3cret")
     rabbitmq.call("DELETE", f"/api/users/{name}")
+
+
+def test_the_operator_of_dead_letters_sends_them_again(url: str, rabbitmq: RabbitMQ) -> None:
+    failure = Failure.of(ValueError("no"), Reason.PERMANENT, actor="probe", queue="probe.high", died_at=1)
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish("probe.dlx", "", b"{}", pika.BasicProperties(headers=failure.headers()))
+
+    def send_again(theirs: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "jobkit.cli", "dead-letters", "probe", "--send-again"]
+        environment = {**os.environ, "JOBKIT_BROKER_URL": theirs}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+    reader = ROWS["operator of dead letters"]._replace(write="^$")
+    with user(rabbitmq, url, reader) as theirs:
+        refused = send_again(theirs)
+        assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+        assert "probe.jobs" in refused.stderr
+    until(lambda: depth(url, "probe.dlq") == 1, "it is back in its queue")
+    with user(rabbitmq, url, ROWS["operator of dead letters"]) as theirs:
+        assert send_again(theirs).stderr == "sent again: 1 of 1\n"
+    assert (depth(url, "probe.dlq"), depth(url, "probe.high")) == (0, 1)
 
 
 def may_publish(connection: pika.BlockingConnection, exchange: str, key: str) -> bool:

@@ -1,18 +1,16 @@
 """All workers of one version are killed, and another version goes on with what they left in broker and store."""
 
-import pika
 import pytest
 from batch import Kind, send
 from client import Client
 from fleet import Fleet, Worker
 from ledger import Ledger
+from letters import move
 from sizes import size
+from states import states, wait_for_state
 from upgrade_jobs import ATTEMPTS, BREAKER, PAUSE, PostTask, ShopCall, ShopTask
 from versions import Version, Versions
 from waiting import wait
-
-from jobkit.contracts import Job
-from jobkit.deadletters import has_been_dead
 
 #: Jobs in each state.
 SIZE = size(2, 60)
@@ -76,7 +74,7 @@ def test_what_one_version_left_behind_the_other_version_finishes(fleet: Fleet, p
     for title in LEFT.keys() - {"revived", "doomed", "running"}:
         tasks(fleet, second, title)
     tasks(fleet, second, "running", RUNNING)
-    revive(fleet.broker, "shop")
+    move(fleet.broker, "shop")
     assert dying_mail(fleet, second) == resent, "a job that died runs again if it is sent again"
     calls(fleet, first, "later-call", count=4)
     assert second.is_breaker_open(BREAKER)
@@ -126,29 +124,3 @@ def seconds_between_probes(fleet: Fleet, shop: Worker) -> float:
     fleet.ledger.wait(lambda ledger: len(probes(ledger)) > 1, what="two probes")
     one, two = probes(fleet.ledger)[:2]
     return two - one
-
-
-def states(client: Client, job_ids: list[str], contract: type[Job] = ShopTask) -> set[str | None]:
-    """Return the states that the jobs' records show to this client."""
-    records = (client.record(contract, job_id) for job_id in job_ids)
-    return {record["state"] if record else None for record in records}
-
-
-def wait_for_state(client: Client, state: str, job_ids: list[str], contract: type[Job] = ShopTask) -> None:
-    """Return once the records of all jobs have the state."""
-    wait(lambda: states(client, job_ids, contract) == {state}, f"the state {state}")
-
-
-def revive(url: str, service: str) -> None:
-    """Send all dead letters back to the queue of the service, as they are."""
-    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-        channel = connection.channel()
-        channel.confirm_delivery()
-        for _ in range(channel.queue_declare(f"{service}.dlq", passive=True).method.message_count):
-            method, properties, body = channel.basic_get(f"{service}.dlq")
-            assert method is not None
-            assert properties is not None
-            assert body is not None
-            assert has_been_dead(properties.headers)
-            channel.basic_publish("", service, body, properties, mandatory=True)
-            channel.basic_ack(method.delivery_tag)

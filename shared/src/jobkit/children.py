@@ -10,7 +10,7 @@ from dramatiq import Message
 from jobkit.contracts.job import Job, service_of
 from jobkit.contracts.key import checked_key
 from jobkit.errors import LeaseLost
-from jobkit.execution import ROUND_OPTION, Execution
+from jobkit.execution import MOMENT_OPTION, Execution, in_round
 from jobkit.interrupts import Interrupts
 from jobkit.patience import Patience
 from jobkit.producer import SendsMessages, message_for
@@ -22,7 +22,7 @@ _CHILDREN: Final = uuid.UUID("0e9f4d0a-7b0b-5d62-9a4e-6f1d7f6c2a11")
 
 #: Begins the names under which a job's record remembers what is jobkit's. Jobs choose no such name themselves.
 RESERVED: Final = "jobkit."
-_FIRST_SENT: Final = RESERVED + "sent/{round}/{child}"
+_FIRST_SENT: Final = RESERVED + "sent/{send}/{child}"
 
 
 class Children:
@@ -69,8 +69,12 @@ class Children:
         parent.sends += 1
 
         def send() -> None:
-            message.options[ROUND_OPTION] = parent.round if key is None else self._first_sent(parent, message)
-            self._sender.send([message], delay=delay)
+            if key is None:
+                message.options[MOMENT_OPTION] = parent.moment
+                self._sender.send([in_round(message, parent.round)], delay=delay)
+            else:
+                message.options[MOMENT_OPTION] = self._first_sent(parent, message)
+                self._sender.send([message], delay=delay)
 
         self._interrupts.shielded(lambda: self._patience.see_through(send, unless=self._interrupts.pending))
         return Receipt(message.message_id, message.actor_name, message.queue_name)
@@ -79,11 +83,12 @@ class Children:
         """Return when the parent first sent this job by its key, in milliseconds since the epoch.
 
         As with a producer's key, a send starts a job again that died before it. What a run repeats of another is no
-        new send. In a later round of the parent it is.
+        new send. What a parent sends that was itself sent again, by its sender or from the dead-letter queue, is one.
         """
         if parent.lease is None:
             raise RuntimeError("a job sends others only under a lease")
-        name = _FIRST_SENT.format(round=parent.round, child=message.message_id)
+        send = f"{parent.moment}:{parent.round}" if parent.round else parent.moment
+        name = _FIRST_SENT.format(send=send, child=message.message_id)
         stored = self._store.remember(parent.lease, name, str(message.message_timestamp).encode())
         if stored is None:
             raise LeaseLost("another worker holds the job's lease by now")

@@ -5,18 +5,23 @@ headers are flat and readable in RabbitMQ's own management page.
 """
 
 import hashlib
+import json
 import re
 import socket
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Self
 
 from jobkit.errors import text_of, traceback_of
+from jobkit.rounds import END_OF_ROUNDS, ROUND_OPTION, is_round, said_round
 
 #: Prefix of the headers. A message that bears them has been dead before.
 HEADER = "failure-"
+
+#: The round that a dead letter died in.
+_ROUND_HEADER = HEADER + "round"
 
 #: What begins the names of the queues that hold delayed messages.
 DELAY_QUEUES = "jobkit.delay."
@@ -28,7 +33,7 @@ DUE_QUEUES = "due."
 _DELAYED_KEY = re.compile(rf"(?:[01]\.)+(?:{re.escape(DUE_QUEUES)})?(.+)")
 
 #: The fields of a record that are no text.
-_NUMBERS = frozenset({"attempts", "sent_at", "first_failed_at", "died_at"})
+_NUMBERS = frozenset({"attempts", "sent_at", "first_failed_at", "died_at", "round"})
 
 #: RabbitMQ's own reasons for dead-lettering a message.
 _BROKER_REASONS = frozenset({"delivery_limit", "rejected", "maxlen", "expired"})
@@ -67,6 +72,7 @@ class Failure:
         sent_at: When it was sent; all times are milliseconds since the epoch, 0 when unknown.
         first_failed_at: When its first attempt failed.
         died_at: When it became a dead letter.
+        round: How often it was sent again before (``jobkit.rounds``).
     """
 
     reason: str
@@ -81,6 +87,7 @@ class Failure:
     sent_at: int
     first_failed_at: int
     died_at: int
+    round: int
 
     @classmethod
     def of(
@@ -95,6 +102,7 @@ class Failure:
         sent_at: int = 0,
         first_failed_at: int = 0,
         trace_id: str = "",
+        job_round: int = 0,
         group: BaseException | None = None,
     ) -> Self:
         """The record of a message that died of ``error``, which was part of ``group``."""
@@ -113,6 +121,7 @@ class Failure:
             sent_at=sent_at,
             first_failed_at=first_failed_at or died_at,
             died_at=died_at,
+            round=job_round,
         )
 
     def headers(self) -> dict[str, object]:
@@ -135,11 +144,11 @@ class Failure:
         if death is None and (target := _delayed_to(headers)):
             explanation = f"its delay is over, and no queue takes messages for {target}: the queue was deleted"
             reason = Reason.UNROUTABLE
-            return cls(reason, "", explanation, "", f"broker:{reason}", 0, target, "", "", 0, 0, 0)
+            return cls(reason, "", explanation, "", f"broker:{reason}", 0, target, "", "", 0, 0, 0, 0)
         death = death or {}
         why, origin = str(death.get("reason", "unknown")), str(death.get("queue", queue))
         explanation = f"RabbitMQ dead-lettered it by itself ({why}), so no worker has left a record"
-        return cls(why, "", explanation, "", f"broker:{why}", 0, origin, "", "", 0, 0, 0)
+        return cls(why, "", explanation, "", f"broker:{why}", 0, origin, "", "", 0, 0, 0, _died_in(headers) or 0)
 
 
 def has_been_dead(headers: Mapping[str, object] | None) -> bool:
@@ -147,12 +156,60 @@ def has_been_dead(headers: Mapping[str, object] | None) -> bool:
     return headers is not None and (HEADER + "reason" in headers or _broker_death(headers) is not None)
 
 
+def round_after(said: int, headers: Mapping[str, object] | None) -> int:
+    """Return the round of a message that has come back from a dead-letter queue.
+
+    Whoever sends it again raises what the message says. Of one that was moved as it is, this is the round after the one
+    that it died in. Version 0.1 did not write that down: what the message says then counts. RabbitMQ changes no body,
+    so each death by the broker counts as well.
+    """
+    headers = headers or {}
+    died_in = _died_in(headers)
+    if HEADER + "reason" in headers and (died_in is None or said <= died_in):
+        said = max(said, died_in or 0) + 1
+    return min(said + _deaths_by_broker(headers), END_OF_ROUNDS - 1)
+
+
+def sent_again(body: bytes, headers: Mapping[str, object] | None) -> tuple[bytes, dict[str, object]]:
+    """Return the body and the headers under which to send a dead letter again, in a round above that of its death.
+
+    Who repeats that, because an answer was lost, sends the same message. What has not died stays in its round, and a
+    body that is no message stays as it is.
+    """
+    kept = dict(headers or {})
+    if not has_been_dead(headers):
+        return body, kept
+    try:
+        message = json.loads(body)
+        options = message.setdefault("options", {})
+        number = round_after(said_round(options), headers)
+        options[ROUND_OPTION] = number
+        raised = json.dumps(message, separators=(",", ":")).encode()
+    except (ValueError, RecursionError, AttributeError, TypeError):  # no object, or not one of objects
+        return body, kept
+    return raised, {**kept, _ROUND_HEADER: number - 1}
+
+
+def _died_in(headers: Mapping[str, object]) -> int | None:
+    """The round that a dead letter died in; None if that was not written down."""
+    found = headers.get(_ROUND_HEADER)
+    return found if is_round(found) else None
+
+
 def _broker_death(headers: Mapping[str, object]) -> Mapping[str, object] | None:
+    return next(_broker_deaths(headers), None)
+
+
+def _broker_deaths(headers: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
     deaths = headers.get("x-death")
     for death in deaths if isinstance(deaths, list) else []:
         if isinstance(death, dict) and death.get("reason") in _BROKER_REASONS and not _is_of_the_ladder(death):
-            return death
-    return None
+            yield death
+
+
+def _deaths_by_broker(headers: Mapping[str, object]) -> int:
+    counts = (death.get("count") for death in _broker_deaths(headers))
+    return sum(count if is_round(count) and count else 1 for count in counts)
 
 
 def _delayed_to(headers: Mapping[str, object]) -> str:

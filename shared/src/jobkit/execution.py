@@ -19,6 +19,7 @@ from dramatiq.broker import MessageProxy
 from jobkit.contracts.job import Job
 from jobkit.deadletters import Reason
 from jobkit.errors import text_of
+from jobkit.rounds import ROUND_OPTION, said_round
 from jobkit.store.base import Answer, JobKey, Lease
 from jobkit.time import milliseconds
 
@@ -39,8 +40,9 @@ REFUSED_OPTION = "refused"
 DUE_OPTION = "due_at"
 DELAY_OPTION = "delay"
 
-#: Set on a job that a job has sent: the round of its parent, or when its parent first sent it under this key.
-ROUND_OPTION = "round"
+#: Set on a job that a job has sent: the moment of its parent, or when its parent first sent it under this key. Version
+#: 0.1 gave it its name.
+MOMENT_OPTION = "round"
 
 #: The options that a copy has and the message that was sent has not.
 _HISTORY = frozenset({ATTEMPTS_OPTION, DEFERRED_OPTION, EXCUSED_OPTION, REFUSED_OPTION})
@@ -110,7 +112,6 @@ class Execution:
         job: Whose record it is.
         owner: The name under which it asks for the lease.
         thread: The thread that processes it.
-        revived: Whether it has come back from a dead-letter queue.
         redelivered: Whether the broker has delivered it before, perhaps to a worker that has died since.
         is_stale: Tells whether the connection that delivered it is gone. The broker then delivers it again.
         instead_of: Its owner before, whose lease is given up, because its job was not to begin yet.
@@ -132,7 +133,6 @@ class Execution:
     job: JobKey
     owner: str
     thread: int = field(default_factory=threading.get_ident)
-    revived: bool = False
     redelivered: bool = False
     is_stale: Callable[[], bool] = lambda: False
     instead_of: str = ""
@@ -149,6 +149,11 @@ class Execution:
     stall_told: bool = False
     context: Context = field(default_factory=copy_context, repr=False)
 
+    def begin_under(self, lease: Lease) -> None:
+        """Take the lease. What follows from this run is in the highest round that the job has run in."""
+        self.lease = lease
+        self.message = in_round(self.message, self.round)
+
     @property
     def was_dropped(self) -> bool:
         """Whether it is dead, and there is no dead letter."""
@@ -163,14 +168,23 @@ class Execution:
         return 1 if self.at_checkpoint else self.lease.attempt
 
     @property
-    def round(self) -> int:
-        """When the job was sent, or the first of the jobs that led to it: a job that died runs again in another round.
+    def moment(self) -> int:
+        """When the job was sent, or the first of the jobs that led to it: one that died runs again if it is sent later.
 
         A parent that is retried sends its children once more, and those that have died meanwhile stay dead. A job that
-        was sent under a key of its own begins a round, once for each job that sends it.
+        was sent under a key of its own has a moment of its own, one for each job that sends it.
         """
-        said = self.message.options.get(ROUND_OPTION)
+        said = self.message.options.get(MOMENT_OPTION)
         return said if isinstance(said, int) else self.message.message_timestamp
+
+    @property
+    def round(self) -> int:
+        """How often this send, or that of the first job that led to it, was sent again as a dead letter.
+
+        With the lease, it is the highest that the job has run in: a dead letter of this run is in none below it.
+        """
+        said = said_round(self.message.options)
+        return max(said, self.lease.round_of(self.moment)) if self.lease is not None else said
 
     @property
     def sent_at(self) -> datetime:
@@ -204,6 +218,11 @@ def without_history(message: Message[Any]) -> Message[Any]:
     return replace(message, options={name: v for name, v in message.options.items() if name not in _HISTORY})
 
 
+def in_round(message: Message[Any], number: int) -> Message[Any]:
+    """Return the message as one of this round."""
+    return replace(message, options={**message.options, ROUND_OPTION: number}) if number else message
+
+
 def for_later(message: Message[Any], **more: object) -> Message[Any]:
     """Return the copy that is published to run later, with what it says of its past."""
     return message.copy(options={DEFERRED_OPTION: True, **more})
@@ -232,7 +251,7 @@ def received(message: MessageProxy, owner: str) -> Execution:
     plain: Message[Any] = Message(**{name: getattr(message, name) for name in _FIELDS})
     execution = Execution(plain, JobKey.of(message.queue_name, message.actor_name, message.message_id), owner)
     said = message.__dict__  # by our own broker; the proxy would look for anything else in the message
-    execution.revived, execution.redelivered = said.get("revived", False), said.get("redelivered", False)
+    execution.redelivered = said.get("redelivered", False)
     execution.is_stale = said.get("is_stale", execution.is_stale)
     said["execution"] = execution
     return execution

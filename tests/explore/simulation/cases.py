@@ -17,6 +17,7 @@ class Case:
             ``ok``, ``fail``, ``never`` (a permanent error), ``snooze``, ``kill``, ``send NAME``, ``work`` (for longer
             than a lease), ``pause`` (for longer than a claim waits).
         ends: How a job has to end, unless it is done: the states that are right too.
+        sends_again: How many dead letters are sent again.
         processes: How many.
         threads: In each of them.
     """
@@ -26,6 +27,7 @@ class Case:
     ends: Mapping[str, Sequence[JobState]] = field(default_factory=dict)
     processes: int = 2
     threads: int = 2
+    sends_again: int = 0
 
     def script(self, job: str, run: int) -> list[str]:
         runs = self.scripts[job]
@@ -43,6 +45,8 @@ CASES: Final = {
     "parent": Case(["a"], {"a": ["send b, ok"], "b": ["ok"]}),
     "parent that is repeated": Case(["a"], {"a": ["send b, work, fail", "send b, ok"], "b": ["work, ok"]}),
     "poison": Case(["a", "b"], {"a": ["kill"], "b": ["ok"]}, {"a": [JobState.DEAD]}),
-    "busy": Case(["a", "b", "c", "c"], {"a": ["pause, ok"], "b": ["pause, ok"], "c": ["work, ok"]}, threads=1),
+    "busy": Case(["a", "b"], {"a": ["pause, ok"], "b": ["work, ok"]}, processes=1, threads=1),
     "three": Case(["a", "b", "c", "a"], {"a": ["fail", "ok"], "b": ["ok"], "c": ["snooze", "ok"]}),
+    "sent again": Case(["a"], {"a": ["never", "work, ok"]}, sends_again=1),
+    "sent again, and dies again": Case(["a"], {"a": ["never"]}, {"a": [JobState.DEAD]}, sends_again=2),
 }

@@ -29,6 +29,8 @@ class Laws:
         faults: What has gone wrong.
         runs: Runs that have begun, by job.
         effects: Runs that came to their end.
+        sent_again: Jobs whose dead letters were sent again, each with its round.
+        restarts: How often a dead job has begun again.
         lapses: Faults by which a lease may end by time, and not by the declaration that its process is dead.
         deaths: Deliveries that a dying or frozen process has taken along.
         crashes: Those of them whose run had begun when the process died.
@@ -42,6 +44,8 @@ class Laws:
     faults: int = 0
     runs: Counter[str] = field(default_factory=Counter)
     effects: Counter[str] = field(default_factory=Counter)
+    sent_again: set[tuple[str, int]] = field(default_factory=set)
+    restarts: Counter[str] = field(default_factory=Counter)
     lapses: int = 0
     deaths: Counter[str] = field(default_factory=Counter)
     crashes: Counter[str] = field(default_factory=Counter)
@@ -52,10 +56,31 @@ class Laws:
         """An owner was told that it has the job, or still has it."""
         self._held_until[lease.job.id, lease.fence] = now + TTL
 
+    def is_dead(self, job: JobKey) -> bool:
+        """Whether the record says so."""
+        record = self.store.record(job)
+        return record is not None and record.state is JobState.DEAD
+
+    def check_restart(self, job: JobKey) -> None:
+        """A dead job begins again once for each round in which it was sent again."""
+        self.restarts[job.id] += 1
+        if self.restarts[job.id] > sum(name == job.id for name, _ in self.sent_again):
+            raise Finding(f"{job.id} was dead, and began again {self.restarts[job.id]} times")
+
     def note_death(self, execution: Execution, *, had_begun: bool) -> None:
         """A process has died, or was frozen, with a delivery."""
         self.deaths[execution.job.id] += execution.lease is not None or isinstance(execution.answer, Lease)
         self.crashes[execution.job.id] += had_begun
+
+    def check_late_end(self, lease: Lease, processes: Sequence[Process]) -> None:
+        """An end that comes late frees no job that runs."""
+        for way in (way for process in processes for way in process.ways):
+            if way.running is not None and way.execution.lease == lease and self._is_free(lease):
+                raise Finding(f"{lease.job.id} was freed by a release that came late, and runs")
+
+    def _is_free(self, lease: Lease) -> bool:
+        record = self.store.record(lease.job)
+        return record is not None and record.fence == lease.fence and record.state is JobState.WAITING
 
     def check_start(self, way: Way, processes: Sequence[Process], now: float) -> None:
         """No run begins without a lease, after the job is done, or beside an owner whose lease holds."""
@@ -117,7 +142,7 @@ class Laws:
         if self.effects[name] > 1 + lost:
             raise Finding(f"{name} was done {self.effects[name]} times")
         usual = ATTEMPTS if script[-1] == "fail" else len(script)
-        allowed = ATTEMPTS + MAX_CRASHES + lost if lost else usual
+        allowed = (ATTEMPTS + MAX_CRASHES + lost if lost else usual) + self.restarts[name]
         if runs > allowed:
             raise Finding(f"{name} ran {runs} times, and {allowed} were allowed")
         if record.crashes > self.crashes[name] + self.lapses:

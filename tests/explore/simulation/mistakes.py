@@ -1,5 +1,6 @@
 """Mistakes in the path, to show that the explorer finds them. Each is a generator around the right steps."""
 
+import itertools
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +14,8 @@ from jobkit.execution import Decision, Verdict
 from jobkit.run.dispatcher import Delivery, Dispatcher, Withdrawn
 from jobkit.run.recorder import End
 from jobkit.store.base import Answer, Finished, Held, JobState, Lease
+
+_numbers = itertools.count(1)
 
 #: Yields in the place of an effect whatever it likes, and returns the answer to it.
 Instead = Callable[[Way, Effect], Generator[Effect, Any, object]]
@@ -134,6 +137,18 @@ def _death_is_not_recorded(_way: Way, effect: Effect) -> Generator[Effect, Any, 
     return (yield effect)
 
 
+def _round_is_forgotten(_way: Way, effect: Effect) -> Generator[Effect, Any, object]:
+    if isinstance(effect, Claim):
+        effect = replace(effect, job_round=0)
+    return (yield effect)
+
+
+def _every_round_is_new(_way: Way, effect: Effect) -> Generator[Effect, Any, object]:
+    if isinstance(effect, Claim) and effect.job_round:
+        effect = replace(effect, job_round=effect.job_round + next(_numbers))
+    return (yield effect)
+
+
 def _record_before_publication(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
     answer: object = None
     error: BaseException | None = None
@@ -240,6 +255,8 @@ MISTAKES: Final[dict[str, Bend]] = {
     "a delivery whose job is held is dropped": _around(_held_is_done),
     "a dead letter is recorded and not published": _around(_dead_letter_is_only_recorded),
     "a death is not recorded": _around(_death_is_not_recorded),
+    "a message that was sent again loses its round": _around(_round_is_forgotten),
+    "a redelivery counts as sent again": _around(_every_round_is_new),
     "the turn of a last chance is not given back": _turn_is_kept,
     "a lease is renewed for ever": _lease_is_never_forgotten,
     "a lease is not renewed": _lease_is_not_renewed,

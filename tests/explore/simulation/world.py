@@ -23,6 +23,7 @@ from simulated_queue import Broker, Connection
 from simulated_workers import RENEWAL, TTL, Bend, Process, Thread, Walker, Way
 
 from jobkit import leases
+from jobkit.deadletters import round_after
 from jobkit.effects import (
     Buried,
     Call,
@@ -38,7 +39,8 @@ from jobkit.effects import (
     Steps,
 )
 from jobkit.errors import BrokerUnavailable, LeaseLost, PermanentError, Snooze, StoreUnavailable, TransientError
-from jobkit.execution import Decision
+from jobkit.execution import Decision, in_round
+from jobkit.rounds import said_round
 from jobkit.run.dispatcher import LONGEST_AHEAD, tidy
 from jobkit.run.seams import Seams
 from jobkit.store.base import Lease
@@ -57,6 +59,9 @@ END_TIME: Final = 4.5
 
 #: Seconds from the death of a process to its declaration: usually, in an outage of the store, with its supervisor.
 _DECLARED: Final = (0.0, 2.0, math.inf)
+
+#: How likely time passes, where nothing else goes on, beside all that may go wrong just then.
+_WAIT: Final = 20.0
 
 #: A walk that takes more steps than this goes round in circles.
 MOST_STEPS: Final = 3_000
@@ -105,6 +110,7 @@ class World:
         self._names = itertools.count(1)
         self.processes = [Process(self, number, case.threads) for number in range(case.processes)]
         self._next_renewal = self.now + RENEWAL
+        self._sends_again = case.sends_again
         for name in case.sends:
             self.send(name)
 
@@ -142,8 +148,13 @@ class World:
                     process.keeper.abandon()
                 self._die(process, "hands back what still runs and ends")
         moves = list(self._moves())
+        comes = self._next_moment()
+        if not moves and comes is not None:
+            moves.append((_WAIT, lambda: self._pass_time(comes - self.now)))
+        if self._faults_left and not all(process.is_idle for process in self.processes):
+            moves += self._faults()
         if not moves:
-            return self._wait()
+            return False
         weights = [weight for weight, _ in moves]
         moves[self._chooser.choose(weights)][1]()
         return True
@@ -153,11 +164,15 @@ class World:
         for process in self.processes:
             if self.now >= process.frozen_until:
                 yield from self._moves_of(process)
-        if self._faults_left and not all(process.is_idle for process in self.processes):
-            for process in self.processes:
-                if not process.is_idle:
-                    yield from self._faults_of(process)
-            yield 0.2, lambda: self._fault(self._move_clock)
+        if self._sends_again and self.broker.dead:
+            yield 1, self._send_again
+
+    def _faults(self) -> Iterator[Move]:
+        """What may go wrong now."""
+        for process in self.processes:
+            if not process.is_idle:
+                yield from self._faults_of(process)
+        yield 0.2, lambda: self._fault(self._move_clock)
 
     def _moves_of(self, process: Process) -> Iterator[Move]:
         if process.has_room and self.broker.ready() is not None:
@@ -188,8 +203,8 @@ class World:
         if self.now >= process.frozen_until:
             yield 0.5, lambda: self._fault(lambda: self._freeze(process))
 
-    def _wait(self) -> bool:
-        """Let time pass until something can happen; False if nothing ever will."""
+    def _next_moment(self) -> float | None:
+        """When something can happen; None if nothing ever will."""
         moments = [one.due for one in self.broker.waiting]
         moments += [due for due, _, _ in self._declarations if due < math.inf]
         moments += [process.frozen_until for process in self.processes]
@@ -199,10 +214,7 @@ class World:
         moments += [one.at + LONGEST_AHEAD + 0.01 for p in self.processes for one in p.dispatcher._ready]
         moments += [due for due, _ in self._late]
         later = [moment for moment in moments if moment > self.now]
-        if not later:
-            return False
-        self._pass_time(min(later) - self.now)
-        return True
+        return min(later) if later else None
 
     def _pass_time(self, seconds: float) -> None:
         until = self.now + seconds
@@ -219,6 +231,21 @@ class World:
                 for way in process.ways:
                     if way.execution.lease is not None and way.running is not None and not way.interrupted:
                         self.laws.note_lease(way.execution.lease, self.now)
+
+    def _send_again(self) -> None:
+        """Publish the oldest dead letter in its next round, and take it off, unless that fails."""
+        self._sends_again -= 1
+        message, failure = self.broker.dead[0]
+        again = in_round(message, round_after(said_round(message.options), failure.headers()))
+        self.laws.sent_again.add((message.message_id, said_round(again.options)))
+        self.broker.enqueue(again)
+        if self._faults_left and self._chooser.choose([3, 1]):
+            self._count_fault()
+            self.tell(f"the dead letter of {message.message_id} is sent again, and stays")
+            self._sends_again += 1
+            return
+        del self.broker.dead[0]
+        self.tell(f"the dead letter of {message.message_id} is sent again")
 
     # ---- what threads do
 
@@ -243,7 +270,8 @@ class World:
         name = _name(effect)
         what = 0
         if self._faults_left and not walker.is_delayed:
-            what = self._chooser.choose([20, 0.5, 0.5, 0.5, 0.3])
+            # What nobody waits for is the likeliest to come late.
+            what = self._chooser.choose([20, 0.5, 0.5, 0.5, 0.3 if isinstance(walker, Thread) else 4])
         if what == 3:
             self._count_fault()
             walker.is_delayed = True
@@ -262,6 +290,8 @@ class World:
         elif what in {1, 4}:
             self.tell(f"{walker.name}: {name} … fails")
         else:
+            claims = effect.claims if isinstance(effect, Claims) else [effect] if isinstance(effect, Claim) else []
+            were_dead = {one.job for one in claims if self.laws.is_dead(one.job)}
             try:
                 answer = effect.do() if isinstance(effect, Call) else self._seams(effect)
             except Exception as failure:
@@ -271,6 +301,8 @@ class World:
             for one in answer if isinstance(answer, list) else [answer]:
                 if isinstance(one, Lease):
                     self.laws.note_lease(one, self.now)
+                    if one.job in were_dead:
+                        self.laws.check_restart(one.job)
         walker.go_on(None if error else answer, error)
 
     def _happen_late(self) -> None:
@@ -280,6 +312,8 @@ class World:
                 self._late.remove(late)
                 self.tell(f"{_name(effect)}, which nobody waits for any more")
                 self._seams(effect)
+                for record in effect.records if isinstance(effect, Records) else []:
+                    self.laws.check_late_end(record.lease, self.processes)
 
     def _run(self, thread: Thread) -> None:
         way = thread.way
@@ -346,6 +380,7 @@ class World:
     def _replace(self, process: Process) -> None:
         self.tell(f"process {process.number} ends, another takes its place")
         self.laws.check_process(process)
+        self.store.declare_dead(process.identity.name, "work", process.begun.numbers())
         self.broker.lose(process.connection)
         self.processes[process.number] = Process(self, process.number, self.case.threads)
 

@@ -15,7 +15,7 @@ from dramatiq.middleware import Shutdown
 from jobkit.children import Children, child_id
 from jobkit.contracts import Job
 from jobkit.errors import BrokerUnavailable, LeaseLost, MessageTooLarge, TimeLimitExceeded
-from jobkit.execution import ROUND_OPTION, Execution
+from jobkit.execution import MOMENT_OPTION, Execution
 from jobkit.interrupts import Interrupts
 from jobkit.patience import Patience, WorkerStopping
 from jobkit.producer import SendsMessages, message_for
@@ -69,12 +69,14 @@ class Kept:
 PARENT = JobKey("work", "work", "parent")
 
 
-def run_of(store: JobStore, job: JobKey, sent_at: int) -> Execution:
-    """A run of the job that was sent then."""
-    lease = store.acquire(job, uuid.uuid4().hex, ttl=timedelta(minutes=1), sent_at=sent_at)
+def run_of(store: JobStore, job: JobKey, sent_at: int, job_round: int = 0) -> Execution:
+    """A run of the job that was sent then, and sent again so often."""
+    lease = store.acquire(job, uuid.uuid4().hex, ttl=timedelta(minutes=1), sent_at=sent_at, job_round=job_round)
     assert isinstance(lease, Lease)
     message: Message[Any] = Message("work", job.actor, (), {}, {}, message_timestamp=sent_at)
-    return Execution(message, job, lease.owner, lease=lease)
+    execution = Execution(message, job, lease.owner)
+    execution.begin_under(lease)
+    return execution
 
 
 def send(
@@ -126,18 +128,18 @@ def test_the_number_of_a_child_counts_all_sends_before_it(over: threading.Event,
     assert send(sender, over, interrupts, parent=parent, store=store).job_id == child_id(PARENT, Step(), 3)
 
 
-def rounds(sender: Kept) -> list[object]:
-    return [message.options[ROUND_OPTION] for message in sender.messages]
+def moments(sender: Kept) -> list[object]:
+    return [message.options[MOMENT_OPTION] for message in sender.messages]
 
 
-def test_children_without_a_key_take_the_round_of_their_parent(over: threading.Event, interrupts: Interrupts) -> None:
+def test_children_without_a_key_take_the_moment_of_their_parent(over: threading.Event, interrupts: Interrupts) -> None:
     sender = Kept()
     send(sender, over, interrupts)
     send(sender, over, interrupts, child_key="report")
-    assert rounds(sender) == [1, 1]
+    assert moments(sender) == [1, 1]
 
 
-def test_a_send_by_key_begins_one_round_in_all_runs_of_its_parent(
+def test_a_send_by_key_has_one_moment_in_all_runs_of_its_parent(
     over: threading.Event, interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sender, store, hours = Kept(), MemoryStore(), count(100, 3600)
@@ -149,10 +151,10 @@ def test_a_send_by_key_begins_one_round_in_all_runs_of_its_parent(
         assert store.release(parent.lease, delay=timedelta(), counted=True, failure="after its send")
     send(sender, over, interrupts, "invoice/18", parent=run_of(store, PARENT, 1), store=store)
     send(sender, over, interrupts, "invoice/17", parent=run_of(store, JobKey("work", "work", "b"), 1), store=store)
-    assert rounds(sender) == [100_000, 100_000, 7_300_000, 10_900_000]
+    assert moments(sender) == [100_000, 100_000, 7_300_000, 10_900_000]
 
 
-def test_a_parent_that_is_sent_again_after_its_death_sends_in_a_round_of_its_own(
+def test_a_parent_that_is_sent_again_after_its_death_sends_at_a_moment_of_its_own(
     over: threading.Event, interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sender, store, hours = Kept(), MemoryStore(), count(100, 3600)
@@ -162,7 +164,36 @@ def test_a_parent_that_is_sent_again_after_its_death_sends_in_a_round_of_its_own
         send(sender, over, interrupts, "invoice/17", parent=parent, store=store)
         assert parent.lease is not None
         assert store.bury(parent.lease, failure="after its send")
-    assert rounds(sender) == [100_000, 3_700_000]
+    assert moments(sender) == [100_000, 3_700_000]
+
+
+def test_children_without_a_key_take_the_round_of_their_parent(over: threading.Event, interrupts: Interrupts) -> None:
+    sender, store = Kept(), MemoryStore()
+    for job_round in (0, 1, 2):
+        parent = run_of(store, PARENT, 7, job_round)
+        send(sender, over, interrupts, child_key="report", parent=parent, store=store)
+        assert parent.lease is not None
+        assert store.bury(parent.lease, failure="after its send")
+    assert [message.options for message in sender.messages] == [
+        {"round": 7},
+        {"round": 7, "job_round": 1},
+        {"round": 7, "job_round": 2},
+    ]
+
+
+def test_a_send_by_key_of_a_parent_that_was_sent_again_is_a_new_send(
+    over: threading.Event, interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender, store, hours = Kept(), MemoryStore(), count(100, 3600)
+    monkeypatch.setattr("jobkit.producer.time", SimpleNamespace(time=lambda: next(hours)))
+    for job_round in (0, 1):
+        parent = run_of(store, PARENT, 7, job_round)
+        for _ in range(2):
+            send(sender, over, interrupts, "invoice/17", parent=parent, store=store)
+        assert parent.lease is not None
+        assert store.bury(parent.lease, failure="after its sends")
+    assert moments(sender) == [100_000, 100_000, 7_300_000, 7_300_000]
+    assert {"job_round"} & set().union(*(message.options for message in sender.messages)) == set()
 
 
 def test_a_parent_that_lost_its_lease_sends_nothing(over: threading.Event, interrupts: Interrupts) -> None:

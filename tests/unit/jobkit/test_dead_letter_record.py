@@ -1,5 +1,7 @@
 """The record of a death fits into AMQP headers whatever the exception carries, and comes back as it was."""
 
+import json
+
 import pika
 import pytest
 from dramatiq import Message
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from jobkit.broker.connection import FRAME_MAX
 from jobkit.broker.envelope import properties_of
-from jobkit.deadletters import Failure, Reason, has_been_dead
+from jobkit.deadletters import Failure, Reason, has_been_dead, round_after, sent_again
+from jobkit.rounds import END_OF_ROUNDS, ROUND_OPTION
 
 MESSAGE = Message(  # type: ignore[var-annotated]  # its result has no type
     queue_name="email", actor_name="send_email", args=(), kwargs={}, options={}, message_id="x", message_timestamp=1
@@ -177,3 +180,72 @@ def test_a_record_that_somebody_has_forged_still_holds_the_types_that_its_reader
     forged = {"failure-reason": [{}], "failure-attempts": "many", "failure-queue": 7, "failure-died-at": True}
     failure = Failure.from_headers(forged)
     assert (failure.reason, failure.attempts, failure.queue, failure.died_at) == ("[{}]", 0, "7", 0)
+
+
+def died_in(job_round: int) -> dict[str, object]:
+    """The headers of a dead letter of that round."""
+    return {"failure-reason": "permanent", "failure-round": job_round}
+
+
+OLD = {"failure-reason": "permanent", "failure-died-at": 1_700_000_000_000}  #: Of version 0.1.
+
+REJECTED = {"reason": "rejected", "queue": "email", "count": 1}
+
+BY_THE_BROKER: dict[str, object] = {"x-death": [REJECTED, LADDER]}
+
+
+@pytest.mark.parametrize(
+    ("said", "headers", "round_now"),
+    [
+        pytest.param(0, died_in(0), 1, id="moved as it is"),
+        pytest.param(3, died_in(3), 4, id="moved as it is after many rounds"),
+        pytest.param(1, died_in(0), 1, id="sent again"),
+        pytest.param(0, died_in(3), 4, id="one whose body could not be raised"),
+        pytest.param(0, OLD, 1, id="of version 0.1"),
+        pytest.param(2, OLD, 3, id="died in version 0.1 after a rollback"),
+        pytest.param(0, BY_THE_BROKER, 1, id="dead-lettered by RabbitMQ"),
+        pytest.param(2, {"x-death": [{**REJECTED, "count": 2}]}, 4, id="twice, and each time moved as it is"),
+        pytest.param(0, {**died_in(0), **BY_THE_BROKER}, 2, id="moved as it is, then dead-lettered by RabbitMQ"),
+        pytest.param(1, {**died_in(0), **BY_THE_BROKER}, 2, id="sent again, then dead-lettered by RabbitMQ"),
+        pytest.param(0, {"x-death": [{**REJECTED, "count": "many"}]}, 1, id="forged, a count"),
+        pytest.param(0, {"failure-reason": "", "failure-round": "many"}, 1, id="forged"),
+        pytest.param(0, {"failure-reason": "", "failure-round": -1}, 1, id="forged, negative"),
+        pytest.param(0, {"failure-reason": "", "failure-round": True}, 1, id="forged, a truth value"),
+        pytest.param(0, died_in(END_OF_ROUNDS - 1), END_OF_ROUNDS - 1, id="no round is above the last one"),
+    ],
+)
+def test_a_dead_letter_that_comes_back_is_of_the_round_after_its_death(
+    said: int, headers: dict[str, object], round_now: int
+) -> None:
+    assert round_after(said, headers) == round_now
+
+
+@pytest.mark.parametrize("headers", [died_in(0), died_in(4), OLD])
+def test_a_dead_letter_that_is_sent_again_says_its_round_whoever_takes_it(headers: dict[str, object]) -> None:
+    letter = json.dumps({"message_id": "a", "kwargs": {"text": "\ud83d\ude00 é"}}).encode()
+    body, sent = sent_again(letter, headers)
+    message = json.loads(body)
+    assert message["kwargs"] == {"text": "\U0001f600 é"}
+    assert message["options"] == {ROUND_OPTION: round_after(0, headers)}
+    assert {**sent, "failure-round": None} == {**headers, "failure-round": None}, "version 0.1 looks for these"
+    assert round_after(message["options"][ROUND_OPTION], sent) == round_after(0, headers), "it is raised once"
+    assert sent_again(letter, headers) == (body, sent), "who repeats it sends the same message"
+
+
+def test_each_send_of_what_the_broker_dead_letters_is_in_a_higher_round() -> None:
+    body, headers, rounds = b"{}", BY_THE_BROKER, []
+    for _ in range(3):  # from RabbitMQ 4.0 on it does not go on counting from what a client has published
+        rounds.append(round_after(json.loads(body).get("options", {}).get(ROUND_OPTION, 0), headers))
+        body, headers = sent_again(body, headers)
+    assert rounds == sorted(set(rounds))
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"7", b'{"options":[]}', b'{"options":"a"}', b"[" * 100_000])
+def test_a_dead_letter_that_is_no_message_is_sent_again_as_it_is(body: bytes) -> None:
+    assert sent_again(body, died_in(2)) == (body, died_in(2))
+    assert round_after(0, died_in(2)) == 3, "the worker that takes it counts"
+
+
+def test_what_never_died_stays_in_its_round() -> None:
+    assert sent_again(b'{"options":{}}', {"x-death": [LADDER]}) == (b'{"options":{}}', {"x-death": [LADDER]})
+    assert sent_again(b'{"options":{}}', None) == (b'{"options":{}}', {})

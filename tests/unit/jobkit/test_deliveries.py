@@ -103,7 +103,7 @@ def test_the_turn_of_a_job_on_its_last_chance_is_given_back_when_it_gets_no_leas
 
 def delivery(*, over: bool = False) -> tuple[RabbitmqDelivery, Mock]:
     session = Mock(is_over=over)
-    return RabbitmqDelivery(message(), session, 1, revived=False), session
+    return RabbitmqDelivery(message(), session, 1), session
 
 
 def test_a_delivery_whose_connection_is_gone_asks_for_no_lease_and_publishes_nothing() -> None:
@@ -262,7 +262,7 @@ def test_only_what_went_wrong_counts_towards_the_delivery_limit(stumbled: bool, 
     worker = Worker(StoreUnavailable("away"), RuntimeError("a mistake")) if stumbled else Worker()
     if not stumbled:
         worker.stopping.set()
-    back = RabbitmqDelivery(message(), session, 7, revived=False)
+    back = RabbitmqDelivery(message(), session, 7)
     worker.deliver(back)
     consumer = RabbitmqConsumer(Mock(), "work", prefetch=16, timeout=100)
     consumer.ack(back)

@@ -134,6 +134,21 @@ def test_a_sender_cannot_give_a_number_of_attempts_that_the_store_does_not_take(
     assert read(body(options={"attempts": attempts})).options == {}
 
 
+@pytest.mark.parametrize("job_round", [True, -1, 2**31, "2", 2.0, None, [], {}])
+def test_a_sender_cannot_give_a_round_that_the_store_does_not_take(job_round: object) -> None:
+    assert read(body(options={"job_round": job_round})).options == {}
+    assert read(body(options={"job_round": 2})).options == {"job_round": 2}
+
+
+def test_a_dead_letter_that_comes_back_has_all_its_attempts_in_its_next_round() -> None:
+    waits = {"attempts": 4, "deferred": True, "excused": 60, "refused": 60}
+    by_the_broker: dict[str, object] = {"x-death": [{"reason": "delivery_limit", "queue": "email"}]}
+    assert read(body(options={**waits, "delay": 5}), by_the_broker).options == {"delay": 5, "job_round": 1}
+    moved = read(body(options={"job_round": 2}), {"failure-reason": "poison", "failure-round": 2})
+    assert moved.options == {"job_round": 3}
+    assert read(moved.encode()).options == {"job_round": 3}, "a copy of it needs no headers"
+
+
 def test_a_payload_may_be_nested_as_deep_as_is_promised() -> None:
     assert read(body(kwargs={"a": json.loads("[" * 98 + "]" * 98)})).kwargs["a"]
 

@@ -22,7 +22,7 @@ from jobkit.broker.envelope import decode, is_usable_id
 from jobkit.broker.host import Host
 from jobkit.broker.pulse import Pulse
 from jobkit.broker.session import RabbitmqDelivery, Session, Settlement
-from jobkit.deadletters import Failure, Reason, has_been_dead
+from jobkit.deadletters import Failure, Reason, has_been_dead, round_after
 from jobkit.errors import (
     AccessRefused,
     DeclarationRefused,
@@ -35,6 +35,7 @@ from jobkit.errors import (
     text_of,
 )
 from jobkit.execution import DEFERRED_OPTION, REFUSED_OPTION, Decision, for_later, settled
+from jobkit.rounds import said_round
 from jobkit.time import milliseconds
 from jobkit.waits import next_wait
 
@@ -148,8 +149,7 @@ class RabbitmqConsumer(Consumer):
         except tuple(_REFUSALS) as error:
             self._bury(session, method.delivery_tag, body, properties, error)
             return None
-        revived, redelivered = has_been_dead(properties.headers), bool(method.redelivered)
-        delivery = RabbitmqDelivery(message, session, method.delivery_tag, revived=revived, redelivered=redelivered)
+        delivery = RabbitmqDelivery(message, session, method.delivery_tag, redelivered=bool(method.redelivered))
         delivery.__dict__["settle"] = self.settle
         return delivery
 
@@ -190,10 +190,20 @@ class RabbitmqConsumer(Consumer):
         self, session: Session, tag: int, body: bytes, properties: pika.BasicProperties, error: JobkitError
     ) -> None:
         actor, now = str(properties.type or ""), int(time.time() * 1000)
-        failure = Failure.of(error, _REFUSALS[type(error)], actor=actor, queue=self._queue, died_at=now)
+        number = self._round_of(body, properties, error)
+        failure = Failure.of(
+            error, _REFUSALS[type(error)], actor=actor, queue=self._queue, died_at=now, job_round=number
+        )
         log.error("dead-lettered a message from %s: %s", self._queue, error)
         if self._publish_instead(session, tag, lambda: self._broker.publish_dead_letter(body, properties, failure)):
             self._broker.report_death(error, failure, properties)
+
+    def _round_of(self, body: bytes, properties: pika.BasicProperties, error: JobkitError) -> int:
+        """Return the round that a message dies in; that of a body which is not read is what its headers say."""
+        if not isinstance(error, MessageTooLarge | Undecodable):
+            with suppress(Undecodable):
+                return said_round(self._decode(body, properties).options)
+        return round_after(0, properties.headers) if has_been_dead(properties.headers) else 0
 
     def _publish_instead(self, session: Session, tag: int, publish: Callable[[], object]) -> bool:
         """Publish what takes a delivery's place, and settle it; False if that was not confirmed."""

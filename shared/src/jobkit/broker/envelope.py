@@ -10,15 +10,19 @@ from dramatiq import Message
 from jobkit import compact_json
 from jobkit.contracts.job import CONTRACT_VERSION_OPTION
 from jobkit.contracts.payload import PayloadChanged
+from jobkit.deadletters import has_been_dead, round_after
 from jobkit.errors import LONGEST_DELAY, Undecodable
 from jobkit.execution import (
     ATTEMPTS_OPTION,
     DELAY_OPTION,
     DUE_OPTION,
     EXCUSED_OPTION,
+    MOMENT_OPTION,
     REFUSED_OPTION,
-    ROUND_OPTION,
+    in_round,
+    without_history,
 )
+from jobkit.rounds import END_OF_ROUNDS, ROUND_OPTION, said_round
 from jobkit.time import milliseconds
 
 #: What ``Message.asdict`` looks up at each call.
@@ -51,10 +55,11 @@ _NOT_THE_SENDERS = ("eta", "throws")
 _BAGGAGE, _MAX_BAGGAGE = "baggage", 8192
 
 #: Options that are whole numbers, and the least that each may not be: more attempts than any policy makes, times beyond
-#: the year 9999, waits longer than any delay.
+#: the year 9999, more rounds than a job can have, waits longer than any delay.
 _NUMBERS = {
     ATTEMPTS_OPTION: 10_000,
-    ROUND_OPTION: _LAST_TIMESTAMP + 1,
+    MOMENT_OPTION: _LAST_TIMESTAMP + 1,
+    ROUND_OPTION: END_OF_ROUNDS,
     DUE_OPTION: _LAST_TIMESTAMP + 1,
     DELAY_OPTION: milliseconds(LONGEST_DELAY) + 1,
     EXCUSED_OPTION: 2**28,
@@ -105,7 +110,8 @@ def trace_of(carrier: Mapping[str, object] | None) -> dict[str, str]:
 def decode(body: bytes, properties: pika.BasicProperties, queue: str) -> Message[Any]:
     """The message in a body that anybody may have written.
 
-    The queue is the one that it came from, whatever the body says: Dramatiq looks its consumer up by that name.
+    The queue is the one that it came from, whatever the body says: Dramatiq looks its consumer up by that name. A dead
+    letter that has come back is a message of its next round, with all its attempts.
 
     Raises:
         Undecodable: the body is not a Dramatiq message, with the reason.
@@ -124,7 +130,7 @@ def decode(body: bytes, properties: pika.BasicProperties, queue: str) -> Message
     timestamp = _field(fields, "message_timestamp", int, 0)
     if not 0 <= timestamp <= _LAST_TIMESTAMP:
         raise Undecodable("message_timestamp is no time in milliseconds since 1970")
-    return Message(
+    message: Message[Any] = Message(
         queue_name=queue,
         actor_name=_field(fields, "actor_name", str),
         args=tuple(_field(fields, "args", list, [])),
@@ -133,6 +139,9 @@ def decode(body: bytes, properties: pika.BasicProperties, queue: str) -> Message
         message_id=_identifier(fields),
         message_timestamp=timestamp,
     )
+    if not has_been_dead(properties.headers):
+        return message
+    return in_round(without_history(message), round_after(said_round(message.options), properties.headers))
 
 
 def is_usable_id(identifier: str) -> bool:

@@ -34,13 +34,10 @@ class Settlement(Enum):
 class RabbitmqDelivery(MessageProxy):
     """A message together with the session over which it came."""
 
-    def __init__(
-        self, message: Message[Any], session: "Session", tag: int, *, revived: bool, redelivered: bool = False
-    ) -> None:
+    def __init__(self, message: Message[Any], session: "Session", tag: int, *, redelivered: bool = False) -> None:
         super().__init__(message)
         self.session = session
         self.tag = tag
-        self.revived = revived
         self.redelivered = redelivered
         # Once its session is over, the broker delivers the message again, and it cannot be settled here.
         self.is_stale = lambda: session.is_over

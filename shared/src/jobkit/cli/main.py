@@ -97,16 +97,19 @@ def close_breaker(name: Annotated[str, typer.Argument(help="The breaker, for exa
 @app.command("dead-letters")
 def dead_letters(
     service: ServiceName,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="The most to show.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The most to show, or to send again.")] = 20,
+    fingerprint: Annotated[str | None, typer.Option(help="Only those of this kind of failure.")] = None,
+    again: Annotated[bool, typer.Option("--send-again", help="Send them to their queues again.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List a service's dead letters, oldest first.
 
-    They stay where they are.
+    They stay where they are, unless they are sent again.
     """
-    from jobkit.cli.dead_letters import show
+    from jobkit.cli.dead_letters import send_again, show
 
-    show(service, limit, as_json=as_json)
+    act = send_again if again else show
+    act(service, limit, fingerprint, as_json=as_json)
 
 
 @app.command()

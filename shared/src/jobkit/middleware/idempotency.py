@@ -96,6 +96,7 @@ class Idempotency:
             answer = yield from self._ask_alone(execution)
         match answer:
             case Lease():
+                execution.begin_under(answer)
                 return answer
             case Finished():
                 return Decision(Verdict.ANSWERED)
@@ -157,9 +158,9 @@ class Idempotency:
         return Claim(
             execution.job,
             execution.owner,
-            sent_at=execution.round,
+            sent_at=execution.moment,
+            job_round=execution.round,
             attempts_before=execution.attempts_before,
-            revived=execution.revived,
             alone_at=self._max_crashes - 1,
             alone=execution.alone,
             due_at=due_at,

@@ -76,6 +76,7 @@ class Retries:
                 attempts=execution.attempt - isinstance(decision.error, Poison),  # a poison job was not run again
                 sent_at=execution.message.message_timestamp,
                 first_failed_at=lease.first_failed_at,
+                job_round=execution.round,
                 trace_id=telemetry.trace_id(),
                 group=decision.error,
             )

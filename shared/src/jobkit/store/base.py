@@ -8,6 +8,7 @@ from typing import Protocol
 
 from jobkit.contracts.job import service_of
 from jobkit.errors import JobkitError
+from jobkit.rounds import Rounds, round_of
 
 #: A waiting job that is due this soon may run: the broker's delays have a resolution of one second.
 DUE_SLACK = timedelta(seconds=1)
@@ -15,7 +16,7 @@ DUE_SLACK = timedelta(seconds=1)
 #: The most that the clocks of a sender and of the store may differ. A send is never answered with an earlier death.
 CLOCK_SKEW = timedelta(minutes=10)
 
-#: Values of ``sent_at`` that a record remembers. More sends of one job are rare, and the oldest are forgotten.
+#: Sends, and rounds of them, that a record remembers. More of one job are rare, and the oldest are forgotten.
 MOST_SEEN = 16
 
 
@@ -64,8 +65,9 @@ class Lease:
         attempt: Which run this is, from 1. Snoozes and interrupts do not count.
         crashes: Runs that ended without a word, because their worker died.
         first_failed_at: When the first attempt failed, in milliseconds since the epoch; 0 if none has.
-        sent_at: What the delivery that it was given to said of that.
+        sent_at: The latest that the job was sent, of the deliveries that it was given to.
         crashes_before: Those before the job's last checkpoint. ``attempt`` and ``crashes`` count from there.
+        rounds: Those above 0 that the job has run in, this run included, for a record that has to be written again.
         stalled: Whether the lease before this one ended without an end of the job. Told once.
     """
 
@@ -77,8 +79,13 @@ class Lease:
     first_failed_at: int = 0
     sent_at: int = 0
     crashes_before: int = 0
+    rounds: Rounds = field(default=(), kw_only=True)
     # Whoever asks again for the same lease is not told again.
     stalled: bool = field(default=False, compare=False, kw_only=True)
+
+    def round_of(self, moment: int) -> int:
+        """Return the highest round that the job has run in of the send at ``moment``."""
+        return round_of(self.rounds, moment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +117,8 @@ class Claim:
     job: JobKey
     owner: str
     sent_at: int
+    job_round: int = 0
     attempts_before: int = 0
-    revived: bool = False
     alone_at: int = 0
     alone: bool = False
     due_at: int = 0
@@ -159,7 +166,8 @@ Answer = Lease | Held | Suspect | Finished
 class JobRecord:
     """All that is known of a job, for people and for status queries. Times are milliseconds since the epoch.
 
-    ``waits_for`` says why a job waits that has used up no attempt, such as a breaker that is open.
+    ``waits_for`` says why a job waits that has used up no attempt, such as a breaker that is open. ``round``
+    is how often its latest send was sent again from the dead-letter queue, and has run.
     """
 
     job: JobKey
@@ -177,6 +185,7 @@ class JobRecord:
     failure: str = ""
     result: bytes = b""
     waits_for: str = ""
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +266,8 @@ class JobStore(Protocol):
         *,
         ttl: timedelta,
         sent_at: int,
+        job_round: int = 0,
         attempts_before: int = 0,
-        revived: bool = False,
         alone_at: int = 0,
         alone: bool = False,
         due_at: int = 0,
@@ -271,12 +280,13 @@ class JobStore(Protocol):
             job: Which job.
             owner: Who asks. The same owner gets the same lease again, and for the whole of ``ttl``.
             ttl: For how long, unless it is renewed.
-            sent_at: When the job was sent, or the one that led to it (``Execution.round``), by its sender's clock. It
+            sent_at: When the job was sent, or the one that led to it (``Execution.moment``), by its sender's clock. It
                 tells a redelivery of a dead job from the same job sent again: a later ``sent_at`` starts it again. An
                 earlier one is answered if it was seen before, or is older than the death by more than ``CLOCK_SKEW``. 0
                 is a sender that did not say when.
+            job_round: Of that send (``jobkit.rounds``). A higher one than the job has run in starts a dead job again.
+                Any other is answered as ``sent_at`` says.
             attempts_before: What the message itself says of attempts made, should the record have been lost.
-            revived: Whether the message has come back from a dead-letter queue, which starts a dead job again.
             alone_at: After this many crashes, no lease is given unless ``alone``; 0 is never.
             alone: Whether no other such job runs in this process.
             due_at: When a delayed job may begin first, by the sender's clock; 0 if it was not delayed. A delivery that

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from jobkit.errors import JobkitError
+from jobkit.rounds import Rounds, round_of, with_round
 from jobkit.store.base import (
     CLOCK_SKEW,
     DUE_SLACK,
@@ -43,14 +44,17 @@ class _Row:
     made: dict[str, bytes] = field(default_factory=dict)  # by name, what runs have stored
     crashes_before: int | None = None  # there once the job has made a checkpoint
     seen: tuple[int, ...] = ()  # the sends that were delivered, by their sent_at
+    rounds: Rounds = ()  # those above 0 that the job has run in
 
     def see(self, sent_at: int) -> None:
         """Remember a send that was delivered; the last ones of many."""
         if sent_at not in self.seen:
             self.seen = (*self.seen, sent_at)[-MOST_SEEN:]
 
-    def has_died_of(self, sent_at: int) -> bool:
-        """Whether this death answers a delivery: it does not if the send came later, or its clock may be behind."""
+    def has_died_of(self, sent_at: int, job_round: int) -> bool:
+        """Whether this death answers a delivery: not in a higher round, nor if it was sent later, by whatever clock."""
+        if job_round > round_of(self.rounds, sent_at):
+            return False
         old = sent_at > 0 and self.record.finished_at - sent_at > milliseconds(CLOCK_SKEW)
         return sent_at == self.sent_at or (sent_at < self.sent_at and (sent_at in self.seen or old))
 
@@ -81,8 +85,8 @@ class MemoryStore:
         *,
         ttl: timedelta,
         sent_at: int,
+        job_round: int = 0,
         attempts_before: int = 0,
-        revived: bool = False,
         alone_at: int = 0,
         alone: bool = False,
         due_at: int = 0,
@@ -98,7 +102,7 @@ class MemoryStore:
                 self._lend(row, ttl, now)  # it is told of its lease only now
                 return self._lease(row)
             begun = False if self._was_given_to(row, instead_of) else self._begun(row)
-            refusal = self._refusal(row, now, sent_at=sent_at, revived=revived, lapsed=begun is not None)
+            refusal = self._refusal(row, now, sent_at=sent_at, job_round=job_round, lapsed=begun is not None)
             if refusal is not None:
                 return refusal
             anew = record.state is JobState.DEAD
@@ -107,17 +111,17 @@ class MemoryStore:
             if alone_at and crashes == alone_at and not alone:
                 return Suspect(crashes)
             row.see(sent_at)
+            rounds = with_round(row.rounds, sent_at, job_round, MOST_SEEN)
             latest = max(row.sent_at, sent_at)
             early = min(due_at - now, milliseconds(delay))
             if early > milliseconds(DUE_SLACK) and is_new:
                 waiting = JobRecord(job, JobState.WAITING, 0, 0, record.fence, waits_for="its delay")
-                self._rows[job] = row = _Row(waiting, sent_at=latest, made=row.made, seen=row.seen)
+                self._rows[job] = row = _Row(waiting, sent_at=latest, made=row.made, seen=row.seen, rounds=rounds)
                 self._make_wait(row, early, now)
                 return Held(timedelta(milliseconds=early), JobState.WAITING)
             crashes_before = None if anew else row.crashes_before
-            known = revived or crashes_before is not None
             made = 0 if anew else record.attempt - (begun is False)
-            before = max(made, 0 if known else attempts_before)
+            before = max(made, 0 if crashes_before is not None else attempts_before)
             # No lower than the clock, so that it rises even over the loss or the expiry of the record.
             fence = max(record.fence + 1, now)
             first_failed_at = 0 if anew else row.first_failed_at
@@ -131,6 +135,7 @@ class MemoryStore:
                 made=row.made,
                 crashes_before=crashes_before,
                 seen=row.seen,
+                rounds=rounds,
             )
             self._lend(row, ttl, now)
             return replace(self._lease(row), stalled=stalled)
@@ -144,8 +149,8 @@ class MemoryStore:
             claim.owner,
             ttl=ttl,
             sent_at=claim.sent_at,
+            job_round=claim.job_round,
             attempts_before=claim.attempts_before,
-            revived=claim.revived,
             alone_at=claim.alone_at,
             alone=claim.alone,
             due_at=claim.due_at,
@@ -252,6 +257,7 @@ class MemoryStore:
                 row.record,
                 lease_until=row.until if state is JobState.RUNNING else 0,
                 due_at=row.until if state is JobState.WAITING else 0,
+                round=round_of(row.rounds, row.sent_at),
             )
 
     def ping(self) -> None: ...
@@ -279,6 +285,7 @@ class MemoryStore:
                 sent_at=lease.sent_at,
                 first_failed_at=lease.first_failed_at,
                 seen=(lease.sent_at,),
+                rounds=lease.rounds,
             )
             self._rows[lease.job] = row
         return row if row.is_of(lease) else None
@@ -309,13 +316,13 @@ class MemoryStore:
             return None
         return owner[1] in self._dead[owner[0]]
 
-    def _refusal(self, row: _Row, now: int, *, sent_at: int, revived: bool, lapsed: bool) -> Held | Finished | None:
+    def _refusal(self, row: _Row, now: int, *, sent_at: int, job_round: int, lapsed: bool) -> Held | Finished | None:
         """Return why the job is not given out; None if it may be."""
         record = row.record
         if record.state is JobState.DONE:
             return Finished(record.state)
         if record.state is JobState.DEAD:
-            return Finished(record.state) if not revived and row.has_died_of(sent_at) else None
+            return Finished(record.state) if row.has_died_of(sent_at, job_round) else None
         if row.until:
             row.see(sent_at)
         # More than there was at first means that the clock went back: nobody knows how much has passed, so it begins
@@ -337,6 +344,7 @@ class MemoryStore:
             row.first_failed_at,
             row.sent_at,
             row.crashes_before or 0,
+            rounds=row.rounds,
         )
 
     def _finish(self, lease: Lease, state: JobState, *, result: bytes = b"", failure: str = "") -> bool:

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from jobkit.errors import JobkitError
+from jobkit.rounds import read, round_of, written
 from jobkit.store.base import (
     CLOCK_SKEW,
     DUE_SLACK,
@@ -58,8 +59,9 @@ def _answered(claim: Claim, answer: Any) -> Answer:
     verdict, *details = answer
     match verdict:
         case b"leased":
-            *numbers, stalled = (int(number) for number in details)
-            return Lease(claim.job, claim.owner, *numbers, stalled=bool(stalled))
+            *numbers, stalled = (int(number) for number in details[:-1])
+            rounds = read(details[-1].decode())
+            return Lease(claim.job, claim.owner, *numbers, rounds=rounds, stalled=bool(stalled))
         case b"suspect":
             return Suspect(int(details[0]))
         case b"held":
@@ -70,7 +72,8 @@ def _answered(claim: Claim, answer: Any) -> Answer:
 
 def _told(lease: Lease) -> list[Argument]:
     """What the scripts are told of a lease: enough to write its record again."""
-    return [lease.fence, lease.owner, lease.attempt, lease.crashes, lease.first_failed_at, lease.sent_at]
+    numbers = [lease.attempt, lease.crashes, lease.first_failed_at, lease.sent_at]
+    return [lease.fence, lease.owner, *numbers, written(lease.rounds)]
 
 
 def _field(name: str) -> str:
@@ -110,8 +113,8 @@ class RedisStore:
         *,
         ttl: timedelta,
         sent_at: int,
+        job_round: int = 0,
         attempts_before: int = 0,
-        revived: bool = False,
         alone_at: int = 0,
         alone: bool = False,
         due_at: int = 0,
@@ -122,8 +125,8 @@ class RedisStore:
             job,
             owner,
             sent_at=sent_at,
+            job_round=job_round,
             attempts_before=attempts_before,
-            revived=revived,
             alone_at=alone_at,
             alone=alone,
             due_at=due_at,
@@ -216,6 +219,7 @@ class RedisStore:
             failure=text("failure"),
             result=row.get("result", b""),
             waits_for=text("waits_for"),
+            round=round_of(read(text("rounds")), number("sent_at")),
         )
 
     def ping(self) -> None:
@@ -226,7 +230,7 @@ class RedisStore:
 
     def _claim(self, claim: Claim, ttl: timedelta) -> _Call:
         arguments: list[Argument] = [
-            *(claim.owner, milliseconds(ttl), self._ttl, claim.sent_at, claim.attempts_before, int(claim.revived)),
+            *(claim.owner, milliseconds(ttl), self._ttl, claim.sent_at, claim.attempts_before, claim.job_round),
             *(milliseconds(DUE_SLACK), claim.alone_at, int(claim.alone), claim.due_at, milliseconds(claim.delay)),
             *(milliseconds(CLOCK_SKEW), MOST_SEEN, self._client.key(_PROCESS), claim.instead_of),
         ]

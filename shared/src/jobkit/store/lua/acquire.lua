@@ -1,14 +1,17 @@
 -- Give the job to whoever asks, unless it is running elsewhere, not due, done, or dead.
--- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, revived (0|1), slack ms, alone at, alone (0|1), due at,
+-- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, round, slack ms, alone at, alone (0|1), due at,
 -- delay ms, clock skew ms, most seen, what the keys of processes begin with, instead of
 local key, owner, ttl, record_ttl, sent_at = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local revived, slack = ARGV[6] == '1', tonumber(ARGV[7])
+local round, slack = tonumber(ARGV[6]), tonumber(ARGV[7])
 local row = redis.call('HMGET', key, 'state', 'owner', 'lease_until', 'due_at', 'attempt', 'crashes', 'sent_at',
-  'first_failed_at', 'fence', 'span', 'seen', 'finished_at', 'crashes_before')
+  'first_failed_at', 'fence', 'span', 'seen', 'finished_at', 'crashes_before', 'rounds')
 local state, attempt, crashes, first_failed_at = row[1], tonumber(row[5] or 0), tonumber(row[6] or 0), row[8] or '0'
 local crashes_before = row[13] -- there once the job has made a checkpoint
 local seen = row[11] or (row[7] and ',' .. row[7] .. ',' or ',')
 local was_seen = string.find(seen, ',' .. sent_at .. ',', 1, true) ~= nil
+-- The rounds above 0 that the job has run in, by their sends: ",1790000000000:1,".
+local rounds = row[14] or ''
+local has_run_in = tonumber(string.match(rounds, ',' .. sent_at .. ':(%d+),') or 0)
 
 -- Remember the sends of this job that were delivered, the last ones of many: "," .. "1790000000000" .. ",".
 local function see()
@@ -17,6 +20,15 @@ local function see()
   local _, count = string.gsub(seen, '%d+', '')
   if count > tonumber(ARGV[13]) then seen = string.gsub(seen, '^,%d+', '', 1) end
   redis.call('HSET', key, 'seen', seen)
+end
+
+-- Remember the round that begins, instead of the one before it of the same send; the last ones of many.
+local function begin_round()
+  if round <= has_run_in then return end
+  rounds = (rounds == '' and ',' or string.gsub(rounds, ',' .. sent_at .. ':%d+,', ',')) .. sent_at .. ':' .. ARGV[6] .. ','
+  local _, count = string.gsub(rounds, ':', '')
+  if count > tonumber(ARGV[13]) then rounds = string.gsub(rounds, '^,[^,]+', '', 1) end
+  redis.call('HSET', key, 'rounds', rounds)
 end
 
 -- How much of a lease or a wait is left. More than there was at first means that the clock went back: nobody knows how
@@ -42,17 +54,18 @@ local stalled = false -- whether the lease before ended without an end of the jo
 if state == 'done' then
   return {'done'}
 elseif state == 'dead' then
-  -- A later send starts it again. An earlier one is a duplicate, unless its sender's clock was behind. 0 is no time.
+  -- A later send starts it again, and so does a higher round of any send. An earlier send is a duplicate, unless its
+  -- sender's clock was behind. 0 is no time.
   local later = tonumber(sent_at) - tonumber(row[7])
   local old = sent_at ~= '0' and tonumber(row[12] or now) - tonumber(sent_at) > tonumber(ARGV[12])
-  if not revived and (later == 0 or (later < 0 and (was_seen or old))) then
+  if round <= has_run_in and (later == 0 or (later < 0 and (was_seen or old))) then
     return {'dead'}
   end
   attempt, crashes, first_failed_at, crashes_before = 0, 0, '0', nil
 elseif state == 'running' then
   if row[2] == owner then
     lend(key, ttl, record_ttl) -- it is told of its lease only now
-    return {'leased', row[9], row[5], row[6], first_failed_at, row[7], crashes_before or '0', '0'}
+    return {'leased', row[9], row[5], row[6], first_failed_at, row[7], crashes_before or '0', '0', rounds}
   end
   see()
   local had_begun, remaining = begun(), left('lease_until', row[3])
@@ -79,6 +92,7 @@ if crashes > 0 and crashes == tonumber(ARGV[8]) and ARGV[9] == '0' then
 end
 
 see()
+begin_round()
 local latest = string.format('%.0f', math.max(tonumber(row[7] or 0), tonumber(sent_at)))
 
 -- A delayed job that the broker delivered too early waits here, the first time: a policy may shorten the broker's delays.
@@ -91,7 +105,7 @@ if early > slack and (not state or state == 'dead') then
   return {'held', string.format('%.0f', early), 'waiting'}
 end
 
-attempt = math.max(attempt, (revived or crashes_before) and 0 or tonumber(ARGV[5])) + 1
+attempt = math.max(attempt, crashes_before and 0 or tonumber(ARGV[5])) + 1
 -- No lower than the clock, so that it rises even over the loss or the expiry of the record.
 local fence = string.format('%.0f', math.max(tonumber(row[9] or 0) + 1, now))
 redis.call('HSET', key, 'state', 'running', 'owner', owner, 'attempt', attempt, 'crashes', crashes, 'sent_at', latest,
@@ -105,4 +119,4 @@ if state == 'dead' then
 end
 lend(key, ttl, record_ttl)
 return {'leased', fence, tostring(attempt), tostring(crashes), first_failed_at, latest, crashes_before or '0',
-  stalled and '1' or '0'}
+  stalled and '1' or '0', rounds}

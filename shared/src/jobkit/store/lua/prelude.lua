@@ -14,7 +14,7 @@ end
 -- The job's state, if its record is this lease's; else nil. A lower fence than the lease's is from before it: Redis has
 -- lost what it was told last. So the record is written again, unless it says that the job is done. The caller says how
 -- long it lasts.
-local function state_under(key, fence, owner, attempt, crashes, first_failed_at, sent_at)
+local function state_under(key, fence, owner, attempt, crashes, first_failed_at, sent_at, rounds)
   local row = redis.call('HMGET', key, 'fence', 'owner', 'state')
   if row[1] == fence and row[2] == owner then
     return row[3]
@@ -25,6 +25,9 @@ local function state_under(key, fence, owner, attempt, crashes, first_failed_at,
   redis.call('DEL', key)
   redis.call('HSET', key, 'state', 'running', 'fence', fence, 'owner', owner, 'attempt', attempt, 'crashes', crashes,
     'first_failed_at', first_failed_at, 'sent_at', sent_at)
+  if rounds ~= '' then
+    redis.call('HSET', key, 'rounds', rounds)
+  end
   return 'running'
 end
 

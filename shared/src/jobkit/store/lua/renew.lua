@@ -1,6 +1,7 @@
 -- Extend leases that are still theirs, lapsed or not: as long as nobody else was given one, nothing is lost.
 -- KEYS: the process, the processes of its service, the records. ARGV: ttl ms, record ttl ms, the process's name, what it
--- says of itself (empty: there is none), then the lease (fence, owner, attempt, crashes, first failed at, sent at) of each
+-- says of itself (empty: there is none), then the lease (fence, owner, attempt, crashes, first failed at, sent at, rounds)
+-- of each
 local ttl, record_ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
 
 if ARGV[4] ~= '' then
@@ -23,7 +24,7 @@ end
 local held = {}
 for i = 1, #KEYS - 2 do
   local key = KEYS[i + 2]
-  if state_of(key, unpack(ARGV, 6 * i - 1, 6 * i + 4)) == 'running' then
+  if state_of(key, unpack(ARGV, 7 * i - 2, 7 * i + 4)) == 'running' then
     lend(key, ttl, record_ttl)
     held[i] = 1
   else
