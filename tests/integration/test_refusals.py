@@ -24,6 +24,14 @@ from local_stack.redis import Redis as RedisNode
 
 MISCONFIGURED = 78
 
+#: A worker that asks its store and its health more often than every 5 s.
+QUICK = {
+    "JOBKIT_LEASE_SECONDS": "6",
+    "JOBKIT_STORE_TIMEOUT_SECONDS": "1",
+    "JOBKIT_HEALTH_STALL_SECONDS": "4",
+    "JOBKIT_REFUSAL_LIMIT_SECONDS": "1",
+}
+
 EVICTS = "maxmemory-policy allkeys-lru, so it forgets records"
 
 
@@ -228,7 +236,7 @@ def test_a_right_that_is_withdrawn_from_a_running_worker_is_said_once_and_its_en
         **environment,
         "JOBKIT_STORE_URL": login.url,
         "JOBKIT_HEALTH_FOLDER": str(health),
-        "JOBKIT_REFUSAL_LIMIT_SECONDS": "1",
+        **QUICK,
     }
     with WorkerProcess(tmp_path, settings) as worker, Producer(environment["JOBKIT_BROKER_URL"]) as producer:
         producer.send(Probe(name="before"))
@@ -260,7 +268,7 @@ def test_a_broker_login_that_is_withdrawn_is_said_once_and_its_end_is_noticed(
         **environment,
         "JOBKIT_BROKER_URL": environment["JOBKIT_BROKER_URL"].replace("guest:guest", f"{name}:s3cret"),
         "JOBKIT_HEALTH_FOLDER": str(health),
-        "JOBKIT_REFUSAL_LIMIT_SECONDS": "1",
+        **QUICK,
     }
     with WorkerProcess(tmp_path, settings) as worker, Producer(environment["JOBKIT_BROKER_URL"]) as producer:
         wait_for_queue(environment["JOBKIT_BROKER_URL"], "probe")
