@@ -58,9 +58,10 @@ check: $(READY) ## format, lint, types (the documentation's code too), import la
 unit: $(READY) ## the unit tests: seconds, no services
 	$(BIN)/pytest -q -n 2 tests/unit
 
+# Most tests wait, for a broker that starts or a lease that ends, so four processes share two cores.
 .PHONY: test
 test: $(if $(filter 1,$(SKIP_MISSING_SERVERS)),$(READY),servers) ## unit, contract, integration, trap and short chaos tests on private nodes
-	$(BIN)/pytest -q -n 2 --dist loadfile --ignore=tests/load tests
+	$(BIN)/pytest -q -n 4 --dist loadfile --ignore=tests/load tests
 
 .PHONY: matrix
 matrix: ## make demo and make test on fresh machines of Debian 12, 13 and testing: an hour, as root, with debootstrap

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from vitals import look_at
 
 SOAK = Path(__file__).with_name("soak.py")
 
@@ -24,3 +25,13 @@ def test_a_short_soak_balances() -> None:
     assert run.returncode == 0, output
     assert "SIGKILL" in output or "connections closed" in output, f"no fault has struck:\n{output}"
     assert "nothing grew, and the ledger balances" in output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ps(1) shows such a process without memory")
+def test_a_killed_process_that_nobody_has_waited_for_counts_as_gone() -> None:
+    with subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.kill()
+        assert process.stdout.read() == b"", "it has closed its files, which it does after it has left its memory"
+        with pytest.raises(ProcessLookupError):
+            look_at(process.pid)

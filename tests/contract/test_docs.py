@@ -182,10 +182,11 @@ def test_the_fifth_service_of_the_readme_is_a_service_like_the_others(tmp_path: 
 def run_in(tree: Path, *command: str) -> tuple[int, str]:
     """Run a module in the tree of the fifth service: its exit status, and what it said."""
     sources = [tree / "shared/src", tree / "services/reports/src"]
+    plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_timeout"}  # the only one it configures
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=tree,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sources))},
+        env={**os.environ, **plugins, "PYTHONPATH": os.pathsep.join(map(str, sources))},
         capture_output=True,
         text=True,
         check=False,

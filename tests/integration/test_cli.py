@@ -37,7 +37,7 @@ def worker(tmp_path: Path, vhost_url: str, redis_url: str) -> WorkerProcess:
 def jobkit(worker: WorkerProcess) -> Command:
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "jobkit.cli", *arguments]
-        return subprocess.run(command, env=worker.environment, capture_output=True, text=True, check=False, timeout=30)
+        return subprocess.run(command, env=worker.environment, capture_output=True, text=True, check=False, timeout=100)
 
     return run
 

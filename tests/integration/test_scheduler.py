@@ -66,7 +66,8 @@ def test_two_schedulers_fire_a_tick_once(
     forgetful.last_tick = lambda *_: stale  # type: ignore[method-assign]  # what it has forgotten
     assert Scheduler(forgetful, sender, at(noon)).fire_due() == 1
     assert Scheduler(registry, sender, at(noon + timedelta(seconds=30))).fire_due() == 0
-    settings = {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url}
+    settings = {"JOBKIT_BROKER_URL": vhost_url, "JOBKIT_STORE_URL": redis_url, "JOBKIT_LEASE_SECONDS": "3"}
+    settings["JOBKIT_STORE_TIMEOUT_SECONDS"] = "0.5"  # the second message waits for as long as a lease
     ledger = Ledger(tmp_path / "ledger")
     with WorkerProcess(tmp_path, settings):
         ledger.wait_for("end", "probe")

@@ -31,6 +31,8 @@ def look_at(pid: int) -> Vitals:
         return _ask_ps(pid)
     folder = Path(f"/proc/{pid}")
     rows = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+    if "VmRSS" not in rows:  # it has been killed, and its parent has not asked for its exit status yet
+        raise ProcessLookupError(f"process {pid} has ended")
     resident, peak = (int(rows[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
     return Vitals(pid, resident, peak, int(rows["Threads"]), len(list((folder / "fd").iterdir())))
 

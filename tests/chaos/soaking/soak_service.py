@@ -24,7 +24,8 @@ class Task(Job, queue="chaos", lanes=("high", "normal")):
     """Write down that it ran.
 
     Attributes:
-        first: What its first run does instead: ``fail``, ``snooze`` or ``give up``.
+        first: What its first run does instead: ``fail`` or ``snooze``. With ``give up`` each run does it, as the first
+            may be killed before its dead letter is confirmed.
         children: So many jobs it sends.
     """
 
@@ -61,7 +62,7 @@ def task(job: Task, context: Context[Path]) -> None:
     for number in range(job.children):
         context.send(Task(name=f"{job.name}/{number}"))
     time.sleep(job.seconds)
-    if job.first and _is_first(context.resources / "marks" / job.name):
+    if job.first == "give up" or (job.first and _is_first(context.resources / "marks" / job.name)):
         _misbehave(job.first)
     ledger.write("end", job.name)
 

@@ -1,6 +1,8 @@
 """A job that does not end after its interrupt is reported, also where its process must not be replaced."""
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -126,3 +128,67 @@ def test_stuck_jobs_are_counted_by_queue_actor_and_interrupt(monkeypatch: pytest
         "jobkit.actor": "send_email",
         "error.type": "TimeLimitExceeded",
     }
+
+
+LOOKS = """
+import faulthandler, gc, sys, threading
+from jobkit.middleware.stuck_jobs import frame_of
+
+faulthandler.dump_traceback_later(float(sys.argv[2]), exit=True)
+look = {"ours": frame_of, "python's": lambda thread: sys._current_frames().get(thread)}[sys.argv[1]]
+
+class Cycle:
+    def __init__(self):
+        self.itself, self.local = self, threading.local()
+        self.local.value = 1
+
+def look_while_garbage_waits():
+    running, over = threading.Event(), threading.Event()
+
+    def wait():
+        running.set()
+        over.wait()
+
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    running.wait(10)
+    gc.disable()
+    garbage = [Cycle() for _ in range(20)]
+    del garbage
+    gc.set_threshold(1, 1, 1)
+    gc.enable()
+    frame = look(threads[0].ident)
+    assert gc.isenabled() and frame is not None
+    gc.set_threshold(700, 10, 10)
+    over.set()
+    del frame
+    for thread in threads:
+        thread.join()
+
+for _ in range(50):
+    look_while_garbage_waits()
+gc.disable()
+frame_of(threading.get_ident())
+assert not gc.isenabled()
+print("it goes on")
+"""
+
+
+@pytest.mark.parametrize(
+    "whose",
+    [
+        "ours",
+        pytest.param(
+            "python's",
+            marks=pytest.mark.skipif(sys.version_info >= (3, 12), reason="collects between two instructions only"),
+        ),
+    ],
+)
+def test_a_look_at_the_frames_of_other_threads_does_not_freeze_the_process_while_garbage_is_collected(
+    whose: str,
+) -> None:
+    limit = "20" if whose == "ours" else "3"  # seconds; a tenth of one is enough
+    command = [sys.executable, "-c", LOOKS, whose, limit]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.strip() == "it goes on") is (whose == "ours"), done.stderr

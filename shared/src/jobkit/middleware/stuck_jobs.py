@@ -1,6 +1,7 @@
 """Jobs that do not end although they were interrupted: in a call that never returns, or because they ignore it."""
 
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from types import FrameType
 from typing import Any, Final, TypeVar
 
 from dramatiq import Broker, Worker
@@ -130,7 +132,7 @@ class StuckJobs(Middleware):
         self._reported = set(overruns)
 
     def _report(self, overrun: Overrun) -> None:
-        execution, frame = overrun.execution, sys._current_frames().get(overrun.thread)
+        execution, frame = overrun.execution, frame_of(overrun.thread)
         if execution is not None:
             telemetry.job_stuck(execution.message.queue_name, execution.job.actor, overrun.interrupt.__name__)
         stack = "".join(traceback.format_stack(frame)[-_FRAMES:]) if frame is not None else ""
@@ -173,6 +175,21 @@ class StuckJobs(Middleware):
 
     def _without_given_up(self, threads: Sequence[AnyThread]) -> list[AnyThread]:
         return [thread for thread in threads if thread.ident not in self._given_up]
+
+
+def frame_of(thread: int) -> FrameType | None:
+    """Return what a thread runs now; None if it has ended.
+
+    Python 3.11 may collect garbage while it makes the frames, under a lock that a collected `threading.local` takes
+    too. All threads then wait for ever (gh-106883 of Python). So nothing is collected meanwhile.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames().get(thread)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _names(overrun: Overrun) -> dict[str, object]:
