@@ -29,14 +29,15 @@ def exercise(store: JobStore, service: str) -> None:
         StoreRefused: A command or a key is not permitted.
         StoreUnavailable: The store does not answer now.
     """
-    process = Process(uuid.uuid4().hex, service, "", 0, (), GENERATION, 0)
+    of_its_own = f"{service}:{ACTOR}"  # so that it is no worker of the service
+    process = Process(uuid.uuid4().hex, of_its_own, "", 0, (), GENERATION, 0)
     owner = f"{process.name}:1"
     jobs = [JobKey(service, ACTOR, f"{process.name}-{number}") for number in range(3)]
     answers = [store.acquire(job, owner, ttl=_LEASE, sent_at=1) for job in jobs]
     leases = [answer for answer in answers if isinstance(answer, Lease)]
     store.renew(leases, _LEASE, process)
-    store.processes(service)
-    store.declare_dead(process.name, service, ())
+    store.processes(of_its_own)
+    store.declare_dead(process.name, of_its_own, ())
     for lease in leases[:1]:
         store.remember(lease, ACTOR, b"{}")
         store.forget(lease, ACTOR)
