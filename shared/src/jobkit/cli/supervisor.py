@@ -101,7 +101,7 @@ class Supervisor:
     def _look_after(self, slot: _Slot) -> None:
         if slot.process is not None and (status := slot.process.poll()) is not None:
             slot.process = None
-            if slot.identity is not None and not _has_said_so(slot.identity, status):
+            if slot.identity is not None:  # what it could not free itself is free now
                 self._deaths.note(slot.identity)
             self._ended(slot, status)
         now = time.monotonic()
@@ -175,8 +175,3 @@ class Supervisor:
             slot.told = True
             with suppress(ProcessLookupError):
                 os.kill(slot.process.pid, number)
-
-
-def _has_said_so(identity: Identity, status: int) -> bool:
-    """Whether a process that has ended is sure to have freed all jobs itself."""
-    return status == 0 and identity.begun is not None and not identity.begun.numbers()
