@@ -48,7 +48,7 @@ class JobBroker(RabbitmqBroker):
     Args:
         connection: The nodes.
         sender: How messages leave.
-        prefetch: Messages held per queue and process; 0 leaves it to Dramatiq (two per thread).
+        prefetch: Messages held per queue and process; 0 is four per thread.
         rollout: How long a message waits for a worker that has its actor.
         declarer: Makes the queues; that of the sender, so that nothing is declared twice.
         refusals: Told when the broker refuses our user.
@@ -180,7 +180,8 @@ class JobBroker(RabbitmqBroker):
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         """An iterator over the queue; it connects when it is first asked for a message."""
-        return RabbitmqConsumer(self, queue_name, self._prefetch or prefetch, timeout)
+        # Dramatiq asks for two per thread. While those that have ended are being recorded, their threads have others.
+        return RabbitmqConsumer(self, queue_name, self._prefetch or 2 * prefetch, timeout)
 
     def report_outage(self, error: BaseException, *, first: bool, queue: str = "") -> None:
         """Say once that the broker is away; end the worker if it was never there and refuses us.
