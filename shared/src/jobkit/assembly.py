@@ -138,6 +138,7 @@ class Assembly(Generic[R]):
                 broker,
                 patience,
                 keeper.store_was_away,
+                recent_deaths=keeper.recent_deaths,
                 max_crashes=self.platform.max_crashes,
             ),
             Breakers(self.switches, patience, self.name, excused_for=limits.excuse),

@@ -88,6 +88,10 @@ class LeaseKeeper:
         """Return the name under which a delivery of this process asks for its lease."""
         return self._identity.owner()
 
+    def recent_deaths(self) -> int:
+        """How many processes beside this one have died of late."""
+        return self._identity.begun.deaths if self._identity.begun is not None else 0
+
     def keep(self, lease: Lease, thread: int) -> None:
         """Renew ``lease``, whose job is to run in ``thread``, until it is forgotten."""
         with self._lock:

@@ -21,15 +21,25 @@ _JOBS_PER_THREAD: Final = 8
 
 
 class Begun:
-    """The numbers of the jobs that run, in memory that other processes share, and that survives this one.
+    """The numbers of the jobs that run, in memory that a process shares with its supervisor, and that survives it.
 
     Args:
         memory: As ``shared_memory`` makes it, all zeros. One job at a time has a cell of it.
     """
 
     def __init__(self, memory: mmap.mmap | bytearray) -> None:
-        self._cells = memoryview(memory).cast("Q")
+        cells = memoryview(memory).cast("Q")
+        self._said, self._cells = cells[:1], cells[1:]
         self._free = deque(range(len(self._cells)))  # whose methods no other thread interrupts
+
+    @property
+    def deaths(self) -> int:
+        """How many processes of the same supervisor have died of late, as that has said."""
+        return self._said[0]
+
+    @deaths.setter
+    def deaths(self, number: int) -> None:
+        self._said[0] = number
 
     def note(self, number: int) -> int:
         """Note that a job begins, and return its cell; raises ``IndexError`` if more jobs run than there are cells."""
@@ -49,7 +59,7 @@ class Begun:
 
 def size_for(threads: int) -> int:
     """Return how many bytes of memory a process of so many threads needs."""
-    return _CELL * _JOBS_PER_THREAD * threads
+    return _CELL * (1 + _JOBS_PER_THREAD * threads)
 
 
 def shared_memory(threads: int, file: int = -1) -> mmap.mmap:

@@ -29,6 +29,9 @@ _HOPELESS: Final = frozenset({EXIT_MISCONFIGURED, RET_IMPORT})
 #: Exit statuses of a process that was stopped before it could take the signal as a request. It had no jobs yet.
 _STOPPED_EARLY: Final = frozenset({-signal.SIGTERM, RET_KILLED})
 
+#: Seconds for which a death is one of late.
+_LATE: Final = 30.0
+
 #: Seconds between two looks at the processes; the death of one is noticed at once.
 _LOOK: Final = 0.25
 #: Seconds. A process that lived for less than the first waits before it is started again, each time twice as long: so
@@ -69,6 +72,7 @@ class Supervisor:
         self._deaths = deaths
         self._slots = [_Slot() for _ in range(count)]
         self._before_restart = before_restart
+        self._died_at: list[float] = []
         self._stopping = False
         self._hurrying = False
         self._status = 0
@@ -87,6 +91,7 @@ class Supervisor:
                 for slot in self._slots:
                     self._look_after(slot)
                 self._deaths.tell()
+                self._say_who_has_died()
                 if self._hurrying:
                     self._hurry()
                 if self._stopping and all(slot.process is None for slot in self._slots):
@@ -103,10 +108,19 @@ class Supervisor:
             slot.process = None
             if slot.identity is not None:  # what it could not free itself is free now
                 self._deaths.note(slot.identity)
+            if status != 0 and not self._stopping:
+                self._died_at.append(time.monotonic())
             self._ended(slot, status)
         now = time.monotonic()
         if slot.process is None and not self._stopping and slot.start_at <= now:
             self._start(slot, now)
+
+    def _say_who_has_died(self) -> None:
+        since = time.monotonic() - _LATE
+        self._died_at = [at for at in self._died_at if at > since]
+        for slot in self._slots:
+            if slot.identity is not None and slot.identity.begun is not None:
+                slot.identity.begun.deaths = len(self._died_at)
 
     def _start(self, slot: _Slot, now: float) -> None:
         slot.told, slot.renewed, slot.started_at = False, False, now

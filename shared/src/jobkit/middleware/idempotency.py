@@ -22,9 +22,10 @@ from jobkit.time import milliseconds
 #: A copy that finds its job held asks again at least this often, in case the holder has finished early.
 LONGEST_DEFERRAL: Final = timedelta(seconds=60)
 
-#: How long a job waits before its last chance. What takes workers down may not be the job, but pass: a machine without
-#: memory, or somebody who kills processes.
+#: How long a job waits before its last chance where so many more processes have died of late than with the job: then it
+#: is not the job that takes them down, and it may pass.
 LAST_CHANCE_WAIT: Final = timedelta(seconds=8)
+OTHER_DEATHS: Final = 2
 
 #: How long a job on its last chance waits for another such job to end.
 LAST_CHANCE_DEFERRAL: Final = timedelta(seconds=2)
@@ -57,6 +58,7 @@ class Idempotency:
         broker: Takes the copies of jobs that are held.
         patience: Waits out outages.
         store_was_away: Whether leases may have run out of which their owners do not know yet.
+        recent_deaths: How many processes beside this one have died of late.
         max_crashes: A job is poison after this many workers that died with it.
         clock: Seconds that only rise.
     """
@@ -68,6 +70,7 @@ class Idempotency:
         patience: Patience,
         store_was_away: Callable[[], bool],
         *,
+        recent_deaths: Callable[[], int] = lambda: 0,
         max_crashes: int = 3,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -75,6 +78,7 @@ class Idempotency:
         self._broker = broker
         self._patience = patience
         self._store_was_away = store_was_away
+        self._recent_deaths = recent_deaths
         self._max_crashes = max_crashes
         self._clock = clock
         self._last_chance = threading.Lock()
@@ -98,7 +102,8 @@ class Idempotency:
             self._patience.refuse_when_stopping()
         # With a lease in hand the job runs, whatever has become of the connection: its redelivery finds it held.
         if isinstance(answer, Suspect):
-            if SUSPECTED_OPTION not in execution.message.options:
+            others = self._recent_deaths() - answer.crashes
+            if others >= OTHER_DEATHS and SUSPECTED_OPTION not in execution.message.options:
                 return (yield from self._defer(execution, LAST_CHANCE_WAIT, {SUSPECTED_OPTION: 1}))
             answer = yield from self._ask_alone(execution)
         match answer:
