@@ -78,7 +78,7 @@ class Dispatcher:
 
     Args:
         runs_here: Whether this process runs a job.
-        may_claim_ahead: Whether that is wise now: not in an outage.
+        may_claim_ahead: Whether that is wise now: not in an outage, nor before owners elsewhere had time to renew.
         new_owner: Makes a name under which a delivery asks for its job.
         clock: Seconds that only rise.
     """
@@ -148,8 +148,11 @@ class Dispatcher:
             return batch
 
     def needs_claim(self, batch: Sequence[Delivery]) -> bool:
-        """Whether a batch is claimed before its first delivery gets its thread."""
-        return len(batch) > 1 or batch[0].execution.redelivered
+        """Whether a batch is claimed before its first delivery gets its thread.
+
+        What was delivered again may run elsewhere: after an outage its thread lets the owner renew the lease first.
+        """
+        return len(batch) > 1 or (batch[0].execution.redelivered and self.may_claim_ahead())
 
     def deal(self, batch: Sequence[Delivery], answers: Sequence[Answer | JobkitError]) -> list[Withdrawn]:
         """Take in what claims were answered; return what is to be released, because it must not wait."""
@@ -185,6 +188,8 @@ class Dispatcher:
 
     def due(self) -> list[Delivery]:
         """Return what is to be asked for again now, in one call; ``deal`` takes the answers."""
+        if not self.may_claim_ahead():
+            return []
         with self._lock:
             now = self.clock()
             due = [delivery for delivery in self._held if delivery.at <= now]
