@@ -21,7 +21,7 @@ from jobkit.middleware.retries import Retries
 from jobkit.patience import Patience
 from jobkit.process import Begun, Identity, size_for
 from jobkit.retry import fixed
-from jobkit.run.dispatcher import LONGEST_AHEAD, RUNS, Delivery, Dispatcher, claim, release
+from jobkit.run.dispatcher import LONGEST_AHEAD, RUNS, Delivery, Dispatcher, claim, drain
 from jobkit.run.path import Path, Rules
 from jobkit.run.recorder import End, commit
 from jobkit.store.base import GENERATION, JobKey
@@ -292,10 +292,7 @@ class Process:
 
     def give_back(self) -> Steps[None]:
         """Return what waits, as the process stops."""
-        deliveries, withdrawn = self.dispatcher.drain()
-        yield from release(self.dispatcher, withdrawn)
-        more, _ = self.dispatcher.drain()
-        for delivery in [*deliveries, *more]:
+        for delivery in (yield from drain(self.dispatcher)):
             arrival = delivery.item.arrival
             self.world.broker.settle(arrival.connection, arrival.message, ack=False)
 

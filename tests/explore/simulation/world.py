@@ -311,7 +311,10 @@ class World:
             if due <= self.now:
                 self._late.remove(late)
                 self.tell(f"{_name(effect)}, which nobody waits for any more")
-                self._seams(effect)
+                answer = self._seams(effect)
+                for one in answer if isinstance(answer, list) else [answer]:
+                    if isinstance(one, Lease):  # which nobody has
+                        self.laws.deaths[one.job.id] += 1
                 for record in effect.records if isinstance(effect, Records) else []:
                     self.laws.check_late_end(record.lease, self.processes)
 

@@ -288,6 +288,16 @@ def release(dispatcher: Dispatcher, withdrawn: Sequence[Withdrawn]) -> Steps[Non
         dispatcher.put_back(withdrawn)
 
 
+def drain(dispatcher: Dispatcher) -> Steps[list[Delivery]]:
+    """Return all that waits, as the process stops; what was claimed is released first."""
+    deliveries, withdrawn = dispatcher.drain()
+    while withdrawn:  # a claim may be answered meanwhile
+        yield from release(dispatcher, withdrawn)
+        more, withdrawn = dispatcher.drain()
+        deliveries += more
+    return deliveries
+
+
 class _Runs:
     """Which of an actor's last runs were short."""
 

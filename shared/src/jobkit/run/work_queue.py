@@ -11,7 +11,7 @@ from dramatiq.broker import MessageProxy
 
 from jobkit.effects import Claim, Steps, take
 from jobkit.execution import Execution
-from jobkit.run.dispatcher import LONGEST_AHEAD, Delivery, Dispatcher, claim, release, tidy
+from jobkit.run.dispatcher import LONGEST_AHEAD, Delivery, Dispatcher, claim, drain, tidy
 from jobkit.run.seams import Seams
 
 #: Seconds between two looks at what waits for too long.
@@ -79,11 +79,7 @@ class WorkQueue:
 
     def get_nowait(self) -> Any:
         """Return something that has not begun, as the worker stops; raises ``queue.Empty``."""
-        deliveries, withdrawn = self._dispatcher.drain()
-        if withdrawn:
-            self._do(release(self._dispatcher, withdrawn))
-            more, _ = self._dispatcher.drain()
-            deliveries += more
+        deliveries = take(drain(self._dispatcher), self._seams)
         if not deliveries:
             raise Empty
         first, *others = deliveries
