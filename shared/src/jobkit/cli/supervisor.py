@@ -101,8 +101,8 @@ class Supervisor:
     def _look_after(self, slot: _Slot) -> None:
         if slot.process is not None and (status := slot.process.poll()) is not None:
             slot.process = None
-            if slot.identity is not None and not _has_said_so(slot.identity, status):
-                self._deaths.note(slot.identity)
+            if slot.identity is not None:
+                self._deaths.note(slot.identity)  # which it may have said itself, if the store has heard that
             self._ended(slot, status)
         now = time.monotonic()
         if slot.process is None and not self._stopping and slot.start_at <= now:
@@ -175,8 +175,3 @@ class Supervisor:
             slot.told = True
             with suppress(ProcessLookupError):
                 os.kill(slot.process.pid, number)
-
-
-def _has_said_so(identity: Identity, status: int) -> bool:
-    """Whether a process that has ended is sure to have freed all jobs itself."""
-    return status == 0 and identity.begun is not None and not identity.begun.numbers()
