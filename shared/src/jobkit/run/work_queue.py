@@ -81,6 +81,7 @@ class WorkQueue:
         """Return something that has not begun, as the worker stops; raises ``queue.Empty``."""
         deliveries = take(drain(self._dispatcher), self._seams)
         if not deliveries:
+            self._tidies.set()  # so that its thread ends
             raise Empty
         first, *others = deliveries
         for delivery in others:
@@ -125,6 +126,10 @@ class WorkQueue:
 
     def _run(self) -> None:
         while self._tidies.wait():
+            if (
+                self._stopping.is_set() and not self._dispatcher.has_to_tidy
+            ):  # a worker in a host leaves no thread behind
+                return
             time.sleep(_LOOK)
             self._tidies.clear()
             try:
