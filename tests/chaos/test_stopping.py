@@ -33,14 +33,14 @@ def environment(vhost_url: str, redis_url: str) -> dict[str, str]:
 def test_prefetched_jobs_run_elsewhere_long_before_the_running_ones_end(
     tmp_path: Path, environment: dict[str, str], producer: Producer, ledger: Ledger
 ) -> None:
-    waiting = [f"waiting-{n}" for n in range(6)]
+    waiting = [f"waiting-{n}" for n in range(14)]
     with WorkerProcess(tmp_path, environment, threads=4, name="first") as first:
         producer.send_many(Probe(name=f"running-{n}", seconds=8) for n in range(4))
         ledger.wait(lambda log: len(log.entries("start")) == 4, what="the start of the long jobs")
-        # Two for each thread may be held, so four of these are taken ahead and two wait at the broker.
+        # Four for each thread may be held, so twelve of these are taken ahead and two wait at the broker.
         producer.send_many(Probe(name=name) for name in waiting)
         with WorkerProcess(tmp_path, environment, threads=4, name="second"):
-            ledger.wait_for("end", *waiting[4:])
+            ledger.wait_for("end", *waiting[12:])
             assert not ledger.counts("start")[waiting[0]], "it is held by the first worker, behind its long jobs"
             asked = time.time()
             first.signal(signal.SIGTERM)

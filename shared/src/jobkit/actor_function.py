@@ -39,6 +39,8 @@ def refuse_what_does_not_run(name: str, function: Callable[..., object]) -> None
 
 def refuse_undone(name: str, result: object) -> None:
     """Raise ``NothingRan`` if a function has returned what would do the work, and not a result."""
+    if result is None:
+        return
     kind = _undone(result)
     if not kind and isinstance(result, list | tuple | set | frozenset):
         kind = next((f"a {type(result).__name__} with {k}" for k in map(_undone, result) if k), "")

@@ -248,7 +248,7 @@ def was_delayed(message: Message[Any]) -> bool:
 
 def received(message: MessageProxy, owner: str) -> Execution:
     """Return what is known of a delivery that has arrived, and keep it with the message."""
-    plain: Message[Any] = Message(**{name: getattr(message, name) for name in _FIELDS})
+    plain: Message[Any] = replace(message._message)  # another, as the defaults of a periodic job are added to it
     execution = Execution(plain, JobKey.of(message.queue_name, message.actor_name, message.message_id), owner)
     said = message.__dict__  # by our own broker; the proxy would look for anything else in the message
     execution.redelivered = said.get("redelivered", False)
@@ -295,6 +295,3 @@ def current() -> Execution | None:
 def end() -> None:
     """Forget this thread's delivery."""
     _current.set(None)
-
-
-_FIELDS = ("queue_name", "actor_name", "args", "kwargs", "options", "message_id", "message_timestamp")

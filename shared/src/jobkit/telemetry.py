@@ -164,7 +164,10 @@ def start_processing(message: Message[Any], *, first: bool) -> Span:
     It is linked to the span that created the message. On the first, undelayed run it is that span's child as well;
     later ones start a trace of their own, since parents across fan-out and retries make traces of no use to anyone.
     """
-    creation = _PROPAGATOR.extract(_text_only(message.options))
+    options = message.options
+    # Most have none, where nobody traces.
+    is_traced = "traceparent" in options or "baggage" in options
+    creation = _PROPAGATOR.extract(_text_only(options)) if is_traced else Context()
     created_by = trace.get_current_span(creation).get_span_context()
     return _tracer.start_span(
         f"process {message.queue_name}",

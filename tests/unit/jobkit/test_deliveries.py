@@ -208,6 +208,7 @@ class Channel:
 
     def __init__(self) -> None:
         self.said: list[tuple[object, ...]] = []
+        self._impl = self
         self.is_open = True
         self.on_cancel: Any = None
 

@@ -2,11 +2,13 @@
 
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 from dramatiq import Message
 
+from jobkit.effects import Effect, take
 from jobkit.execution import Execution
-from jobkit.run.dispatcher import DEATH_PAUSE, Delivery, Dispatcher
+from jobkit.run.dispatcher import DEATH_PAUSE, Delivery, Dispatcher, tidy
 from jobkit.store.base import Held, JobKey, JobState
 
 
@@ -42,11 +44,13 @@ def test_after_an_outage_what_was_delivered_again_is_claimed_by_its_thread_which
 
 def test_in_an_outage_no_job_of_a_worker_that_may_have_died_is_asked_for_again() -> None:
     clock, wise = Clock(), [True]
-    deliveries = dispatcher(clock, wise=wise)
-    deliveries.deal([redelivered()], [Held(timedelta(seconds=15), JobState.RUNNING)])
+    deliveries, held = dispatcher(clock, wise=wise), redelivered()
+    deliveries.deal([held], [Held(timedelta(seconds=15), JobState.RUNNING)])
     clock.now += 2 * DEATH_PAUSE
     wise[0] = False
-    assert deliveries.due() == []
-    assert deliveries.has_to_tidy, "it is asked for later"
-    wise[0] = True
-    assert len(deliveries.due()) == 1
+
+    def ask(effect: Effect) -> object:
+        raise AssertionError(f"asked {effect}")
+
+    take(tidy(deliveries, Mock()), ask)
+    assert deliveries.take() is held, "its thread asks, which lets owners go first"

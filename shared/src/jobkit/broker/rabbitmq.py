@@ -14,6 +14,7 @@ import pika
 from dramatiq import Message
 from dramatiq.broker import Consumer
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from dramatiq.middleware import Middleware, MiddlewareError
 from pika.adapters.blocking_connection import BlockingChannel
 
 from jobkit import telemetry
@@ -47,7 +48,7 @@ class JobBroker(RabbitmqBroker):
     Args:
         connection: The nodes.
         sender: How messages leave.
-        prefetch: Messages held per queue and process; 0 leaves it to Dramatiq (two per thread).
+        prefetch: Messages held per queue and process; 0 is four per thread.
         rollout: How long a message waits for a worker that has its actor.
         declarer: Makes the queues; that of the sender, so that nothing is declared twice.
         refusals: Told when the broker refuses our user.
@@ -68,6 +69,7 @@ class JobBroker(RabbitmqBroker):
         declarer: Declarer | None = None,
         refusals: Refusals | None = None,
     ) -> None:
+        self._hooks: dict[str, tuple[int, list[tuple[Middleware, Callable[..., object]]]]] = {}
         super().__init__(url=list(connection.urls), middleware=[], confirm_delivery=True)
         self.parameters = connection.parameters()
         self.connection_settings = connection
@@ -82,6 +84,35 @@ class JobBroker(RabbitmqBroker):
         self._outage_reported = False
         self._was_let_in = False
         self._declarer = declarer or Declarer()
+
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """Call the hooks of this name that somebody has: most middleware has few, and a job passes four of them."""
+        name = f"before_{signal}"
+        for middleware, hook in self._hooks_of(name):
+            try:
+                hook(self, *args, **kwargs)
+            except MiddlewareError:
+                raise
+            except Exception:
+                self.logger.critical("Unexpected failure in %s of %r.", name, middleware, exc_info=True)
+
+    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """Call the hooks of this name that somebody has, the last one first."""
+        name = f"after_{signal}"
+        for middleware, hook in reversed(self._hooks_of(name)):
+            try:
+                hook(self, *args, **kwargs)
+            except Exception:
+                self.logger.critical("Unexpected failure in %s of %r.", name, middleware, exc_info=True)
+
+    def _hooks_of(self, name: str) -> list[tuple[Middleware, Callable[..., object]]]:
+        known, count = self._hooks.get(name), len(self.middleware)
+        if known is None or known[0] != count:  # middleware is only ever added
+            hooks = [(one, getattr(one, name)) for one in self.middleware]
+            none = getattr(Middleware, name)
+            known = count, [(one, hook) for one, hook in hooks if getattr(hook, "__func__", hook) is not none]
+            self._hooks[name] = known
+        return known[1]
 
     @property
     def max_message_bytes(self) -> int:
@@ -149,7 +180,8 @@ class JobBroker(RabbitmqBroker):
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
         """An iterator over the queue; it connects when it is first asked for a message."""
-        return RabbitmqConsumer(self, queue_name, self._prefetch or prefetch, timeout)
+        # Dramatiq asks for two per thread. While those that have ended are being recorded, their threads have others.
+        return RabbitmqConsumer(self, queue_name, self._prefetch or 2 * prefetch, timeout)
 
     def report_outage(self, error: BaseException, *, first: bool, queue: str = "") -> None:
         """Say once that the broker is away; end the worker if it was never there and refuses us.

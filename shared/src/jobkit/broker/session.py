@@ -36,6 +36,9 @@ class RabbitmqDelivery(MessageProxy):
 
     def __init__(self, message: Message[Any], session: "Session", tag: int, *, redelivered: bool = False) -> None:
         super().__init__(message)
+        # Here, they are found at once: the proxy looks for each only after it was not found.
+        self.queue_name, self.actor_name, self.message_id = message.queue_name, message.actor_name, message.message_id
+        self.args, self.kwargs, self.options = message.args, message.kwargs, message.options
         self.session = session
         self.tag = tag
         self.redelivered = redelivered
@@ -54,6 +57,9 @@ class Session:
     def __init__(self, connection: BlockingConnection, queue: str, prefetch: int) -> None:
         self.connection = connection
         self.channel: BlockingChannel = connection.channel()
+        # The channel beneath the blocking one, which would wait for each frame to have left. Here they leave together,
+        # when the connection is used next.
+        self._frames: Any = self.channel._impl
         self._queue = queue
         self.arrived: deque[tuple[Any, pika.BasicProperties, bytes]] = deque()
         self._open_tags: dict[int, Settlement | None] = {}  # in order of delivery
@@ -154,11 +160,11 @@ class Session:
         for tag, decided in [(t, settlement) for t, settlement in self._open_tags.items() if settlement]:
             del self._open_tags[tag]
             if decided is Settlement.ACK:
-                self.channel.basic_ack(tag)
+                self._frames.basic_ack(tag)
             elif decided is Settlement.RETURN:
-                self.channel.basic_reject(tag, requeue=True)
+                self._frames.basic_reject(tag, requeue=True)
             else:
-                self.channel.basic_nack(tag, requeue=decided is Settlement.REQUEUE)
+                self._frames.basic_nack(tag, requeue=decided is Settlement.REQUEUE)
 
     def _ack_unbroken_run(self) -> None:
         run = []
@@ -169,4 +175,4 @@ class Session:
         if len(run) > 1:
             for tag in run:
                 del self._open_tags[tag]
-            self.channel.basic_ack(run[-1], multiple=True)
+            self._frames.basic_ack(run[-1], multiple=True)

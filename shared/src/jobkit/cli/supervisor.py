@@ -101,8 +101,8 @@ class Supervisor:
     def _look_after(self, slot: _Slot) -> None:
         if slot.process is not None and (status := slot.process.poll()) is not None:
             slot.process = None
-            if slot.identity is not None:
-                self._deaths.note(slot.identity)  # which it may have said itself, if the store has heard that
+            if slot.identity is not None:  # what it could not free itself is free now
+                self._deaths.note(slot.identity)
             self._ended(slot, status)
         now = time.monotonic()
         if slot.process is None and not self._stopping and slot.start_at <= now:

@@ -7,7 +7,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, TextIO
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TextIO
 
 import structlog
 from dramatiq import Broker, Message
@@ -48,12 +49,14 @@ def configure_logging(style: LogStyle, level: str) -> None:
         if style == "json"
         else [_plain_traceback, structlog.dev.ConsoleRenderer(colors=False)]
     )
-    formatter = structlog.stdlib.ProcessorFormatter(
+    formatter = (_JsonLines if style == "json" else structlog.stdlib.ProcessorFormatter)(
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
     handler = _Handler(sys.stderr)
     handler.setFormatter(formatter)
+    # No line names them, and each costs a look.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -65,6 +68,27 @@ def configure_logging(style: LogStyle, level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+class _JsonLines(structlog.stdlib.ProcessorFormatter):
+    """The same lines in less time, for records that hold a text and nothing else: a job causes at least one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        is_plain = isinstance(record.msg, str) and record.__dict__.keys() == _PLAIN and not record.exc_info
+        if not is_plain or record.stack_info or structlog.contextvars.get_contextvars():
+            return super().format(record)
+        now = datetime.now(UTC).isoformat()
+        event: MutableMapping[str, Any] = {
+            "event": record.getMessage(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "timestamp": now.removesuffix("+00:00") + "Z",
+        }
+        return json.dumps(_add_job(None, "", event))
+
+
+#: What every record has. Structlog takes for its own whatever else there is.
+_PLAIN: Final = logging.LogRecord("", 0, "", 0, "", None, None).__dict__.keys()
 
 
 def _exception_of(event: MutableMapping[str, Any]) -> BaseException | None:

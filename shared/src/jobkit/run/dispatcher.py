@@ -36,6 +36,9 @@ _STALE: Final = 1.0
 SHORT: Final = timedelta(milliseconds=50)
 RUNS: Final = 100
 
+#: The same for jobs that do not wait for anything: a second thread would only take turns with the first.
+INSTANT: Final = timedelta(milliseconds=1)
+
 #: Seconds between two questions for a job whose worker may just have died, and the most of them. Its message comes back
 #: before the worker's supervisor has said so.
 DEATH_PAUSE: Final = 0.1
@@ -105,13 +108,21 @@ class Dispatcher:
             runs = self._runs.get(actor)
             if runs is None:
                 runs = self._runs[actor] = _Runs()
-            runs.add(is_short=seconds < SHORT.total_seconds())
+            runs.add(seconds)
 
     @property
     def has_work(self) -> bool:
         """Whether a thread would find something to do."""
         with self._lock:
             return bool(self._waiting or (self._ready and self.clock() - self._ready[0].at <= _STALE))
+
+    @property
+    def is_instant(self) -> bool:
+        """Whether what runs next is known to wait for nothing."""
+        with self._lock:
+            following = self._ready[0] if self._ready else self._waiting[0].delivery if self._waiting else None
+            runs = self._runs.get(following.execution.job.actor) if following is not None else None
+            return runs is not None and runs.are_instant
 
     @property
     def has_to_tidy(self) -> bool:
@@ -184,12 +195,17 @@ class Dispatcher:
             for delivery in others:
                 self.put(delivery)
 
+    def hand_over(self, deliveries: Sequence[Delivery]) -> None:
+        """Leave it to threads to ask, which wait for the store."""
+        with self._lock:
+            for delivery in deliveries:
+                delivery.singly, delivery.at = True, self.clock()
+                self._ready.append(delivery)
+
     # ---- at times
 
     def due(self) -> list[Delivery]:
         """Return what is to be asked for again now, in one call; ``deal`` takes the answers."""
-        if not self.may_claim_ahead():
-            return []
         with self._lock:
             now = self.clock()
             due = [delivery for delivery in self._held if delivery.at <= now]
@@ -272,7 +288,9 @@ def tidy(dispatcher: Dispatcher, request: Callable[[Execution], Claim]) -> Steps
     """Release what waits for too long, and ask again for what may be free by now."""
     yield from release(dispatcher, dispatcher.overdue())
     due = dispatcher.due()
-    if due:
+    if due and not dispatcher.may_claim_ahead():
+        dispatcher.hand_over(due)
+    elif due:
         yield from claim(dispatcher, due, request)
 
 
@@ -299,19 +317,32 @@ def drain(dispatcher: Dispatcher) -> Steps[list[Delivery]]:
 
 
 class _Runs:
-    """Which of an actor's last runs were short."""
+    """How long an actor's last runs took."""
 
     def __init__(self) -> None:
-        self._last: deque[bool] = deque(maxlen=RUNS)
-        self._short = 0
+        self._last: deque[tuple[bool, bool]] = deque(maxlen=RUNS)
+        self._short = self._instant = 0
 
-    def add(self, *, is_short: bool) -> None:
+    def add(self, seconds: float) -> None:
         if len(self._last) == RUNS:
-            self._short -= self._last[0]
-        self._last.append(is_short)
+            was_short, was_instant = self._last[0]
+            self._short -= was_short
+            self._instant -= was_instant
+        is_short, is_instant = seconds < _SHORT, seconds < _INSTANT
+        self._last.append((is_short, is_instant))
         self._short += is_short
+        self._instant += is_instant
 
     @property
     def are_short(self) -> bool:
         """Whether the median is: more than half of enough runs."""
         return len(self._last) == RUNS and 2 * self._short > RUNS
+
+    @property
+    def are_instant(self) -> bool:
+        """The same of the lower limit."""
+        return len(self._last) == RUNS and 2 * self._instant > RUNS
+
+
+_SHORT: Final = SHORT.total_seconds()
+_INSTANT: Final = INSTANT.total_seconds()

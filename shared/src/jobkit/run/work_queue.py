@@ -49,6 +49,7 @@ class WorkQueue:
         self._all_done = threading.Condition(self._lock)
         self._tidies = threading.Event()
         self._thread: threading.Thread | None = None
+        self._busy = 0  # threads
         self.unfinished_tasks = 0
 
     def put(self, item: Any) -> None:  # Any: Dramatiq's own, which is ordered
@@ -56,7 +57,7 @@ class WorkQueue:
         self._dispatcher.put(Delivery(item, self._begin(item.message)))
         with self._lock:
             self.unfinished_tasks += 1
-            self._work.notify()
+        self._wake()
 
     def get(self, timeout: float | None = None) -> Any:
         """Return what runs next; raises ``queue.Empty`` if nothing comes in time."""
@@ -75,6 +76,8 @@ class WorkQueue:
             if delivery is None and batch and self._dispatcher.needs_claim(batch):
                 self._do(claim(self._dispatcher, batch, self._request))
             elif batch:
+                with self._lock:
+                    self._busy += 1
                 return batch[0].item
 
     def get_nowait(self) -> Any:
@@ -91,6 +94,7 @@ class WorkQueue:
     def task_done(self) -> None:
         """Note that one of those that were got has been processed."""
         with self._lock:
+            self._busy -= 1
             self.unfinished_tasks -= 1
             if not self.unfinished_tasks:
                 self._all_done.notify_all()
@@ -110,30 +114,42 @@ class WorkQueue:
         self._dispatcher.note_run(actor, seconds)
 
     def _wake(self) -> None:
+        """Wake a thread, unless one is at work that will be back in no time: each further one only takes turns with it.
+
+        Should it not come back, others are woken by the next look.
+        """
+        if self._busy > 0 and self._dispatcher.is_instant:
+            self._look_soon()
+            return
         with self._lock:
             self._work.notify()
+
+    def _look_soon(self) -> None:
+        if not self._tidies.is_set():
+            self._tidies.set()
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="jobkit-claims", daemon=True)
+                self._thread.start()
 
     def _do(self, steps: Steps[None]) -> None:
         """Take steps of the dispatcher, and see to what they leave."""
         take(steps, self._seams)
         if self._dispatcher.has_work:
             self._wake()
-        if self._dispatcher.has_to_tidy and not self._tidies.is_set():
-            self._tidies.set()
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="jobkit-claims", daemon=True)
-                self._thread.start()
+        if self._dispatcher.has_to_tidy:
+            self._look_soon()
 
     def _run(self) -> None:
-        while self._tidies.wait():
-            if (
-                self._stopping.is_set() and not self._dispatcher.has_to_tidy
-            ):  # a worker in a host leaves no thread behind
-                return
+        while not self._stopping.is_set() or self._dispatcher.has_to_tidy:  # a worker in a host leaves no thread
+            self._tidies.wait()
             time.sleep(_LOOK)
             self._tidies.clear()
             try:
                 self._do(tidy(self._dispatcher, self._request))
+                if self._dispatcher.has_work:
+                    with self._lock:
+                        self._work.notify()
+                    self._tidies.set()
             except Exception:  # nobody else looks after what waits
                 log.exception("what was claimed ahead could not be looked after now")
                 self._tidies.set()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import redis
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
@@ -115,12 +116,12 @@ class RedisClient:
                 raise answer
         return told
 
-    def _exchange(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+    def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send commands together, and read what each is answered, or the error that Redis answers it with."""
         pool = self._redis.connection_pool
         connection: Any = pool.get_connection()  # of which redis-py types no more than the constructor
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
+            connection.send_packed_command([pack_command(command) for command in commands])
             answers = [_answer(connection) for _ in commands]
         except BaseException:
             connection.disconnect()  # what it still has to say is no answer to the next question

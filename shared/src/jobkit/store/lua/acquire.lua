@@ -5,6 +5,19 @@ local key, owner, ttl, record_ttl, sent_at = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local round, slack = tonumber(ARGV[6]), tonumber(ARGV[7])
 local row = redis.call('HMGET', key, 'state', 'owner', 'lease_until', 'due_at', 'attempt', 'crashes', 'sent_at',
   'first_failed_at', 'fence', 'span', 'seen', 'finished_at', 'crashes_before', 'rounds')
+-- A delayed job that the broker delivered too early waits, the first time: a policy may shorten the broker's delays.
+local early = math.min(tonumber(ARGV[10]) - now, tonumber(ARGV[11]))
+
+-- Most jobs are new, and ask once: as below, in two commands.
+if not row[1] and round == 0 and early <= slack then
+  local fence, attempt = string.format('%.0f', math.max(tonumber(row[9] or 0) + 1, now)), tostring(ARGV[5] + 1)
+  redis.call('HSET', key, 'state', 'running', 'owner', owner, 'attempt', attempt, 'crashes', '0', 'sent_at', sent_at,
+    'first_failed_at', '0', 'started_at', now, 'fence', fence, 'seen', ',' .. sent_at .. ',', 'lease_until', now + ttl,
+    'span', ttl)
+  redis.call('PEXPIRE', key, ttl + record_ttl)
+  return {'leased', fence, attempt, '0', '0', sent_at, '0', '0', ''}
+end
+
 local state, attempt, crashes, first_failed_at = row[1], tonumber(row[5] or 0), tonumber(row[6] or 0), row[8] or '0'
 local crashes_before = row[13] -- there once the job has made a checkpoint
 local seen = row[11] or (row[7] and ',' .. row[7] .. ',' or ',')
@@ -95,8 +108,6 @@ see()
 begin_round()
 local latest = string.format('%.0f', math.max(tonumber(row[7] or 0), tonumber(sent_at)))
 
--- A delayed job that the broker delivered too early waits here, the first time: a policy may shorten the broker's delays.
-local early = math.min(tonumber(ARGV[10]) - now, tonumber(ARGV[11]))
 if early > slack and (not state or state == 'dead') then
   redis.call('HSET', key, 'state', 'waiting', 'due_at', now + early, 'span', early, 'sent_at', latest, 'attempt', 0,
     'crashes', 0, 'first_failed_at', '0', 'waits_for', 'its delay')

@@ -6,9 +6,10 @@ local before = state_under(key, unpack(ARGV, 1, 7))
 if before ~= 'running' and before ~= 'waiting' then
   return before == state and 1 or 0
 end
-redis.call('HSET', key, 'state', state, 'finished_at', now, 'result', ARGV[10], 'failure', ARGV[11])
 if state == 'done' then
-  redis.call('HSET', key, 'percent', 100)
+  redis.call('HSET', key, 'state', state, 'finished_at', now, 'result', ARGV[10], 'failure', ARGV[11], 'percent', 100)
+else
+  redis.call('HSET', key, 'state', state, 'finished_at', now, 'result', ARGV[10], 'failure', ARGV[11])
 end
 redis.call('HDEL', key, 'lease_until', 'due_at', 'span')
 redis.call('PEXPIRE', key, tonumber(ARGV[9]))
