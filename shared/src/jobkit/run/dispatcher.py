@@ -121,8 +121,12 @@ class Dispatcher:
         """Whether what runs next is known to wait for nothing."""
         with self._lock:
             following = self._ready[0] if self._ready else self._waiting[0].delivery if self._waiting else None
-            runs = self._runs.get(following.execution.job.actor) if following is not None else None
-            return runs is not None and runs.are_instant
+            return following is not None and self.knows_as_instant(following)
+
+    def knows_as_instant(self, delivery: Delivery) -> bool:
+        """Whether a job is known to wait for nothing."""
+        runs = self._runs.get(delivery.execution.job.actor)
+        return runs is not None and runs.are_instant
 
     @property
     def has_to_tidy(self) -> bool:
