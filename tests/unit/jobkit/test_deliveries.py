@@ -113,6 +113,13 @@ def test_a_delivery_whose_connection_is_gone_asks_for_no_lease_and_publishes_not
     worker.broker.enqueue.assert_not_called()
 
 
+def test_a_stale_delivery_gives_back_the_lease_that_it_may_have_got_ahead() -> None:
+    worker, (stale, _) = Worker(lease()), delivery(over=True)
+    received(stale, "owner").unheard = True
+    worker.deliver(stale)
+    worker.store.release.assert_called_once()
+
+
 def test_a_delivery_whose_connection_is_lost_while_the_store_is_asked_publishes_no_copy() -> None:
     (stale, session) = delivery()
     worker = Worker()

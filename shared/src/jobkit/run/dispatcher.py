@@ -193,6 +193,8 @@ class Dispatcher:
     def give_up(self, batch: Sequence[Delivery]) -> None:
         """Take in that claims were not answered. The first goes to its thread, which waits for the store."""
         with self._lock:
+            for delivery in batch:
+                delivery.execution.unheard = True
             first, *others = batch
             first.singly, first.at = True, self.clock()
             self._ready.appendleft(first)
