@@ -35,6 +35,9 @@ EXCUSED_OPTION = "excused"
 #: Seconds that the message has waited for a worker with its contract or its actor.
 REFUSED_OPTION = "refused"
 
+#: 1 on a job that has waited for its last chance.
+SUSPECTED_OPTION = "suspected"
+
 #: When a delayed job may begin first, in milliseconds since the epoch by its sender's clock; and its delay in
 #: milliseconds, which limits how long the worker waits for that moment.
 DUE_OPTION = "due_at"
@@ -45,7 +48,7 @@ DELAY_OPTION = "delay"
 MOMENT_OPTION = "round"
 
 #: The options that a copy has and the message that was sent has not.
-_HISTORY = frozenset({ATTEMPTS_OPTION, DEFERRED_OPTION, EXCUSED_OPTION, REFUSED_OPTION})
+_HISTORY = frozenset({ATTEMPTS_OPTION, DEFERRED_OPTION, EXCUSED_OPTION, REFUSED_OPTION, SUSPECTED_OPTION})
 
 #: More than this in a message is nonsense.
 _MOST_ATTEMPTS = 10_000

@@ -93,7 +93,7 @@ def lease(crashes: int = 0) -> Lease:
 )
 def test_the_turn_of_a_job_on_its_last_chance_is_given_back_when_it_gets_no_lease(refusal: Answer) -> None:
     worker = Worker(Suspect(2), refusal, Suspect(2), lease())
-    first, second = MessageProxy(message("first")), MessageProxy(message("second"))
+    first, second = (MessageProxy(message(name).copy(options={"suspected": 1})) for name in ("first", "second"))
     worker.deliver(first)
     worker.middleware.before_process_message(worker.broker, second)
     execution = current()

@@ -19,6 +19,7 @@ from jobkit.execution import (
     EXCUSED_OPTION,
     MOMENT_OPTION,
     REFUSED_OPTION,
+    SUSPECTED_OPTION,
     in_round,
     without_history,
 )
@@ -64,6 +65,7 @@ _NUMBERS = {
     DELAY_OPTION: milliseconds(LONGEST_DELAY) + 1,
     EXCUSED_OPTION: 2**28,
     REFUSED_OPTION: 2**28,
+    SUSPECTED_OPTION: 2,
 }
 
 #: Taken over one by one, each if it is what it should be.

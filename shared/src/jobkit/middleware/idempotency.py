@@ -3,16 +3,17 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from dramatiq import Message
 
 from jobkit.effects import Buried, Call, Claim, Completed, Effect, Record, Released, Seam, Steps
 from jobkit.errors import Poison, StoreUnavailable
-from jobkit.execution import Decision, Execution, Verdict, for_later
+from jobkit.execution import SUSPECTED_OPTION, Decision, Execution, Verdict, for_later
 from jobkit.leases import HEAD_START
 from jobkit.patience import Patience, WorkerStopping
 from jobkit.store.base import Answer, Finished, Held, Lease, Suspect
@@ -20,6 +21,10 @@ from jobkit.time import milliseconds
 
 #: A copy that finds its job held asks again at least this often, in case the holder has finished early.
 LONGEST_DEFERRAL: Final = timedelta(seconds=60)
+
+#: How long a job waits before its last chance. What takes workers down may not be the job, but pass: a machine without
+#: memory, or somebody who kills processes.
+LAST_CHANCE_WAIT: Final = timedelta(seconds=8)
 
 #: How long a job on its last chance waits for another such job to end.
 LAST_CHANCE_DEFERRAL: Final = timedelta(seconds=2)
@@ -95,6 +100,8 @@ class Idempotency:
             self._patience.refuse_when_stopping()
         # With a lease in hand the job runs, whatever has become of the connection: its redelivery finds it held.
         if isinstance(answer, Suspect):
+            if SUSPECTED_OPTION not in execution.message.options:
+                return (yield from self._defer(execution, LAST_CHANCE_WAIT, {SUSPECTED_OPTION: 1}))
             answer = yield from self._ask_alone(execution)
         match answer:
             case Lease():
@@ -173,8 +180,10 @@ class Idempotency:
             instead_of=execution.instead_of,
         )
 
-    def _defer(self, execution: Execution, delay: timedelta) -> Steps[Decision]:
-        copy = for_later(execution.message)
+    def _defer(
+        self, execution: Execution, delay: timedelta, options: Mapping[str, object] = MappingProxyType({})
+    ) -> Steps[Decision]:
+        copy = for_later(execution.message, **options)
 
         def publish() -> Effect:
             if execution.is_stale():
