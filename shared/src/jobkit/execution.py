@@ -119,6 +119,7 @@ class Execution:
         is_stale: Tells whether the connection that delivered it is gone. The broker then delivers it again.
         instead_of: Its owner before, whose lease is given up, because its job was not to begin yet.
         answer: What it was answered when its job was claimed ahead.
+        unheard: Whether it was claimed ahead, and the answer lost: it may hold the lease.
         lease: The lease, once it is given.
         alone: Whether it runs on its last chance, with no other such job beside it.
         probes: Whether it finds out if its breaker may close.
@@ -140,6 +141,7 @@ class Execution:
     is_stale: Callable[[], bool] = lambda: False
     instead_of: str = ""
     answer: Answer | None = None
+    unheard: bool = False
     lease: Lease | None = None
     alone: bool = False
     probes: bool = False

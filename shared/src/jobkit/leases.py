@@ -78,7 +78,8 @@ class LeaseKeeper:
     def start(self) -> None:
         """Begin to beat, and renew what is kept. Whoever starts is a process of a new name."""
         with self._lock:
-            if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
+            runs = self._thread is not None and self._thread.is_alive()  # threads do not survive a fork
+            if not runs or self._stopped.is_set():  # one that was stopped may be in its last call still
                 self._identity, self._answered_at = take(), time.monotonic()
                 self._stopped = threading.Event()
                 self._thread = threading.Thread(target=self._run, name="jobkit-leases", daemon=True)

@@ -132,7 +132,7 @@ class Laws:
             return
         if not any(message.message_id == name for message, _ in self.broker.dead):
             raise Finding(f"{name} is dead, and there is no dead letter")
-        if not may_die and self.deaths[name] < MAX_CRASHES - 1:
+        if not may_die and self.deaths[name] + self.lapses < MAX_CRASHES - 1:  # each uses up an attempt, too
             raise Finding(f"{name} died, though nothing is wrong with it")
 
     def _check_counts(self, name: str, record: JobRecord) -> None:

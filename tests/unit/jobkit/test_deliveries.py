@@ -16,7 +16,7 @@ from jobkit.broker.consumer import RabbitmqConsumer
 from jobkit.broker.session import RabbitmqDelivery, Session, Settlement
 from jobkit.effects import Pause
 from jobkit.errors import BrokerUnavailable, StoreUnavailable
-from jobkit.execution import current
+from jobkit.execution import current, received
 from jobkit.interrupts import Interrupts
 from jobkit.leases import LeaseKeeper
 from jobkit.middleware.idempotency import Idempotency
@@ -113,6 +113,13 @@ def test_a_delivery_whose_connection_is_gone_asks_for_no_lease_and_publishes_not
     worker.broker.enqueue.assert_not_called()
 
 
+def test_a_stale_delivery_gives_back_the_lease_that_it_may_have_got_ahead() -> None:
+    worker, (stale, _) = Worker(lease()), delivery(over=True)
+    received(stale, "owner").unheard = True
+    worker.deliver(stale)
+    worker.store.release.assert_called_once()
+
+
 def test_a_delivery_whose_connection_is_lost_while_the_store_is_asked_publishes_no_copy() -> None:
     (stale, session) = delivery()
     worker = Worker()
@@ -139,6 +146,17 @@ def test_a_delivery_whose_connection_is_lost_while_it_gets_its_lease_runs_and_co
     execution = current()
     assert execution is not None
     assert execution.lease is not None
+
+
+@pytest.mark.parametrize("skips", [True, False], ids=["skips", "raises"])
+def test_a_lease_that_was_got_ahead_is_given_back_when_a_hook_before_the_path_ends_its_delivery(skips: bool) -> None:
+    worker, (ahead, _) = Worker(), delivery()
+    received(ahead, "owner").answer = lease()
+    if skips:
+        worker.middleware.after_skip_message(worker.broker, ahead)
+    else:
+        worker.middleware.after_process_message(worker.broker, ahead, exception=RuntimeError("in another hook"))
+    worker.store.release.assert_called_once()
 
 
 def test_a_lease_whose_answer_was_lost_is_given_back_when_the_worker_stops() -> None:

@@ -240,14 +240,32 @@ def test_a_process_that_waits_for_its_kill_does_not_say_that_it_has_ended(
 def test_a_worker_that_starts_again_is_a_process_of_another_name(store: WatchedStore, keeper: LeaseKeeper) -> None:
     first = keeper.owner()
     keeper.abandon()
-
-    def is_another() -> bool:
-        keeper.start()  # once its thread has ended
-        return process_of(keeper.owner()) != process_of(first) and keeper.owner()[:16] != first[:16]
-
-    wait_until(is_another)
+    keeper.start()
+    assert process_of(keeper.owner()) != process_of(first)
+    assert keeper.owner()[:16] != first[:16]
     lease = take(store, keeper.owner())
     assert store.complete(lease, b""), "its leases are its own"
+
+
+def test_a_worker_that_starts_again_beats_although_the_last_beat_before_has_not_ended(
+    store: WatchedStore, keeper: LeaseKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, answers = threading.Event(), threading.Event()
+
+    def renew(*_: object) -> list[bool]:
+        slow.set()
+        assert answers.wait(5)
+        return []
+
+    with monkeypatch.context() as slowly:
+        slowly.setattr(store, "renew", renew)
+        assert slow.wait(5)
+    first = keeper.owner()
+    keeper.abandon()
+    keeper.start()
+    answers.set()
+    assert keeper.owner()[:16] != first[:16], "the process of that name was declared dead: its leases protect nobody"
+    renewed(store)
 
 
 def test_whoever_was_frozen_for_a_lease_claims_nothing_until_it_has_beaten(

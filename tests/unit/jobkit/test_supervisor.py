@@ -150,7 +150,28 @@ def test_a_process_that_was_killed_is_declared_dead_at_once_and_another_starts(
     assert len({dead.name for dead in told.dead}) == 2, "the one that ended by SIGTERM has said nothing either"
 
 
-def test_deaths_are_told_once_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_has_stopped_is_declared_dead_too_as_the_store_may_not_have_heard_it(
+    tmp_path: Path, handlers: dict[int, Any]
+) -> None:
+    started, told = tmp_path / "started", Told()
+
+    def stop_when_started() -> None:
+        wait_for(started)
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+
+    stopper = threading.Thread(target=stop_when_started)
+    stopper.start()
+    code = "import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); "
+    command = [sys.executable, "-c", f"{code}pathlib.Path(sys.argv[1]).touch(); time.sleep(60)", str(started)]
+    assert supervise(command, told) == 0
+    stopper.join()
+    assert len(told.dead) == 1, "what it had claimed ahead would count a crash once its lease has run out"
+
+
+@pytest.mark.parametrize(
+    "failure", [StoreUnavailable("away"), OSError(24, "Too many open files")], ids=["away", "files"]
+)
+def test_deaths_are_told_once_the_store_is_back(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobkit.cli.deaths._AGAIN", 0.0)
     store, job, away = MemoryStore(), JobKey("email", "send_email", "1"), [True]
     begun = Begun(shared_memory(1))
@@ -161,7 +182,7 @@ def test_deaths_are_told_once_the_store_is_back(monkeypatch: pytest.MonkeyPatch)
     def open_store() -> MemoryStore:
         if away:
             away.clear()
-            raise StoreUnavailable("away")
+            raise failure
         return store
 
     deaths = Deaths("email", open_store)

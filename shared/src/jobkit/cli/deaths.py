@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Final
 
-from jobkit.errors import StoreUnavailable
+from jobkit.errors import StoreUnavailable, text_of
 from jobkit.process import Identity
 from jobkit.store.base import JobStore
 
@@ -46,8 +46,10 @@ class Deaths:
                     begun = dead.begun.numbers() if dead.begun is not None else frozenset()
                     store.declare_dead(dead.name, self._service, begun)
                     self._untold.pop(0)
-        except StoreUnavailable as outage:
+        except Exception as error:  # whatever it is, the worker processes that live depend on this one
             self._tell_at = time.monotonic() + _AGAIN
             log.warning(
-                "the store is not told yet that a worker process has died, whose jobs wait for that: %s", outage
+                "the store is not told yet that a worker process has ended, whose jobs wait for that: %s",
+                text_of(error),
+                exc_info=not isinstance(error, StoreUnavailable),
             )

@@ -94,6 +94,8 @@ class Idempotency:
         answer, execution.answer = execution.answer, None  # if it was claimed ahead
         if answer is None:
             if execution.is_stale():
+                if execution.unheard:
+                    yield from self._give_back(execution)
                 return _LEFT
             self._patience.refuse_when_stopping()
             answer = yield from self._ask(execution)
@@ -143,13 +145,16 @@ class Idempotency:
             self._patience.refuse_when_stopping()
             answer: Answer = yield from self._patience.before(lambda: claim)
         except WorkerStopping:
-            # A lease may have been given, and the answer lost: it would end by time, and count as a crash.
-            with suppress(StoreUnavailable):
-                unheard = yield claim
-                if isinstance(unheard, Lease):
-                    yield Record(unheard, Released())
+            yield from self._give_back(execution)
             raise
         return answer
+
+    def _give_back(self, execution: Execution) -> Steps[None]:
+        """Free what may have been given, as the answer was lost: it would end by time, and count as a crash."""
+        with suppress(StoreUnavailable):
+            unheard = yield self.request(execution)
+            if isinstance(unheard, Lease):
+                yield Record(unheard, Released())
 
     def _ask_alone(self, execution: Execution) -> Steps[Answer]:
         """The lease of a job on its last chance, which is given to one job at a time in this process.

@@ -6,7 +6,7 @@ import logging.config
 import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
@@ -147,10 +147,10 @@ class _Handler(logging.StreamHandler[TextIO]):
             self.handleError(record)
 
     def write(self, lines: str) -> None:
-        """Write lines that were gathered."""
+        """Write lines that were gathered; raises nothing, because whoever logs has more to do than that."""
         lock = self.lock
         if lock is not None:
-            with lock:
+            with lock, suppress(Exception):  # the disk is full, or nobody reads: so they would have been lost singly
                 self.stream.write(lines)
                 self.stream.flush()
 

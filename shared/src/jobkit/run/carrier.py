@@ -11,7 +11,7 @@ from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
 
 from jobkit.effects import Effect, Outcome, Performs, Record, Run, Walk, take
-from jobkit.execution import Decision, Verdict, begin, end, postpone, received, settle
+from jobkit.execution import Decision, Execution, Verdict, begin, end, postpone, received, settle
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
 from jobkit.run.dispatcher import Dispatcher
@@ -19,6 +19,7 @@ from jobkit.run.path import Path, Rules
 from jobkit.run.recorder import End, Recorder, Together, commit
 from jobkit.run.seams import Seams
 from jobkit.run.work_queue import WorkQueue
+from jobkit.store.base import Lease
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ class Carrier(Middleware):
     ) -> None:
         walk = message.__dict__.pop("walk", None)
         if walk is None:
-            # Something before this has raised: the job has no lease, and goes back to the queue.
+            # Something before this has raised: the job does not run, and goes back to the queue.
+            self._let_go(message)
             settle(message, Decision(Verdict.HANDED_BACK, error=exception, stumbled=True))
             self._rest()
             return
@@ -90,6 +92,7 @@ class Carrier(Middleware):
         walk = message.__dict__.pop("walk", None)
         if walk is not None and not walk.ended:
             self._end(message, walk, Outcome(SkipMessage(), skipped=True, rejected=message.failed))
+        self._let_go(message)
         end()
 
     def after_worker_shutdown(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
@@ -117,6 +120,13 @@ class Carrier(Middleware):
                 postpone(message)
                 self._recorder.add(End(walk, lambda: settle_it(message, _result_of(walk))))
         end()
+
+    def _let_go(self, message: MessageProxy) -> None:
+        """Free a lease that was got ahead, for a path that has not begun."""
+        execution: Execution | None = message.__dict__.get("execution")
+        if execution is not None and isinstance(execution.answer, Lease):
+            lease, execution.answer = execution.answer, None
+            take(self._path.idempotency.free(lease), self._perform)
 
     def _settle(self, message: MessageProxy, walk: Walk) -> None:
         """Let Dramatiq settle a delivery whose path has ended."""

@@ -81,7 +81,7 @@ class Dispatcher:
 
     Args:
         runs_here: Whether this process runs a job.
-        may_claim_ahead: Whether that is wise now: not in an outage.
+        may_claim_ahead: Whether that is wise now: not in an outage, nor before owners elsewhere had time to renew.
         new_owner: Makes a name under which a delivery asks for its job.
         clock: Seconds that only rise.
     """
@@ -121,8 +121,12 @@ class Dispatcher:
         """Whether what runs next is known to wait for nothing."""
         with self._lock:
             following = self._ready[0] if self._ready else self._waiting[0].delivery if self._waiting else None
-            runs = self._runs.get(following.execution.job.actor) if following is not None else None
-            return runs is not None and runs.are_instant
+            return following is not None and self.knows_as_instant(following)
+
+    def knows_as_instant(self, delivery: Delivery) -> bool:
+        """Whether a job is known to wait for nothing."""
+        runs = self._runs.get(delivery.execution.job.actor)
+        return runs is not None and runs.are_instant
 
     @property
     def has_to_tidy(self) -> bool:
@@ -159,7 +163,10 @@ class Dispatcher:
             return batch
 
     def needs_claim(self, batch: Sequence[Delivery]) -> bool:
-        """Whether a batch is claimed before its first delivery gets its thread."""
+        """Whether a batch is claimed before its first delivery gets its thread.
+
+        What was delivered again may run elsewhere: after an outage its thread lets the owner renew the lease first.
+        """
         return len(batch) > 1 or (batch[0].execution.redelivered and self.may_claim_ahead())
 
     def deal(self, batch: Sequence[Delivery], answers: Sequence[Answer | JobkitError]) -> list[Withdrawn]:
@@ -186,6 +193,8 @@ class Dispatcher:
     def give_up(self, batch: Sequence[Delivery]) -> None:
         """Take in that claims were not answered. The first goes to its thread, which waits for the store."""
         with self._lock:
+            for delivery in batch:
+                delivery.execution.unheard = True
             first, *others = batch
             first.singly, first.at = True, self.clock()
             self._ready.appendleft(first)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from jobkit.effects import Effect, Performs, Record, Records, Steps, take
+from jobkit.effects import Effect, Pause, Performs, Record, Records, Steps, take
 from jobkit.errors import OUTAGES
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,9 @@ def commit(ends: Sequence[End]) -> Steps[None]:
                     yield from commit([end])
                 return
             first, *others = group
-            group = [*(yield from _follow(first, None, error)), *others]
+            group = yield from _follow(first, None, error)
+            for end in others:  # they hear of it too: how long a retry still has to wait is said anew
+                group += yield from _follow(end, None, error, waits=False)
         else:
             again: list[End] = []
             for end, answer in zip(group, answers, strict=True):
@@ -67,8 +69,8 @@ def commit(ends: Sequence[End]) -> Steps[None]:
             group = again
 
 
-def _follow(end: End, answer: object, error: BaseException | None) -> Steps[list[End]]:
-    """Take one path on: to its end, or to another record of it."""
+def _follow(end: End, answer: object, error: BaseException | None, *, waits: bool = True) -> Steps[list[End]]:
+    """Take one path on: to its end, or to another record of it. Its pauses are skipped if another has waited."""
     while True:
         try:
             effect = end.way.step(answer, error)
@@ -80,6 +82,9 @@ def _follow(end: End, answer: object, error: BaseException | None) -> Steps[list
             return []
         if isinstance(effect, Record):
             return [end]
+        if isinstance(effect, Pause) and not waits:
+            answer, error = effect.unless.is_set(), None
+            continue
         try:
             answer, error = (yield effect), None
         except GeneratorExit:

@@ -49,7 +49,7 @@ class WorkQueue:
         self._all_done = threading.Condition(self._lock)
         self._tidies = threading.Event()
         self._thread: threading.Thread | None = None
-        self._busy = 0  # threads
+        self._back_soon = set[int]()  # threads with a job that is known to wait for nothing
         self.unfinished_tasks = 0
 
     def put(self, item: Any) -> None:  # Any: Dramatiq's own, which is ordered
@@ -62,6 +62,7 @@ class WorkQueue:
     def get(self, timeout: float | None = None) -> Any:
         """Return what runs next; raises ``queue.Empty`` if nothing comes in time."""
         until = None if timeout is None else time.monotonic() + timeout
+        self._back_soon.discard(threading.get_ident())
         while True:
             with self._lock:
                 while not self._dispatcher.has_work or self._stopping.is_set():
@@ -76,14 +77,15 @@ class WorkQueue:
             if delivery is None and batch and self._dispatcher.needs_claim(batch):
                 self._do(claim(self._dispatcher, batch, self._request))
             elif batch:
-                with self._lock:
-                    self._busy += 1
+                if self._dispatcher.knows_as_instant(batch[0]):
+                    self._back_soon.add(threading.get_ident())
                 return batch[0].item
 
     def get_nowait(self) -> Any:
         """Return something that has not begun, as the worker stops; raises ``queue.Empty``."""
         deliveries = take(drain(self._dispatcher), self._seams)
         if not deliveries:
+            self._tidies.set()  # so that its thread ends
             raise Empty
         first, *others = deliveries
         for delivery in others:
@@ -93,7 +95,6 @@ class WorkQueue:
     def task_done(self) -> None:
         """Note that one of those that were got has been processed."""
         with self._lock:
-            self._busy -= 1
             self.unfinished_tasks -= 1
             if not self.unfinished_tasks:
                 self._all_done.notify_all()
@@ -117,7 +118,7 @@ class WorkQueue:
 
         Should it not come back, others are woken by the next look.
         """
-        if self._busy > 0 and self._dispatcher.is_instant:
+        if self._back_soon and self._dispatcher.is_instant:
             self._look_soon()
             return
         with self._lock:
@@ -139,7 +140,8 @@ class WorkQueue:
             self._look_soon()
 
     def _run(self) -> None:
-        while self._tidies.wait():
+        while not self._stopping.is_set() or self._dispatcher.has_to_tidy:  # a worker in a host leaves no thread
+            self._tidies.wait()
             time.sleep(_LOOK)
             self._tidies.clear()
             try:
