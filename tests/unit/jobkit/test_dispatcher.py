@@ -286,12 +286,13 @@ def test_claims_that_are_not_answered_lose_nothing(desk: Desk, error: BaseExcept
     assert names(desk.dispatcher.choose()) == ["b", "c"]
 
 
-def test_a_release_that_is_not_answered_loses_nothing(desk: Desk) -> None:
+@pytest.mark.parametrize("error", [AWAY, RuntimeError("a mistake")])
+def test_a_release_that_is_not_answered_loses_nothing_and_ends_no_thread(desk: Desk, error: Exception) -> None:
     desk.put("a", "b")
     desk.claim()
     desk.now += LONGEST_AHEAD
-    desk.away = AWAY
-    desk.tidy()
+    desk.away = error
+    desk.tidy()  # in a thread that looks after it, or in a worker thread
     assert names(desk.dispatcher.choose()) == ["a", "b"]
 
 

@@ -279,6 +279,8 @@ def release(dispatcher: Dispatcher, withdrawn: Sequence[Withdrawn]) -> Steps[Non
         yield Records([Record(lease, Released()) for _, lease in withdrawn])
     except StoreUnavailable as outage:  # the leases are taken over, or end by time
         log.warning("what was claimed ahead is not released: %s", outage)
+    except Exception:  # whatever it is, a worker thread goes on
+        log.exception("what was claimed ahead is not released")
     finally:
         dispatcher.put_back(withdrawn)
 
