@@ -266,6 +266,27 @@ def test_a_job_that_is_held_for_another_reason_is_not_asked_for_again(
     assert desk.dispatcher.due() == []
 
 
+def test_a_redelivery_is_not_asked_for_before_the_owners_that_an_outage_has_cut_off(desk: Desk) -> None:
+    desk.put("a", redelivered=True)
+    desk.unwise = True  # the store is away, or came back just now: its owner may live, and renews its lease first
+    assert names(desk.claim()) == ["a"]
+    assert desk.calls == [], "its thread asks, once that time is over"
+
+
+def test_a_held_job_is_not_asked_for_before_the_owners_that_an_outage_has_cut_off(desk: Desk) -> None:
+    desk.lease("a")
+    desk.put("a", redelivered=True)
+    desk.claim()
+    desk.calls.clear()
+    desk.unwise = True
+    desk.now += 5 * DEATH_PAUSE
+    desk.tidy()
+    assert desk.calls == []
+    desk.unwise = False
+    desk.tidy()
+    assert len(desk.calls) == 1, "none of its questions is used up"
+
+
 # ---- what goes wrong
 
 

@@ -148,8 +148,12 @@ class Dispatcher:
             return batch
 
     def needs_claim(self, batch: Sequence[Delivery]) -> bool:
-        """Whether a batch is claimed before its first delivery gets its thread."""
-        return len(batch) > 1 or batch[0].execution.redelivered
+        """Whether a batch is claimed before its first delivery gets its thread.
+
+        After an outage a thread waits until owners elsewhere have renewed their leases, so one that was redelivered is
+        left to its thread then.
+        """
+        return len(batch) > 1 or (batch[0].execution.redelivered and self.may_claim_ahead())
 
     def deal(self, batch: Sequence[Delivery], answers: Sequence[Answer | JobkitError]) -> list[Withdrawn]:
         """Take in what claims were answered; return what is to be released, because it must not wait."""
@@ -184,8 +188,10 @@ class Dispatcher:
     # ---- at times
 
     def due(self) -> list[Delivery]:
-        """Return what is to be asked for again now, in one call; ``deal`` takes the answers."""
+        """Return what is to be asked for again now, in one call; ``deal`` takes the answers. Nothing in an outage."""
         with self._lock:
+            if not self._held or not self.may_claim_ahead():
+                return []
             now = self.clock()
             due = [delivery for delivery in self._held if delivery.at <= now]
             self._held = [delivery for delivery in self._held if delivery.at > now]
