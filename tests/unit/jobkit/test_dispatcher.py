@@ -145,6 +145,15 @@ def test_at_most_sixteen_claims_wait(desk: Desk) -> None:
     assert len(desk.dispatcher._ready) == MOST_AHEAD
 
 
+def test_threads_that_claim_together_claim_no_more_than_one_of_them_would(desk: Desk) -> None:
+    desk.put(*(f"job-{number}" for number in range(5 * MOST_AHEAD)))
+    first, second, third = (desk.dispatcher.choose() for _ in range(3))  # before any of them is answered
+    assert (len(first), len(second), len(third)) == (MOST_AHEAD, 1, 1)
+    assert not desk.dispatcher.needs_claim(second)
+    desk.dispatcher.give_up(first)
+    assert len(desk.dispatcher.choose()) == MOST_AHEAD - 1, "beside the one that waits for its thread"
+
+
 def test_a_batch_of_one_is_claimed_by_its_own_thread(desk: Desk) -> None:
     desk.put("a")
     desk.claim()

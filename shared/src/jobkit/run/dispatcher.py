@@ -93,6 +93,7 @@ class Dispatcher:
     _runs: dict[str, "_Runs"] = field(default_factory=dict)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _asked_for: int = 0  # deliveries that are being claimed together, just now
 
     def put(self, delivery: Delivery) -> None:
         """Take a delivery in."""
@@ -141,10 +142,11 @@ class Dispatcher:
             batch = [heapq.heappop(self._waiting).delivery]
             if not self._is_short(batch[0]) or not self.may_claim_ahead():
                 return batch
-            while self._waiting and len(batch) + len(self._ready) < MOST_AHEAD:
+            while self._waiting and len(batch) + len(self._ready) + self._asked_for < MOST_AHEAD:
                 if not self._is_short(self._waiting[0].delivery):
                     break
                 batch.append(heapq.heappop(self._waiting).delivery)
+            self._asked_for += _together(batch)
             return batch
 
     def needs_claim(self, batch: Sequence[Delivery]) -> bool:
@@ -159,6 +161,7 @@ class Dispatcher:
         """Take in what claims were answered; return what is to be released, because it must not wait."""
         withdrawn = []
         with self._lock:
+            self._asked_for -= _together(batch)
             for delivery, answer in zip(batch, answers, strict=True):
                 delivery.at = self.clock()
                 if isinstance(answer, JobkitError):  # of its own record: its thread sees to it
@@ -179,6 +182,7 @@ class Dispatcher:
     def give_up(self, batch: Sequence[Delivery]) -> None:
         """Take in that claims were not answered. The first goes to its thread, which waits for the store."""
         with self._lock:
+            self._asked_for -= _together(batch)
             first, *others = batch
             first.singly, first.at = True, self.clock()
             self._ready.appendleft(first)
@@ -195,6 +199,7 @@ class Dispatcher:
             now = self.clock()
             due = [delivery for delivery in self._held if delivery.at <= now]
             self._held = [delivery for delivery in self._held if delivery.at > now]
+            self._asked_for += _together(due)
             return due
 
     def overdue(self) -> list[Withdrawn]:
@@ -289,6 +294,11 @@ def release(dispatcher: Dispatcher, withdrawn: Sequence[Withdrawn]) -> Steps[Non
         log.exception("what was claimed ahead is not released")
     finally:
         dispatcher.put_back(withdrawn)
+
+
+def _together(batch: Sequence[Delivery]) -> int:
+    """How many are claimed in one call. One alone may be left to its thread, which nobody is told the answer of."""
+    return len(batch) if len(batch) > 1 else 0
 
 
 class _Runs:
