@@ -36,7 +36,7 @@ class Desk:
         self.calls: list[Effect] = []
         self._numbers = itertools.count(1)
         self.store = MemoryStore(clock=lambda: self.now)
-        self._seams = Seams(self.store, TTL)
+        self.seams = _Watched(self)
         self.dispatcher = Dispatcher(
             self.runs.__contains__, lambda: not self.unwise, self.new_owner, clock=lambda: self.now
         )
@@ -69,13 +69,6 @@ class Desk:
             self.dispatcher.put(one)
         return made
 
-    def perform(self, effect: Effect) -> object:
-        """Carry an effect out, unless the store is away."""
-        self.calls.append(effect)
-        if self.away is not None:
-            raise self.away
-        return self._seams(effect)
-
     def request(self, execution: Execution) -> Claim:
         """How to ask for the job of a delivery."""
         return Claim(execution.job, execution.owner, sent_at=1, instead_of=execution.instead_of)
@@ -84,19 +77,19 @@ class Desk:
         """Choose what comes next, and claim it if that is due now; return the batch."""
         batch = self.dispatcher.choose()
         if batch and self.dispatcher.needs_claim(batch):
-            take(claim(self.dispatcher, batch, self.request), self.perform)
+            take(claim(self.dispatcher, batch, self.request), self.seams)
         return batch
 
     def deal(self, *answers: Answer | JobkitError) -> list[Delivery]:
         """Choose what comes next, and give these answers to it; return the batch."""
         batch = self.dispatcher.choose()
         assert self.dispatcher.needs_claim(batch)
-        take(release(self.dispatcher, self.dispatcher.deal(batch, answers)), self.perform)
+        take(release(self.dispatcher, self.dispatcher.deal(batch, answers)), self.seams)
         return batch
 
     def tidy(self) -> None:
         """Look after what waits for too long."""
-        take(tidy(self.dispatcher, self.request), self.perform)
+        take(tidy(self.dispatcher, self.request), self.seams)
 
     def lease(self, name: str, owner: str = "elsewhere:1", actor: str = "short") -> Lease:
         """Let somebody else have the job."""
@@ -115,6 +108,20 @@ class Desk:
         while (one := self.dispatcher.take()) is not None:
             taken.append(one.execution.job.id)
         return taken
+
+
+class _Watched(Seams):
+    """Carries effects out, unless the store is away, and notes each."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk.store, TTL)
+        self._desk = desk
+
+    def __call__(self, effect: Effect) -> object:
+        self._desk.calls.append(effect)
+        if (away := self._desk.away) is not None:
+            raise away.with_traceback(None)
+        return super().__call__(effect)
 
 
 def names(deliveries: Sequence[Delivery]) -> list[str]:
