@@ -225,6 +225,29 @@ def test_join_returns_once_all_that_was_put_has_been_processed(counter: Counter,
     assert counter.queue.unfinished_tasks == 0
 
 
+def test_a_job_that_ends_while_it_is_still_being_put_is_not_waited_for(
+    counter: Counter, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = counter.desk.dispatcher.put
+
+    def and_run_it(delivery: Delivery) -> None:
+        put(delivery)
+
+        def run() -> None:
+            counter.get()
+            counter.queue.task_done()
+
+        ran.append(threads.submit(run))
+        with pytest.raises(TimeoutError):  # until the put is over, nobody has it
+            ran[0].result(0.1)
+
+    ran: list[Future[None]] = []
+    monkeypatch.setattr(counter.desk.dispatcher, "put", and_run_it)
+    counter.put("a")
+    ran[0].result(LONG)
+    threads.submit(counter.queue.join).result(LONG)
+
+
 # ---- many threads
 
 
