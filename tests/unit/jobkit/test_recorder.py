@@ -181,6 +181,17 @@ def test_an_outage_is_waited_out_once_for_all(office: Office, pool: ThreadPoolEx
     assert office.told == dict.fromkeys(["first", *names], True)
 
 
+def test_an_outage_that_nobody_waits_out_is_told_to_all_at_once(office: Office, pool: ThreadPoolExecutor) -> None:
+    names = [f"job-{number}" for number in range(8)]
+    with office.busy(pool):
+        office.add(*names)
+        office.over.set()  # the worker stops, and running jobs have had their time
+        office.fails = [None, AWAY, AWAY, *[AWAY] * 20]
+    assert len(office.calls) == 3, "each call may last for two of the store's time-outs"
+    assert office.settled == ["first", *names]
+    assert {str(told) for told in office.told.values()} == {"True", "the store is away"}
+
+
 def test_the_record_that_is_bad_harms_its_own_job_only(office: Office, pool: ThreadPoolExecutor) -> None:
     office.bad["b"] = RecordUnreadable("no record")
     with office.busy(pool):
@@ -240,6 +251,21 @@ def test_a_path_may_record_something_else_after_an_error(office: Office) -> None
     office.bad["a"] = RecordUnreadable("no record")
     office.recorder.add(office.end("a", second_thoughts()))
     assert (office.calls, office.told, office.settled) == ([["a"], ["a again"]], {"a": True}, ["a"])
+
+
+def test_whoever_is_torn_out_of_a_group_does_not_lead_for_ever() -> None:
+    @contextmanager
+    def is_torn_out() -> Iterator[Callable[[], None]]:
+        yield lambda: None
+        for _ in exits:
+            raise KeyboardInterrupt
+
+    exits = iter([1])
+    office = Office(together=is_torn_out)
+    with pytest.raises(KeyboardInterrupt):
+        office.add("a")
+    office.add("b")
+    assert office.settled == ["a", "b"]
 
 
 # ---- backpressure

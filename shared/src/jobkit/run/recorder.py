@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from jobkit.effects import Effect, Performs, Record, Records, Steps, take
+from jobkit.effects import Effect, Pause, Performs, Record, Records, Steps, take
 from jobkit.errors import OUTAGES
 
 log = logging.getLogger(__name__)
@@ -57,18 +57,32 @@ def commit(ends: Sequence[End]) -> Steps[None]:
                 for end in group:
                     yield from commit([end])
                 return
-            first, *others = group
-            group = [*(yield from _follow(first, None, error)), *others]
+            group = yield from _tell(group, error)
         else:
             again: list[End] = []
             for end, answer in zip(group, answers, strict=True):
                 failure = answer if isinstance(answer, BaseException) else None
-                again += yield from _follow(end, answer, failure)
+                again += (yield from _follow(end, answer, failure))[0]
             group = again
 
 
-def _follow(end: End, answer: object, error: BaseException | None) -> Steps[list[End]]:
-    """Take one path on: to its end, or to another record of it."""
+def _tell(group: Sequence[End], error: BaseException) -> Steps[list[End]]:
+    """Tell ends of an outage, until one has waited on behalf of all; return what is to be recorded after that.
+
+    When the worker's time is over none of them waits. So all are told of the same call: each call may last.
+    """
+    again: list[End] = []
+    for number, end in enumerate(group, 1):
+        records, has_waited = yield from _follow(end, None, error)
+        again += records
+        if has_waited:
+            return again + [*group[number:]]
+    return again
+
+
+def _follow(end: End, answer: object, error: BaseException | None) -> Steps[tuple[list[End], bool]]:
+    """Take one path on: to its end, or to another record of it. Return that, and whether it has waited to the end."""
+    has_waited = False
     while True:
         try:
             effect = end.way.step(answer, error)
@@ -77,15 +91,16 @@ def _follow(end: End, answer: object, error: BaseException | None) -> Steps[list
             effect = None
         if effect is None:
             _settle(end)
-            return []
+            return [], has_waited
         if isinstance(effect, Record):
-            return [end]
+            return [end], has_waited
         try:
             answer, error = (yield effect), None
         except GeneratorExit:
             raise
         except BaseException as failure:
             answer, error = None, failure
+        has_waited = has_waited or (isinstance(effect, Pause) and error is None and not answer)
 
 
 def _settle(end: End) -> None:
