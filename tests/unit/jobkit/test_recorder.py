@@ -342,3 +342,15 @@ def test_what_was_logged_is_written_before_a_pause(writing: Office, stream: Stre
     assert "the store is away; jobs wait for it" in text
     assert "end of a" not in text
     assert stream.writes[-1].endswith("end of a\n")
+
+
+def test_a_log_that_cannot_be_written_harms_no_job(writing: Office, stream: Stream, pool: ThreadPoolExecutor) -> None:
+    stream.error = OSError("no space left on device")
+    with writing.busy(pool):
+        writing.add("a", "b")
+        writing.fails = [None, AWAY]  # what is logged is written before the pause, too
+    assert writing.told == dict.fromkeys(["first", "a", "b"], True)
+    assert writing.settled == ["first", "a", "b"]
+    stream.error = None
+    writing.add("c")
+    assert stream.writes == ["end of c\n"]

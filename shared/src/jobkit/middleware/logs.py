@@ -6,7 +6,7 @@ import logging.config
 import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -123,10 +123,10 @@ class _Handler(logging.StreamHandler[TextIO]):
             self.handleError(record)
 
     def write(self, lines: str) -> None:
-        """Write lines that were gathered."""
+        """Write lines that were gathered. Where that fails they are lost, as single lines are: jobs go on without."""
         lock = self.lock
         if lock is not None:
-            with lock:
+            with suppress(Exception), lock:
                 self.stream.write(lines)
                 self.stream.flush()
 
