@@ -268,6 +268,20 @@ def test_whoever_is_torn_out_of_a_group_does_not_lead_for_ever() -> None:
     assert office.settled == ["a", "b"]
 
 
+def test_a_mistake_around_a_group_leaves_nobody_waiting(pool: ThreadPoolExecutor) -> None:
+    @contextmanager
+    def fails() -> Iterator[Callable[[], None]]:
+        yield lambda: None
+        raise RuntimeError("a mistake")
+
+    office = Office(together=fails)
+    with office.busy(pool):
+        office.add("a", "b")
+    until(lambda: len(office.settled) == 3, "the others are recorded by the same thread, though it met a mistake")
+    office.add("c")
+    assert office.settled == ["first", "a", "b", "c"]
+
+
 # ---- backpressure
 
 
