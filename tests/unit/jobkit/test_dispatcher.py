@@ -5,7 +5,7 @@ from statistics import median_high
 
 import pytest
 from claims_ahead import TTL, Desk, names
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobkit.effects import Claims, Records
@@ -71,6 +71,8 @@ def test_an_actor_is_short_from_its_hundredth_run_on() -> None:
     assert isinstance(call, Claims)
 
 
+@example(before=[], short=RUNS // 2, seed=0)
+@example(before=[], short=RUNS // 2 + 1, seed=0)
 @given(before=st.lists(st.booleans(), max_size=40), short=st.integers(0, RUNS), seed=st.integers(0, 1_000))
 def test_the_median_of_the_last_hundred_runs_decides(before: list[bool], short: int, seed: int) -> None:
     limit = SHORT.total_seconds()
@@ -324,6 +326,15 @@ def test_a_release_that_is_not_answered_loses_nothing_and_ends_no_thread(desk: D
     desk.away = error
     desk.tidy()  # in a thread that looks after it, or in a worker thread
     assert names(desk.dispatcher.choose()) == ["a", "b"]
+
+
+def test_what_a_thread_asked_for_in_vain_is_for_that_thread_whatever_waits_beside_it(desk: Desk) -> None:
+    desk.put("a", "b")
+    desk.claim()
+    desk.put("c", "d")
+    desk.away = AWAY
+    desk.claim()
+    assert desk.takes() == ["c", "a", "b"]
 
 
 # ---- each exactly once

@@ -3,6 +3,7 @@
 import io
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -297,6 +298,20 @@ def test_whoever_brings_more_than_may_wait_waits_with_it(pool: ThreadPoolExecuto
     assert office.settled == ["first", "a", "b", "c", "late"]
 
 
+def test_whoever_waits_with_an_end_goes_on_as_soon_as_there_is_room(pool: ThreadPoolExecutor) -> None:
+    waited = 0.0
+    for _ in range(5):
+        office = Office(most=1)
+        with office.busy(pool):
+            office.add("a")
+            late = pool.submit(office.add, "late")
+            until(lambda: office.recorder._room._waiters, "it waits")  # type: ignore[attr-defined]  # noqa: B023  a condition's, now
+        began = time.monotonic()
+        late.result(LIMIT)
+        waited += time.monotonic() - began
+    assert waited < 3, "woken, and not by looking again after a second"
+
+
 # ---- the log
 
 
@@ -355,7 +370,7 @@ def test_what_was_logged_is_written_before_a_pause(writing: Office, stream: Stre
     (text,) = seen
     assert "the store is away; jobs wait for it" in text
     assert "end of a" not in text
-    assert stream.writes[-1].endswith("end of a\n")
+    assert "".join(stream.writes) == f"{text}answers again; jobs go on\nend of a\n", "nothing is written twice"
 
 
 def test_a_log_that_cannot_be_written_harms_no_job(writing: Office, stream: Stream, pool: ThreadPoolExecutor) -> None:

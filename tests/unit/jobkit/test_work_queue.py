@@ -106,11 +106,11 @@ def test_every_thread_that_waits_gets_one_of_what_is_claimed_together(
 
 def test_one_thread_wakes_the_next_as_long_as_there_is_something(counter: Counter, threads: ThreadPoolExecutor) -> None:
     waiting = [threads.submit(counter.get) for _ in range(4)]
+    until(lambda: len(counter.queue._work._waiters) == 4, "all wait")  # type: ignore[attr-defined]  # of a condition
     dispatcher = counter.desk.dispatcher
-    for number in range(4):  # of which no thread is told
-        dispatcher.put(
-            Delivery(Item(0, SimpleNamespace(name=f"{number}")), counter.desk.delivery(f"{number}").execution)
-        )
+    for number in range(4):  # of which no thread is told, and which are not claimed together
+        execution = counter.desk.delivery(f"{number}", actor="other").execution
+        dispatcher.put(Delivery(Item(0, SimpleNamespace(name=f"{number}")), execution))
     counter.queue._wake()
     assert sorted(answers(*waiting)) == ["0", "1", "2", "3"]
 
