@@ -31,6 +31,7 @@ def test_an_ack_up_to_the_last_that_ended_loses_what_still_runs(vhost_url: str) 
         publish(vhost_url, "probe", *(message_body(kwargs={"name": name}) for name in ("long", *SHORT[:5])))
         tags = []
         for method, _properties, _body in channel.consume("probe", inactivity_timeout=10):
+            assert method is not None, "the broker has delivered nothing"
             tags.append(method.delivery_tag)
             if len(tags) == 6:
                 break
