@@ -96,6 +96,7 @@ class Dispatcher:
     _runs: dict[str, "_Runs"] = field(default_factory=dict)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _asked_for: int = 0  # deliveries that are being claimed together, just now
 
     def put(self, delivery: Delivery) -> None:
         """Take a delivery in."""
@@ -156,10 +157,11 @@ class Dispatcher:
             batch = [heapq.heappop(self._waiting).delivery]
             if not self._is_short(batch[0]) or not self.may_claim_ahead():
                 return batch
-            while self._waiting and len(batch) + len(self._ready) < MOST_AHEAD:
+            while self._waiting and len(batch) + len(self._ready) + self._asked_for < MOST_AHEAD:
                 if not self._is_short(self._waiting[0].delivery):
                     break
                 batch.append(heapq.heappop(self._waiting).delivery)
+            self._asked_for += _together(batch)
             return batch
 
     def needs_claim(self, batch: Sequence[Delivery]) -> bool:
@@ -173,6 +175,7 @@ class Dispatcher:
         """Take in what claims were answered; return what is to be released, because it must not wait."""
         withdrawn = []
         with self._lock:
+            self._asked_for -= _together(batch)
             for delivery, answer in zip(batch, answers, strict=True):
                 delivery.at = self.clock()
                 if isinstance(answer, JobkitError):  # of its own record: its thread sees to it
@@ -193,6 +196,7 @@ class Dispatcher:
     def give_up(self, batch: Sequence[Delivery]) -> None:
         """Take in that claims were not answered. The first goes to its thread, which waits for the store."""
         with self._lock:
+            self._asked_for -= _together(batch)
             for delivery in batch:
                 delivery.execution.unheard = True
             first, *others = batch
@@ -201,21 +205,17 @@ class Dispatcher:
             for delivery in others:
                 self.put(delivery)
 
-    def hand_over(self, deliveries: Sequence[Delivery]) -> None:
-        """Leave it to threads to ask, which wait for the store."""
-        with self._lock:
-            for delivery in deliveries:
-                delivery.singly, delivery.at = True, self.clock()
-                self._ready.append(delivery)
-
     # ---- at times
 
     def due(self) -> list[Delivery]:
-        """Return what is to be asked for again now, in one call; ``deal`` takes the answers."""
+        """Return what is to be asked for again now, in one call; ``deal`` takes the answers. Nothing in an outage."""
         with self._lock:
+            if not self._held or not self.may_claim_ahead():
+                return []
             now = self.clock()
             due = [delivery for delivery in self._held if delivery.at <= now]
             self._held = [delivery for delivery in self._held if delivery.at > now]
+            self._asked_for += _together(due)
             return due
 
     def overdue(self) -> list[Withdrawn]:
@@ -294,9 +294,7 @@ def tidy(dispatcher: Dispatcher, request: Callable[[Execution], Claim]) -> Steps
     """Release what waits for too long, and ask again for what may be free by now."""
     yield from release(dispatcher, dispatcher.overdue())
     due = dispatcher.due()
-    if due and not dispatcher.may_claim_ahead():
-        dispatcher.hand_over(due)
-    elif due:
+    if due:
         yield from claim(dispatcher, due, request)
 
 
@@ -308,6 +306,8 @@ def release(dispatcher: Dispatcher, withdrawn: Sequence[Withdrawn]) -> Steps[Non
         yield Records([Record(lease, Released()) for _, lease in withdrawn])
     except StoreUnavailable as outage:  # the leases are taken over, or end by time
         log.warning("what was claimed ahead is not released: %s", outage)
+    except Exception:  # whatever it is, a worker thread goes on
+        log.exception("what was claimed ahead is not released")
     finally:
         dispatcher.put_back(withdrawn)
 
@@ -320,6 +320,11 @@ def drain(dispatcher: Dispatcher) -> Steps[list[Delivery]]:
         more, withdrawn = dispatcher.drain()
         deliveries += more
     return deliveries
+
+
+def _together(batch: Sequence[Delivery]) -> int:
+    """How many are claimed in one call. One alone may be left to its thread, which nobody is told the answer of."""
+    return len(batch) if len(batch) > 1 else 0
 
 
 class _Runs:

@@ -146,10 +146,13 @@ class Recorder:
         group: list[End] = []
         try:
             while group := self._next():
-                with self._together() as write:
-                    take(commit(group), partial(self._carry_out, write))
+                try:
+                    with self._together() as write:
+                        take(commit(group), partial(self._carry_out, write))
+                except Exception:  # those that others have brought meanwhile are recorded by nobody else
+                    log.exception("jobs could not be recorded together; what is not settled is delivered again")
         finally:
-            if group:  # it was broken off: what is left is settled by nobody else
+            if group:  # this thread was torn out
                 with self._lock:
                     self._is_led = False
 

@@ -54,9 +54,10 @@ class WorkQueue:
 
     def put(self, item: Any) -> None:  # Any: Dramatiq's own, which is ordered
         """Take in what a consumer has received."""
-        self._dispatcher.put(Delivery(item, self._begin(item.message)))
-        with self._lock:
+        delivery = Delivery(item, self._begin(item.message))
+        with self._lock:  # in one step: a thread that is quick may have it done before it is counted
             self.unfinished_tasks += 1
+            self._dispatcher.put(delivery)
         self._wake()
 
     def get(self, timeout: float | None = None) -> Any:
