@@ -80,7 +80,7 @@ class Soak:
             "-W",
             "ignore",
             "-m",
-            "jobkit.cli.worker_process",
+            "dramatiq",
             "soak_service:broker",
             "-p",
             "1",

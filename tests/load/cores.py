@@ -1,4 +1,7 @@
-"""How long the machine's processors have worked and waited, from ``/proc/stat``."""
+"""How long the machine's processors have worked and waited, from ``/proc/stat``.
+
+Linux alone has that: ``bench.py`` asks for ``sys.platform`` first.
+"""
 
 import os
 from pathlib import Path

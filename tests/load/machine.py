@@ -1,4 +1,4 @@
-"""The machine and the versions that figures belong to."""
+"""The machine and the versions that figures belong to. Only Linux tells (``sys.platform``): `make bench` asks first."""
 
 import datetime
 import os

@@ -1,6 +1,8 @@
 """What a process and all that it has started use, from proc(5): time on the processors, and memory.
 
 Linux only.
+
+Linux alone has that: ``bench.py`` asks for ``sys.platform`` first.
 """
 
 import os
