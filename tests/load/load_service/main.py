@@ -7,7 +7,6 @@ worker process, and ``BENCH_BREAKER=1`` gives the actor a circuit breaker.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest.mock import patch
 
 from bench_job import work
 from dramatiq import set_broker
@@ -39,6 +38,8 @@ def job(job: LoadJob, _context: Context[None]) -> None:
 def broker() -> None:
     """What the worker calls."""
     if os.environ.get("BENCH_STORE") == "memory":  # there is no setting for it: no job would be protected
+        from unittest.mock import patch  # not imported otherwise: its memory would be counted as jobkit's
+
         with patch("jobkit.service.RedisStore", lambda *_: MemoryStore()):
             set_broker(service.build(load_platform(), LoadSettings.load()))
     else:

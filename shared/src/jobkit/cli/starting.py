@@ -128,7 +128,11 @@ class Spawn:
             reading, _ = self._lifeline
             given = {"work": asdict(self._work), "name": identity.name, "begun": file.fileno(), "lifeline": reading}
             child = subprocess.Popen(
-                [sys.executable, "-c", "from jobkit.cli.starting import spawned; spawned()"],
+                [
+                    sys.executable,
+                    "-c",
+                    "from jobkit.cli.light import load; load(); from jobkit.cli.starting import spawned; spawned()",
+                ],
                 start_new_session=True,
                 env={**os.environ, SUPERVISED: "1", GIVEN: json.dumps(given)},
                 pass_fds=[reading, file.fileno()],

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from importlib.resources import files
 from typing import Final, Protocol
 
@@ -260,6 +261,7 @@ def _read_moment(text: str | None) -> datetime | None:
     return datetime.fromtimestamp(float(text), UTC) if text else None
 
 
+@cache  # a supervisor has read them before it forks
 def _script(name: str) -> str:
     lua = files("jobkit.schedule") / "lua"
     return "".join((lua / f"{part}.lua").read_text("utf-8") for part in ("prelude", name))
