@@ -78,6 +78,21 @@ def test_worker_processes_share_the_modules_that_the_settings_ask_for(tmp_path: 
     assert {"jobkit.middleware.sentry", "opentelemetry.sdk.trace.export", "requests", *exporters} <= modules
 
 
+def test_worker_processes_read_no_script_that_their_supervisor_has_read() -> None:
+    code = (
+        "import sys\n"
+        "from jobkit.cli.preloading import RedisSchedules, RedisStore, preload\n"
+        "from jobkit.settings import load_platform\n"
+        "preload(load_platform())\n"
+        "opened = []\n"
+        "sys.addaudithook(lambda event, arguments: opened.append(arguments) if event == 'open' else None)\n"
+        "RedisStore('redis://localhost'), RedisSchedules('redis://localhost')\n"
+        "print(opened)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_what_is_left_out_or_put_off_can_be_imported_later() -> None:
     code = (
         "import sys\n"
