@@ -253,8 +253,8 @@ def was_delayed(message: Message[Any]) -> bool:
 
 def received(message: MessageProxy, owner: str) -> Execution:
     """Return what is known of a delivery that has arrived, and keep it with the message."""
-    plain: Message[Any] = replace(message._message)  # another, as the defaults of a periodic job are added to it
-    execution = Execution(plain, JobKey.of(message.queue_name, message.actor_name, message.message_id), owner)
+    plain = message._message
+    execution = Execution(plain, JobKey.of(plain.queue_name, plain.actor_name, plain.message_id), owner)
     said = message.__dict__  # by our own broker; the proxy would look for anything else in the message
     execution.redelivered = said.get("redelivered", False)
     execution.is_stale = said.get("is_stale", execution.is_stale)

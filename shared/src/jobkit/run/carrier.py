@@ -10,13 +10,14 @@ from dramatiq import Actor, Broker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
 
+from jobkit.broker.rabbitmq import JobBroker
 from jobkit.effects import Effect, Outcome, Performs, Record, Run, Walk, take
 from jobkit.execution import Decision, Execution, Verdict, begin, end, postpone, received, settle
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
 from jobkit.run.dispatcher import Dispatcher
 from jobkit.run.path import Path, Rules
-from jobkit.run.recorder import End, Recorder, Together, commit
+from jobkit.run.recorder import End, Recorder, Together, commit, singly
 from jobkit.run.seams import Seams
 from jobkit.run.work_queue import WorkQueue
 from jobkit.store.base import Lease
@@ -45,7 +46,7 @@ class Carrier(Middleware):
         self._path = path
         self._seams: Seams = seams
         self._perform: Performs = seams
-        self._recorder = Recorder(seams, together=together) if together else Recorder(seams)
+        self._recorder = Recorder(seams, together=together or singly, waits=self._wait_elsewhere)
         self._queue: WorkQueue | None = None
 
     @property
@@ -56,6 +57,8 @@ class Carrier(Middleware):
         self._path.keeper.start()
         self._recorder.most = 2 * worker.worker_threads
         worker.work_queue = self._queue = self._work_queue(broker)
+        if isinstance(broker, JobBroker):
+            broker.is_quick = self._queue.is_quick
         breakers = (rules_of(actor).breaker for actor in broker.actors.values())
         self._path.breakers.watch(breaker for breaker in breakers if breaker is not None)
 
@@ -85,7 +88,8 @@ class Carrier(Middleware):
             self._rest()
             return
         if self._queue is not None:
-            self._queue.note_run(message.actor_name, time.perf_counter() - message.__dict__["began"])
+            seconds = time.perf_counter() - message.__dict__["began"]
+            self._queue.note_run(message.actor_name, message.queue_name, seconds)
         self._end(message, walk, Outcome(exception, rejected=message.failed))
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
@@ -120,6 +124,10 @@ class Carrier(Middleware):
                 postpone(message)
                 self._recorder.add(End(walk, lambda: settle_it(message, _result_of(walk))))
         end()
+
+    def _wait_elsewhere(self) -> None:
+        if self._queue is not None:
+            self._queue.wait_elsewhere()
 
     def _let_go(self, message: MessageProxy) -> None:
         """Free a lease that was got ahead, for a path that has not begun."""

@@ -83,6 +83,9 @@ class Lease:
     # Whoever asks again for the same lease is not told again.
     stalled: bool = field(default=False, compare=False, kw_only=True)
 
+    def __hash__(self) -> int:
+        return hash(self.owner)  # it tells leases apart, and the rest takes ten times as long
+
     def round_of(self, moment: int) -> int:
         """Return the highest round that the job has run in of the send at ``moment``."""
         return round_of(self.rounds, moment)

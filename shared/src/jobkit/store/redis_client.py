@@ -121,7 +121,8 @@ class RedisClient:
         pool = self._redis.connection_pool
         connection: Any = pool.get_connection()  # of which redis-py types no more than the constructor
         try:
-            connection.send_packed_command([pack_command(command) for command in commands])
+            # In one write: else Redis answers, and writes to its disk, in parts.
+            connection.send_packed_command([b"".join(map(pack_command, commands))])
             answers = [_answer(connection) for _ in commands]
         except BaseException:
             connection.disconnect()  # what it still has to say is no answer to the next question
