@@ -107,8 +107,9 @@ def properties_of(message: Message[Any], app_id: str, headers: dict[str, object]
 
 def trace_of(carrier: Mapping[str, object] | None) -> dict[str, str]:
     """The trace context in a message's headers or options, without what is none."""
-    found = {name: (carrier or {}).get(name) for name in TRACE_HEADERS}
-    return {name: value for name, value in found.items() if _is_trace_header(value)}
+    if not carrier:
+        return {}
+    return {name: value for name in TRACE_HEADERS if _is_trace_header(value := carrier.get(name))}
 
 
 def decode(body: bytes, properties: pika.BasicProperties, queue: str) -> Message[Any]:
