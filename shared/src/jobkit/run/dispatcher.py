@@ -268,8 +268,11 @@ class Dispatcher:
 
     @property
     def _is_enough(self) -> bool:
-        """Whether as many are being claimed as may wait: another thread would ask for one alone."""
-        return self._asked_for >= MOST_AHEAD and self._is_short(self._waiting[0].delivery)
+        """Whether enough are being claimed: another thread would ask for one alone, or run jobs in turns with them."""
+        if not self._asked_for:
+            return False
+        following = self._waiting[0].delivery
+        return self._is_short(following) and (self._asked_for >= MOST_AHEAD or self.knows_as_instant(following))
 
     @property
     def _runs_low(self) -> bool:

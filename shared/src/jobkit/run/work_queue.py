@@ -143,8 +143,7 @@ class WorkQueue:
         """
         if self._back_soon and self._dispatcher.is_instant:
             self._look_soon()
-            return
-        with self._lock:
+        elif self._dispatcher.has_work:
             self._unpark()
 
     def _park(self, seconds: float) -> None:
@@ -161,8 +160,10 @@ class WorkQueue:
                 self._idle.remove(bell)
 
     def _unpark(self) -> None:
-        if self._idle:
-            self._idle.pop().release()
+        with self._lock:
+            bell = self._idle.pop() if self._idle else None
+        if bell is not None:  # without the lock, which the thread takes first
+            bell.release()
 
     def _look_soon(self) -> None:
         if not self._tidies.is_set():
@@ -185,8 +186,7 @@ class WorkQueue:
             try:
                 self._do(tidy(self._dispatcher, self._request))
                 if self._dispatcher.has_work:
-                    with self._lock:
-                        self._unpark()
+                    self._unpark()
                     self._tidies.set()
             except Exception:  # nobody else looks after what waits
                 log.exception("what was claimed ahead could not be looked after now")
