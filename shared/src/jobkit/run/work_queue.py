@@ -49,6 +49,7 @@ class WorkQueue:
         self._all_done = threading.Condition(self._lock)
         self._tidies = threading.Event()
         self._thread: threading.Thread | None = None
+        self._lacks_thread = False  # which was logged
         self._back_soon = set[int]()  # threads with a job that is known to wait for nothing
         self.unfinished_tasks = 0
 
@@ -65,12 +66,10 @@ class WorkQueue:
         until = None if timeout is None else time.monotonic() + timeout
         self._back_soon.discard(threading.get_ident())
         while True:
-            with self._lock:
-                while not self._dispatcher.has_work or self._stopping.is_set():
-                    left = None if until is None else until - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise Empty
-                    self._work.wait(left)
+            if not self._wait(until):
+                if self._dispatcher.has_to_tidy and not self._has_thread:
+                    self._tidy()
+                raise Empty
             delivery = self._dispatcher.take()
             batch = [delivery] if delivery is not None else self._dispatcher.choose()
             if self._dispatcher.has_work:
@@ -114,23 +113,51 @@ class WorkQueue:
         """Note how long a job of the actor has run."""
         self._dispatcher.note_run(actor, seconds)
 
+    def _wait(self, until: float | None) -> bool:
+        """Return True once there is something to do, or False at that time."""
+        with self._lock:
+            while not self._dispatcher.has_work or self._stopping.is_set():
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._work.wait(left)
+        return True
+
     def _wake(self) -> None:
         """Wake a thread, unless one is at work that will be back in no time: each further one only takes turns with it.
 
         Should it not come back, others are woken by the next look.
         """
-        if self._back_soon and self._dispatcher.is_instant:
-            self._look_soon()
+        if self._back_soon and self._dispatcher.is_instant and self._look_soon():
             return
         with self._lock:
             self._work.notify()
 
-    def _look_soon(self) -> None:
-        if not self._tidies.is_set():
-            self._tidies.set()
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="jobkit-claims", daemon=True)
-                self._thread.start()
+    def _look_soon(self) -> bool:
+        """Let a thread look soon at what waits; False if there is none, and none can be started.
+
+        Then threads that find nothing to do look, and each further call tries to start one again.
+        """
+        if self._tidies.is_set():
+            return True
+        self._tidies.set()
+        if self._has_thread:
+            return True
+        thread = threading.Thread(target=self._run, name="jobkit-claims", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as refusal:  # of the operating system. The thread that comes by here must not end of it
+            self._tidies.clear()
+            if not self._lacks_thread:
+                log.warning("claims are looked after by the worker threads, less often: %s", refusal)
+            self._lacks_thread = True
+            return False
+        self._thread, self._lacks_thread = thread, False
+        return True
+
+    @property
+    def _has_thread(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     def _do(self, steps: Steps[None]) -> None:
         """Take steps of the dispatcher, and see to what they leave."""
@@ -145,12 +172,18 @@ class WorkQueue:
             self._tidies.wait()
             time.sleep(_LOOK)
             self._tidies.clear()
-            try:
-                self._do(tidy(self._dispatcher, self._request))
-                if self._dispatcher.has_work:
-                    with self._lock:
-                        self._work.notify()
-                    self._tidies.set()
-            except Exception:  # nobody else looks after what waits
-                log.exception("what was claimed ahead could not be looked after now")
+            if not self._tidy():
                 self._tidies.set()
+            elif self._dispatcher.has_work:
+                with self._lock:
+                    self._work.notify()
+                self._tidies.set()
+
+    def _tidy(self) -> bool:
+        """Look after what waits for too long; False if that has failed."""
+        try:
+            self._do(tidy(self._dispatcher, self._request))
+        except Exception:  # nobody else looks after what waits
+            log.exception("what was claimed ahead could not be looked after now")
+            return False
+        return True
