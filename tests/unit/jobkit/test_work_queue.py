@@ -210,6 +210,76 @@ def test_looking_after_what_waits_outlives_a_mistake(
     assert "could not be looked after" in caplog.text
 
 
+# ---- a process that may start no further thread
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """As long as it is set, the operating system refuses the thread that looks after claims."""
+    event, start = threading.Event(), threading.Thread.start
+    event.set()
+
+    def started(thread: threading.Thread) -> None:
+        if thread.name == "jobkit-claims" and event.is_set():
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", started)
+    return event
+
+
+@pytest.mark.usefixtures("refused")
+def test_worker_threads_look_after_claims_where_no_thread_can_be_started(
+    counter: Counter, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = counter.desk.lease("a")
+    counter.put("a", redelivered=True)
+    for _ in range(3):
+        with pytest.raises(Empty):
+            counter.get(0.01)
+    counter.desk.release(held)
+    counter.desk.now += DEATH_PAUSE
+    with pytest.raises(Empty):
+        counter.get(0.01)
+    assert counter.get() == "a"
+    assert caplog.text.count("can't start new thread") == 1
+
+
+@pytest.mark.usefixtures("refused")
+def test_what_was_claimed_too_long_ago_is_released_where_no_thread_can_be_started(counter: Counter) -> None:
+    counter.put("a", "b", "c")
+    assert counter.get() == "a"
+    counter.desk.now += 2  # and all threads were busy meanwhile
+    with pytest.raises(Empty):
+        counter.get(0.01)
+    assert (counter.desk.lease("b").attempt, counter.desk.lease("c").attempt) == (1, 1)
+    assert sorted([counter.get(), counter.get()]) == ["b", "c"]
+
+
+@pytest.mark.usefixtures("refused")
+def test_a_thread_that_waits_is_woken_where_no_thread_can_be_started(
+    counter: Counter, threads: ThreadPoolExecutor
+) -> None:
+    for _ in range(RUNS):
+        counter.queue.note_run("short", "work", 0.0001)
+    counter.put("a")
+    assert counter.get() == "a", "a job that waits for nothing, so its thread is back soon"
+    waiting = threads.submit(counter.get)
+    until(lambda: len(counter.queue._work._waiters) == 1, "it waits")  # type: ignore[attr-defined]  # of a condition
+    counter.put("b")
+    assert answers(waiting) == ["b"]
+
+
+def test_a_thread_that_was_refused_is_started_later(counter: Counter, refused: threading.Event) -> None:
+    counter.put("a", "b", "c")
+    assert counter.get() == "a"
+    refused.clear()
+    counter.put("d", "e")
+    assert [counter.get(), counter.get(), counter.get()] == ["b", "c", "d"]
+    counter.desk.now += LONGEST_AHEAD
+    until(lambda: not counter.desk.dispatcher._ready, "e is released by it")
+
+
 # ---- a worker that stops
 
 

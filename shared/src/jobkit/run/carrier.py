@@ -10,6 +10,7 @@ from dramatiq import Actor, Broker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
 
+from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.broker.rabbitmq import JobBroker
 from jobkit.effects import Effect, Outcome, Performs, Record, Run, Walk, take
 from jobkit.execution import Decision, Execution, Verdict, begin, end, postpone, received, settle
@@ -59,8 +60,7 @@ class Carrier(Middleware):
         worker.work_queue = self._queue = self._work_queue(broker)
         if isinstance(broker, JobBroker):
             broker.is_quick = self._queue.is_quick
-        breakers = (rules_of(actor).breaker for actor in broker.actors.values())
-        self._path.breakers.watch(breaker for breaker in breakers if breaker is not None)
+        self._path.breakers.watch(_breakers_of(broker).values())
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         execution, actor = begin(message, self._path.keeper.owner), broker.get_actor(message.actor_name)
@@ -105,10 +105,11 @@ class Carrier(Middleware):
     def _work_queue(self, broker: Broker) -> WorkQueue:
         keeper, idempotency = self._path.keeper, self._path.idempotency
         dispatcher = Dispatcher(keeper.runs, lambda: not keeper.store_was_away(), keeper.owner, time.monotonic)
+        breakers = {name: self._path.breakers.full_name(one) for name, one in _breakers_of(broker).items()}
         return WorkQueue(
             dispatcher,
             self._seams,
-            lambda message: received(message, keeper.owner()),
+            lambda message: received(message, keeper.owner(), breakers.get(message.actor_name, "")),
             idempotency.request,
             getattr(broker, "stopping", threading.Event()),
         )
@@ -160,6 +161,12 @@ class Carrier(Middleware):
 def _result_of(walk: Walk) -> Decision:
     """What becomes of a delivery; one whose path has broken off goes back to the queue."""
     return walk.result if isinstance(walk.result, Decision) else Decision(Verdict.HANDED_BACK, stumbled=True)
+
+
+def _breakers_of(broker: Broker) -> dict[str, CircuitBreaker]:
+    """The breakers of actors, by the actor."""
+    breakers = {name: rules_of(actor).breaker for name, actor in broker.actors.items()}
+    return {name: breaker for name, breaker in breakers.items() if breaker is not None}
 
 
 def rules_of(actor: Actor[Any, Any]) -> Rules:

@@ -53,6 +53,7 @@ class WorkQueue:
         self._all_done = threading.Condition(self._lock)
         self._tidies = threading.Event()
         self._thread: threading.Thread | None = None
+        self._lacks_thread = False  # which was logged
         self._back_soon = set[int]()  # threads with a job that is known to wait for nothing
         self.unfinished_tasks = 0
 
@@ -63,9 +64,8 @@ class WorkQueue:
             self.unfinished_tasks += 1
             self._dispatcher.put(delivery)
             many = len(self._dispatcher) >= MOST_AHEAD
-        if not many and item.message.__dict__.get("more_follow"):
-            self._look_soon()  # who brings the next one wakes a thread for both; else this does
-        else:
+        # Who brings the next one wakes a thread for both; else the next look does.
+        if many or not item.message.__dict__.get("more_follow") or not self._look_soon():
             self._wake()
 
     def get(self, timeout: float | None = None) -> Any:
@@ -73,12 +73,10 @@ class WorkQueue:
         until = None if timeout is None else time.monotonic() + timeout
         self._back_soon.discard(threading.get_ident())
         while True:
-            with self._lock:
-                while not self._dispatcher.has_work or self._stopping.is_set():
-                    left = -1 if until is None else until - time.monotonic()
-                    if until is not None and left <= 0:
-                        raise Empty
-                    self._park(left)
+            if not self._wait(until):
+                if self._dispatcher.has_to_tidy and not self._has_thread:
+                    self._tidy()
+                raise Empty
             delivery = self._dispatcher.take()
             batch = [delivery] if delivery is not None else self._dispatcher.choose()
             if not batch:
@@ -136,14 +134,24 @@ class WorkQueue:
             if self._dispatcher.has_work:
                 self._wake()
 
+    def _wait(self, until: float | None) -> bool:
+        """Return True once there is something to do, or False at that time."""
+        with self._lock:
+            while not self._dispatcher.has_work or self._stopping.is_set():
+                left = -1 if until is None else until - time.monotonic()
+                if until is not None and left <= 0:
+                    return False
+                self._park(left)
+        return True
+
     def _wake(self) -> None:
         """Wake a thread, unless one is at work that will be back in no time: each further one only takes turns with it.
 
         Should it not come back, others are woken by the next look.
         """
-        if self._back_soon and self._dispatcher.is_instant:
-            self._look_soon()
-        elif self._dispatcher.has_work:
+        if self._back_soon and self._dispatcher.is_instant and self._look_soon():
+            return
+        if self._dispatcher.has_work:
             self._unpark()
 
     def _park(self, seconds: float) -> None:
@@ -165,12 +173,31 @@ class WorkQueue:
         if bell is not None:  # without the lock, which the thread takes first
             bell.release()
 
-    def _look_soon(self) -> None:
-        if not self._tidies.is_set():
-            self._tidies.set()
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="jobkit-claims", daemon=True)
-                self._thread.start()
+    def _look_soon(self) -> bool:
+        """Let a thread look soon at what waits; False if there is none, and none can be started.
+
+        Then threads that find nothing to do look, and each further call tries to start one again.
+        """
+        if self._tidies.is_set():
+            return True
+        self._tidies.set()
+        if self._has_thread:
+            return True
+        thread = threading.Thread(target=self._run, name="jobkit-claims", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as refusal:  # of the operating system. The thread that comes by here must not end of it
+            self._tidies.clear()
+            if not self._lacks_thread:
+                log.warning("claims are looked after by the worker threads, less often: %s", refusal)
+            self._lacks_thread = True
+            return False
+        self._thread, self._lacks_thread = thread, False
+        return True
+
+    @property
+    def _has_thread(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     def _do(self, steps: Steps[None]) -> None:
         """Take steps of the dispatcher, and see to what they leave."""
@@ -183,11 +210,17 @@ class WorkQueue:
             self._tidies.wait()
             time.sleep(_LOOK)
             self._tidies.clear()
-            try:
-                self._do(tidy(self._dispatcher, self._request))
-                if self._dispatcher.has_work:
-                    self._unpark()
-                    self._tidies.set()
-            except Exception:  # nobody else looks after what waits
-                log.exception("what was claimed ahead could not be looked after now")
+            if not self._tidy():
                 self._tidies.set()
+            elif self._dispatcher.has_work:
+                self._unpark()
+                self._tidies.set()
+
+    def _tidy(self) -> bool:
+        """Look after what waits for too long; False if that has failed."""
+        try:
+            self._do(tidy(self._dispatcher, self._request))
+        except Exception:  # nobody else looks after what waits
+            log.exception("what was claimed ahead could not be looked after now")
+            return False
+        return True

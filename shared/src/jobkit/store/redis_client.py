@@ -19,6 +19,9 @@ Argument = str | bytes | int | float
 # Any: redis-py types every answer as one union for the sync and the async client.
 Script = Callable[[Sequence[str], Sequence[Argument]], Any]
 
+#: The key of a breaker that is not closed, which breakers change and claims look at.
+BREAKER: Final = "breaker:{name}"
+
 #: Stands before a script that needs the time: Redis's own, in milliseconds, so that no worker's clock matters.
 NOW: Final = """
 local time = redis.call('TIME')
