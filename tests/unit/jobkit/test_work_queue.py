@@ -265,7 +265,7 @@ def test_a_thread_that_waits_is_woken_where_no_thread_can_be_started(
     counter.put("a")
     assert counter.get() == "a", "a job that waits for nothing, so its thread is back soon"
     waiting = threads.submit(counter.get)
-    until(lambda: len(counter.queue._work._waiters) == 1, "it waits")  # type: ignore[attr-defined]  # of a condition
+    until(lambda: len(counter.queue._idle) == 1, "it waits")
     counter.put("b")
     assert answers(waiting) == ["b"]
 
