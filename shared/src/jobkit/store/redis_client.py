@@ -24,6 +24,9 @@ Script = Callable[[Sequence[str], Sequence[Argument]], Any]
 #: The key of a breaker that is not closed, which breakers change and claims look at.
 BREAKER: Final = "breaker:{name}"
 
+#: No limit: each thread that waits for an answer has one, and redis-py would refuse it as the hundred and first.
+_MOST_CONNECTIONS: Final = 2**31
+
 #: Stands before a script that needs the time: Redis's own, in milliseconds, so that no worker's clock matters.
 NOW: Final = """
 local time = redis.call('TIME')
@@ -87,6 +90,7 @@ class RedisClient:
             retry=Retry(NoBackoff(), 0),
             protocol=2,  # with 3, redis-py lets the server raise the time-outs ("maintenance notifications")
             client_name="jobkit",
+            max_connections=_MOST_CONNECTIONS,
             **driver(),
         )
 
