@@ -29,7 +29,7 @@ DRY_RUNS: dict[str, Callable[[str], None]] = {
 
 #: The keys that each of them needs.
 KEYS = {
-    "records": ["jobkit:job:files:*", "jobkit:process:*", "jobkit:processes:files:*"],
+    "records": ["jobkit:job:files:*", "jobkit:breaker:files/*", "jobkit:process:*", "jobkit:processes:files:*"],
     "breakers": ["jobkit:breaker:files/*", "jobkit:breakers"],
     "announcements": ["jobkit:schedules", "jobkit:schedules:ticks", "jobkit:schedules:rounds", "jobkit:actors"],
     "ticks": ["jobkit:schedules", "jobkit:schedules:ticks"],

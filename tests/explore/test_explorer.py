@@ -43,7 +43,7 @@ RECORDED = {
     "a process that could not beat for a lease takes more": ("poison", 653),
 }
 
-#: Walks of each case: 26,000 in all.
+#: Walks of each case.
 WALKS = size(2_000, 20_000)
 
 #: Walks of one case that a test takes at a time.

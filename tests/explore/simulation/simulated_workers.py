@@ -247,7 +247,7 @@ def _practised() -> Dispatcher:
     """A dispatcher that has seen enough short runs of the one actor."""
     dispatcher = Dispatcher(lambda _: False, lambda: False, str, float)
     for _ in range(RUNS):
-        dispatcher.note_run("work", 0.0)
+        dispatcher.note_run("work", "work", 0.0)
     return dispatcher
 
 

@@ -200,6 +200,7 @@ class Idempotency:
             due_at=due_at,
             delay=delay,
             instead_of=execution.instead_of,
+            breaker=execution.breaker,
         )
 
     def _defer(

@@ -33,7 +33,8 @@ def exercise(store: JobStore, service: str) -> None:
     process = Process(uuid.uuid4().hex, of_its_own, "", 0, (), GENERATION, 0)
     owner = f"{process.name}:1"
     jobs = [JobKey(service, ACTOR, f"{process.name}-{number}") for number in range(3)]
-    answers = [store.acquire(job, owner, ttl=_LEASE, sent_at=1) for job in jobs]
+    breaker = f"{service}/{ACTOR}"  # which nobody opens
+    answers = [store.acquire(job, owner, ttl=_LEASE, sent_at=1, breaker=breaker) for job in jobs]
     leases = [answer for answer in answers if isinstance(answer, Lease)]
     store.renew(leases, _LEASE, process)
     store.processes(of_its_own)

@@ -1,12 +1,19 @@
 -- Give the job to whoever asks, unless it is running elsewhere, not due, done, or dead.
 -- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, round, slack ms, alone at, alone (0|1), due at,
 -- delay ms, clock skew ms, most seen, what the keys of processes begin with, instead of
+-- KEYS: the record, and the breaker of the job's actor if it has one
 local key, owner, ttl, record_ttl, sent_at = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local round, slack = tonumber(ARGV[6]), tonumber(ARGV[7])
 local row = redis.call('HMGET', key, 'state', 'owner', 'lease_until', 'due_at', 'attempt', 'crashes', 'sent_at',
   'first_failed_at', 'fence', 'span', 'seen', 'finished_at', 'crashes_before', 'rounds')
 -- A delayed job that the broker delivered too early waits, the first time: a policy may shorten the broker's delays.
 local early = math.min(tonumber(ARGV[10]) - now, tonumber(ARGV[11]))
+
+-- Whether that breaker is open, which a lease says: its key is there as long as it is. EXISTS fails with no kind of
+-- value, so no lease is given whose answer is an error.
+local function breaker_open()
+  return KEYS[2] and tostring(redis.call('EXISTS', KEYS[2])) or ''
+end
 
 -- Most jobs are new, and ask once: as below, in two commands.
 if not row[1] and round == 0 and early <= slack then
@@ -15,7 +22,7 @@ if not row[1] and round == 0 and early <= slack then
     'first_failed_at', '0', 'started_at', now, 'fence', fence, 'seen', ',' .. sent_at .. ',', 'lease_until', now + ttl,
     'span', ttl)
   redis.call('PEXPIRE', key, ttl + record_ttl)
-  return {'leased', fence, attempt, '0', '0', sent_at, '0', '0', ''}
+  return {'leased', fence, attempt, '0', '0', sent_at, '0', '0', '', breaker_open()}
 end
 
 local state, attempt, crashes, first_failed_at = row[1], tonumber(row[5] or 0), tonumber(row[6] or 0), row[8] or '0'
@@ -78,7 +85,7 @@ elseif state == 'dead' then
 elseif state == 'running' then
   if row[2] == owner then
     lend(key, ttl, record_ttl) -- it is told of its lease only now
-    return {'leased', row[9], row[5], row[6], first_failed_at, row[7], crashes_before or '0', '0', rounds}
+    return {'leased', row[9], row[5], row[6], first_failed_at, row[7], crashes_before or '0', '0', rounds, breaker_open()}
   end
   see()
   local had_begun, remaining = begun(), left('lease_until', row[3])
@@ -130,4 +137,4 @@ if state == 'dead' then
 end
 lend(key, ttl, record_ttl)
 return {'leased', fence, tostring(attempt), tostring(crashes), first_failed_at, latest, crashes_before or '0',
-  stalled and '1' or '0', rounds}
+  stalled and '1' or '0', rounds, breaker_open()}
