@@ -99,6 +99,8 @@ def test_dead_letters_are_shown_whole_and_stay(
     assert first["died"].endswith(" UTC")
     assert first["failure"] == "PermanentError: told to give up"
     assert first["fingerprint"] == second["fingerprint"]
+    misspelt = jobkit("dead-letters", "probe", "--fingerprint", "5d0c1a7be943")
+    assert misspelt.stdout == "no dead letters with the fingerprint 5d0c1a7be943\n"
     limited = jobkit("dead-letters", "probe", "--json", "--limit", "1")
     assert "1 of 2" in limited.stderr
     [read] = json.loads(limited.stdout)

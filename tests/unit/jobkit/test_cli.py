@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -169,6 +170,16 @@ def test_a_waiting_job_says_when_it_is_due() -> None:
     assert (block(record, NOW)["due"], block(record, NOW)["lease"]) == ("2026-03-01 12:02:30 UTC", "")
     assert document(record, NOW)["due_at"] == "2026-03-01T12:02:30.000+00:00"
     assert document(record, NOW)["lease_until"] is None
+
+
+@pytest.mark.parametrize(("rounds", "shown"), [(0, ""), (1, "once"), (2, "2 times")])
+def test_a_job_says_how_often_its_dead_letter_was_sent_again(rounds: int, shown: str) -> None:
+    record = replace(running(NOW), round=rounds)
+    assert block(record, NOW)["sent again"] == shown
+
+
+def test_no_summary_of_a_command_is_cut_in_the_list_of_commands() -> None:
+    assert "..." not in CliRunner().invoke(app, ["--help"], color=False).output.partition("Commands:")[2]
 
 
 def test_a_job_that_waits_for_something_else_than_its_time_says_for_what(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,3 +95,12 @@ def test_the_handler_is_set_before_anything_large_is_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["status", "send_email", "1"], ["worker", "email"]])
+def test_where_only_the_producer_is_installed_the_command_names_what_is_missing(words: list[str]) -> None:
+    code = "import sys; sys.modules['typer'] = None; from jobkit.cli.entry import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("the jobkit command needs the packages of jobkit[worker]")
+    assert done.stderr.count("\n") == 1

@@ -10,7 +10,7 @@ import typer
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 
 from jobkit.broker.topology import dead_letter_queue, jobs_exchange
-from jobkit.cli.output import iso, moment, print_blocks, print_json, readable
+from jobkit.cli.output import iso, moment, print_blocks, print_json, readable, times
 from jobkit.cli.platform import connection, one_line_errors, platform
 from jobkit.deadletters import Failure, sent_again
 
@@ -34,7 +34,7 @@ class Letter:
             "queue": failure.queue,
             "reason": failure.reason,
             "attempts": str(failure.attempts),
-            "sent again": f"{failure.round} times" if failure.round else "",
+            "sent again": times(failure.round),
             "died": readable(moment(failure.died_at)),
             "fingerprint": failure.fingerprint,
             "failure": f"{failure.type}: {failure.message}" if failure.type else failure.message,
@@ -69,7 +69,7 @@ def show(service: str, limit: int, fingerprint: str | None, *, as_json: bool) ->
         found = _take(channel, service, count, fingerprint)
         letters = [taken.letter for taken in islice(found, limit)]
         there_are_more = next(found, None) is not None
-    _print(letters, as_json=as_json)
+    _print(letters, fingerprint, as_json=as_json)
     if there_are_more:
         total = f" of {count}" if fingerprint is None else ""
         typer.echo(f"{len(letters)}{total}, the oldest; --limit shows more", err=True)
@@ -105,7 +105,7 @@ def send_again(service: str, limit: int, fingerprint: str | None, *, as_json: bo
                 channel.basic_ack(taken.tag)
                 sent.append(taken.letter)
     if sent or as_json:
-        _print(sent, as_json=as_json)
+        _print(sent, fingerprint, as_json=as_json)
     typer.echo(f"sent again: {len(sent)} of {count}", err=True)
     for problem in sorted(problems):
         typer.echo(problem, err=True)
@@ -113,13 +113,13 @@ def send_again(service: str, limit: int, fingerprint: str | None, *, as_json: bo
         raise typer.Exit(1)
 
 
-def _print(letters: Sequence[Letter], *, as_json: bool) -> None:
+def _print(letters: Sequence[Letter], fingerprint: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json([letter.document() for letter in letters])
     elif letters:
         print_blocks(letter.block() for letter in letters)
     else:
-        typer.echo("no dead letters")
+        typer.echo("no dead letters" if fingerprint is None else f"no dead letters with the fingerprint {fingerprint}")
 
 
 def _open(opened: BlockingConnection, service: str) -> tuple[BlockingChannel, int]:

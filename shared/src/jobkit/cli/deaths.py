@@ -49,7 +49,7 @@ class Deaths:
         except Exception as error:  # whatever it is, the worker processes that live depend on this one
             self._tell_at = time.monotonic() + _AGAIN
             log.warning(
-                "the store is not told yet that a worker process has ended, whose jobs wait for that: %s",
+                "the store does not yet know that a worker process has ended; the jobs of that process wait: %s",
                 text_of(error),
                 exc_info=not isinstance(error, StoreUnavailable),
             )

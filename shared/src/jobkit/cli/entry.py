@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from importlib.util import find_spec
 from types import FrameType
 
 #: The commands that run until they are told to stop.
@@ -28,6 +29,9 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     from jobkit.cli.exit_status import replaced_if_hopeless
 
+    if find_spec("typer") is None:
+        sys.stderr.write("the jobkit command needs the packages of jobkit[worker]; jobkit[producer] only sends jobs\n")
+        sys.exit(2)
     if (asked := plain_worker(sys.argv[1:])) is not None:
         with replaced_if_hopeless():
             run_worker(*asked)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import typer
 
-from jobkit.cli.output import iso, moment, print_blocks, print_json, readable
+from jobkit.cli.output import iso, moment, print_blocks, print_json, readable, times
 from jobkit.cli.platform import one_line_errors, platform
 from jobkit.nearest import nearest
 from jobkit.schedule.registry import RedisSchedules
@@ -76,7 +76,7 @@ def block(record: JobRecord, now: datetime) -> Mapping[str, str]:
         "lease": _lease(record, now),
         "attempt": str(record.attempt),
         "crashes": str(record.crashes or ""),
-        "sent again": f"{record.round} times" if record.round else "",
+        "sent again": times(record.round),
         "started": readable(moment(record.started_at)),
         "finished": readable(moment(record.finished_at)),
         "due": readable(moment(record.due_at)),

@@ -27,8 +27,8 @@ def worker(
 ) -> None:
     """Run a service's workers as its settings say.
 
-    With its processes, threads and stop grace; the same as Dramatiq's own command:
-    dramatiq <service>_service.main:broker --processes … --threads …
+    With its processes, threads and stop grace. A worker process that dies is replaced, and its jobs run elsewhere at
+    once. Exit status 78 if a setting is wrong.
     """
     from jobkit.cli.entry import run_worker
 
@@ -122,7 +122,9 @@ def definitions(
     ] = None,
     vhost: Annotated[str | None, typer.Option(help="Instead of the virtual host in JOBKIT_BROKER_URL.")] = None,
 ) -> None:
-    """Print the queues, exchanges and bindings of services for RabbitMQ to import.
+    """Print queues and exchanges for RabbitMQ to import.
+
+    The queues, exchanges and bindings of the services that are named, or of all that are installed.
 
     For brokers on which workers and producers may not declare (JOBKIT_DECLARE=never):
     jobkit definitions > jobs.json; rabbitmqctl import_definitions jobs.json

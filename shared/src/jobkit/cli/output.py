@@ -22,6 +22,13 @@ def print_json(document: object) -> None:
     typer.echo(json.dumps(document, indent=2))
 
 
+def times(count: int) -> str:
+    """How often, for people; empty for never."""
+    if not count:
+        return ""
+    return "once" if count == 1 else f"{count} times"
+
+
 def moment(milliseconds: int) -> datetime | None:
     """A time of a record; None for 0, which stands for never."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None

@@ -147,7 +147,7 @@ class Supervisor:
             log.info("a worker process has stopped as it was told to; starting another")
         else:
             self._pause(slot, time.monotonic())
-            log.critical("a worker process has died (status %d); another takes its place in %g s", status, slot.pause)
+            log.critical("a worker process has died (status %d), restarting in %g s", status, slot.pause)
         with suppress(OSError):  # a folder that cannot be tidied up is no reason to work less
             self._before_restart()
 
