@@ -170,7 +170,8 @@ class LeaseKeeper:
                 described = self._describe(self._identity)
                 self._store.declare_dead(described.name, described.service, ())
         except StoreUnavailable as outage:
-            log.warning("what this process holds ends by itself: %s", outage)  # the others would have to wait as long
+            # The other leases would have to wait as long, so none of them is tried.
+            log.warning("the leases of this process are not released, and expire: %s", outage)
 
     def beat(self) -> float:
         """Renew all leases, and say that this process lives; return the seconds until that is to be done again."""

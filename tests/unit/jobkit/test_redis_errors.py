@@ -99,3 +99,8 @@ def test_what_lies_in_the_place_of_one_record_concerns_that_job_alone(text: str)
 def test_only_a_primary_that_is_none_any_more_is_looked_for_over_new_connections(text: str) -> None:
     lost = text.startswith(("READONLY", "NOREPLICAS", "MASTERDOWN", "ERR max number of clients"))
     assert is_lost(answered(text)) == lost
+
+
+def test_the_text_of_an_outage_has_no_full_stop_so_that_a_sentence_can_go_on_after_it() -> None:
+    refused = RedisConnectionError("Error 111 connecting to redis:6379. Connection refused.")
+    assert str(translate(refused, URL)).endswith("Connection refused")

@@ -79,7 +79,7 @@ class InferenceSettings(ServiceSettings):
         ge=1,
         le=540,
         description=(
-            "Seconds after which a training hands itself back at the end of an epoch and goes on as a new delivery. "
+            "Seconds after which a training is requeued at the end of an epoch and continues as a new delivery. "
             "It does so earlier if another epoch would not end before the time limit of 600."
         ),
     )

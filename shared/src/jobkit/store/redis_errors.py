@@ -55,7 +55,7 @@ def translate(error: RedisError, url: str) -> JobkitError:
     """Return the error of ours that says in one line what to do, without any password."""
     parts = urlsplit(url)  # the query may hold a password too
     place = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
-    where, text = f"Redis at {place}", str(error)
+    where, text = f"Redis at {place}", str(error).removesuffix(".")  # other sentences go on after it
     if isinstance(error, _LOGIN):
         return StoreRefused(f"{where} refused the user or password in JOBKIT_STORE_URL ({text})")
     if isinstance(error, _CLUSTER) or "non local key" in text:
