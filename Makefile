@@ -55,7 +55,7 @@ check: $(READY) ## format, lint, types (the documentation's code too), import la
 	$(BIN)/pytest -q tests/check
 
 .PHONY: unit
-unit: $(READY) ## the unit tests: seconds, no services
+unit: $(READY) ## the unit tests: a minute or two, no services
 	$(BIN)/pytest -q -n 2 tests/unit
 
 # Most tests wait, for a broker that starts or a lease that ends, so four processes share two cores.
