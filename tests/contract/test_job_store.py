@@ -629,6 +629,52 @@ def test_an_owner_that_takes_over_from_one_that_has_not_begun_has_a_lease_of_its
     assert store.complete(lease, b"")
 
 
+def test_a_lease_ahead_of_a_thread_that_ends_by_time_counts_nothing_once(store: JobStore, job: JobKey) -> None:
+    """Process and supervisor have died together: nobody declares it, and the next claim is for a redelivery."""
+    store.release(take(store, job), delay=timedelta(), counted=True, failure="no")
+    first = take(store, job, "p:1", BRIEF, ahead=True)
+    wait_until(lambda: not isinstance(store.acquire(job, "q:1", ttl=BRIEF, sent_at=1, ahead=True), Held))
+    spared = take(store, job, "q:1", BRIEF)
+    assert (spared.attempt, spared.crashes, spared.stalled) == (first.attempt, 0, False)
+    assert spared.fence > first.fence
+    wait_until(lambda: not isinstance(store.acquire(job, "r:1", ttl=TTL, sent_at=1, ahead=True), Held))
+    again = take(store, job, "r:1")
+    assert (again.attempt, again.crashes) == (first.attempt + 1, 1), "what takes its machine down each time is found"
+
+
+def test_whoever_is_told_of_a_lease_ahead_is_not_told_that_a_job_has_stalled(store: JobStore, job: JobKey) -> None:
+    take(store, job, "p:1", BRIEF, ahead=True)
+    wait_until(lambda: isinstance(store.acquire(job, "x:1", ttl=BRIEF, sent_at=1, alone_at=1), Lease))
+
+
+def test_a_lease_ahead_whose_thread_asks_again_counts(store: JobStore, job: JobKey) -> None:
+    ahead = take(store, job, "p:1", BRIEF, ahead=True)
+    assert take(store, job, "p:1", BRIEF) == ahead
+    wait_until(lambda: not isinstance(store.acquire(job, "q:1", ttl=TTL, sent_at=1), Held))
+    assert take(store, job, "q:1").crashes == 1
+
+
+def test_a_lease_ahead_counts_once_its_job_has_made_a_checkpoint(store: JobStore, job: JobKey) -> None:
+    assert store.checkpoint(take(store, job, "p:1", BRIEF, ahead=True))
+    wait_until(lambda: not isinstance(store.acquire(job, "q:1", ttl=TTL, sent_at=1), Held))
+    assert take(store, job, "q:1").crashes == 1
+
+
+def test_a_lease_that_follows_one_ahead_counts(store: JobStore, job: JobKey) -> None:
+    store.release(take(store, job, "p:1", ahead=True), delay=timedelta(), counted=False)
+    take(store, job, "q:1", BRIEF)
+    wait_until(lambda: not isinstance(store.acquire(job, "r:1", ttl=TTL, sent_at=1), Held))
+    assert take(store, job, "r:1").crashes == 1
+
+
+def test_a_job_claimed_ahead_that_had_begun_when_its_process_was_declared_dead_counts(
+    store: JobStore, job: JobKey, process: Process
+) -> None:
+    take(store, job, owner_in(process, 1), ahead=True)
+    store.declare_dead(process.name, process.service, {1})
+    assert take(store, job, "b").crashes == 1
+
+
 def test_several_jobs_are_asked_for_and_ended_in_one_call(store: JobStore, job: JobKey) -> None:
     jobs = [replace(job, id=f"{job.id}-{n}") for n in range(4)]
     taken = take(store, jobs[3], "other")

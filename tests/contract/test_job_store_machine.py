@@ -53,6 +53,7 @@ class Asked(TypedDict):
     alone_at: NotRequired[int]
     alone: NotRequired[bool]
     instead_of: NotRequired[str]
+    ahead: NotRequired[bool]
 
 
 class LeaseMachine(RuleBasedStateMachine):
@@ -77,6 +78,7 @@ class LeaseMachine(RuleBasedStateMachine):
         job_round=rounds,
         alone_at=st.integers(0, 2),
         alone=st.booleans(),
+        ahead=st.booleans(),
         takes_over=st.booleans(),
     )
     def a_delivery_asks(self, owner: str, ttl: int, takes_over: bool, **asked: Unpack[Asked]) -> object:

@@ -162,6 +162,27 @@ def test_a_batch_of_one_is_claimed_by_its_own_thread(desk: Desk) -> None:
     assert desk.calls == []
 
 
+def test_all_but_the_first_of_a_batch_are_claimed_ahead_of_a_thread(desk: Desk) -> None:
+    desk.put("a", "b", "c")
+    desk.claim()
+    (asked,) = desk.calls
+    assert isinstance(asked, Claims)
+    assert [claim.ahead for claim in asked.claims] == [False, True, True]
+
+
+def test_what_was_delivered_before_is_never_claimed_ahead(desk: Desk) -> None:
+    """Not even when it is asked for again, together with others, while no thread waits for it."""
+    for name in ("a", "b"):
+        desk.lease(name)
+        desk.put(name, redelivered=True)
+        desk.claim()
+    desk.now += DEATH_PAUSE
+    desk.tidy()
+    together = desk.calls[-1]
+    assert isinstance(together, Claims)
+    assert [claim.ahead for claim in together.claims] == [False, False]
+
+
 # ---- what has waited for too long
 
 

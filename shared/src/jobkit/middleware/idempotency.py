@@ -169,8 +169,8 @@ class Idempotency:
         answer: Answer = yield from self._patience.before(lambda: claim)
         return answer
 
-    def request(self, execution: Execution) -> Claim:
-        """How to ask for the job of a delivery."""
+    def request(self, execution: Execution, ahead: bool = False) -> Claim:
+        """How to ask for the job of a delivery, for a thread or ahead of one."""
         due_at, delay = execution.due
         return Claim(
             execution.job,
@@ -183,6 +183,7 @@ class Idempotency:
             due_at=due_at,
             delay=delay,
             instead_of=execution.instead_of,
+            ahead=ahead,
         )
 
     def _defer(

@@ -124,6 +124,7 @@ class Claim:
     due_at: int = 0
     delay: timedelta = timedelta()
     instead_of: str = ""
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +274,7 @@ class JobStore(Protocol):
         due_at: int = 0,
         delay: timedelta = timedelta(),
         instead_of: str = "",
+        ahead: bool = False,
     ) -> Lease | Held | Suspect | Finished:
         """Ask for the right to run ``job`` for ``ttl``.
 
@@ -294,6 +296,7 @@ class JobStore(Protocol):
             delay: Limits that wait, as the sender's clock may be wrong.
             instead_of: An owner in the same process that has not let its job begin, and never will. Its lease is over:
                 what it still says comes too late, and it is as if it had never been given.
+            ahead: Whether there is no thread for the job yet. The first such lease that ends by time counts no crash.
         """
 
     def acquire_all(self, claims: Sequence[Claim], ttl: timedelta) -> list[Answer | JobkitError]:

@@ -45,6 +45,8 @@ class _Row:
     crashes_before: int | None = None  # there once the job has made a checkpoint
     seen: tuple[int, ...] = ()  # the sends that were delivered, by their sent_at
     rounds: Rounds = ()  # those above 0 that the job has run in
+    ahead: bool = False  # it was leased before there was a thread for it
+    spared: bool = False  # such a lease has ended by time, and counted nothing: that happens once
 
     def see(self, sent_at: int) -> None:
         """Remember a send that was delivered; the last ones of many."""
@@ -92,6 +94,7 @@ class MemoryStore:
         due_at: int = 0,
         delay: timedelta = timedelta(),
         instead_of: str = "",
+        ahead: bool = False,
     ) -> Lease | Held | Suspect | Finished:
         with self._lock:
             now = self._now()
@@ -100,13 +103,15 @@ class MemoryStore:
             record = row.record
             if record.state is JobState.RUNNING and row.owner == owner:
                 self._lend(row, ttl, now)  # it is told of its lease only now
+                row.ahead = row.ahead and ahead  # else by the thread that runs the job
                 return self._lease(row)
             begun = False if self._was_given_to(row, instead_of) else self._begun(row)
             refusal = self._refusal(row, now, sent_at=sent_at, job_round=job_round, lapsed=begun is not None)
             if refusal is not None:
                 return refusal
             anew = record.state is JobState.DEAD
-            stalled = record.state is JobState.RUNNING and begun is not False
+            is_spared = record.state is JobState.RUNNING and begun is None and row.ahead
+            stalled = record.state is JobState.RUNNING and begun is not False and not is_spared
             crashes = 0 if anew else record.crashes + stalled
             if alone_at and crashes == alone_at and not alone:
                 return Suspect(crashes)
@@ -120,11 +125,12 @@ class MemoryStore:
                 self._make_wait(row, early, now)
                 return Held(timedelta(milliseconds=early), JobState.WAITING)
             crashes_before = None if anew else row.crashes_before
-            made = 0 if anew else record.attempt - (begun is False)
+            made = 0 if anew else record.attempt - (begun is False or is_spared)
             before = max(made, 0 if crashes_before is not None else attempts_before)
             # No lower than the clock, so that it rises even over the loss or the expiry of the record.
             fence = max(record.fence + 1, now)
             first_failed_at = 0 if anew else row.first_failed_at
+            spared = not anew and (row.spared or is_spared)
             failure = record.failure if first_failed_at else ""
             started = JobRecord(job, JobState.RUNNING, before + 1, crashes, fence, started_at=now, failure=failure)
             self._rows[job] = row = _Row(
@@ -136,6 +142,8 @@ class MemoryStore:
                 crashes_before=crashes_before,
                 seen=row.seen,
                 rounds=rounds,
+                ahead=ahead and not spared,
+                spared=spared,
             )
             self._lend(row, ttl, now)
             return replace(self._lease(row), stalled=stalled)
@@ -156,6 +164,7 @@ class MemoryStore:
             due_at=claim.due_at,
             delay=claim.delay,
             instead_of=claim.instead_of,
+            ahead=claim.ahead,
         )
 
     def end_all(self, records: Sequence[Record]) -> list[bool | JobkitError]:
@@ -244,6 +253,7 @@ class MemoryStore:
             row = self._running(lease)
             if row is not None:
                 row.crashes_before = (row.crashes_before or 0) + row.record.crashes
+                row.ahead = False  # it has begun
                 row.record = replace(row.record, attempt=1, crashes=0)
             return row is not None
 

@@ -120,6 +120,7 @@ class RedisStore:
         due_at: int = 0,
         delay: timedelta = timedelta(),
         instead_of: str = "",
+        ahead: bool = False,
     ) -> Lease | Held | Suspect | Finished:
         claim = Claim(
             job,
@@ -132,6 +133,7 @@ class RedisStore:
             due_at=due_at,
             delay=delay,
             instead_of=instead_of,
+            ahead=ahead,
         )
         return _answered(claim, self._run(*self._claim(claim, ttl)))
 
@@ -232,7 +234,7 @@ class RedisStore:
         arguments: list[Argument] = [
             *(claim.owner, milliseconds(ttl), self._ttl, claim.sent_at, claim.attempts_before, claim.job_round),
             *(milliseconds(DUE_SLACK), claim.alone_at, int(claim.alone), claim.due_at, milliseconds(claim.delay)),
-            *(milliseconds(CLOCK_SKEW), MOST_SEEN, self._client.key(_PROCESS), claim.instead_of),
+            *(milliseconds(CLOCK_SKEW), MOST_SEEN, self._client.key(_PROCESS), claim.instead_of, int(claim.ahead)),
         ]
         return "acquire", [self._key(claim.job)], arguments
 
