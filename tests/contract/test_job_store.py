@@ -47,6 +47,17 @@ def store(request: pytest.FixtureRequest) -> Iterator[JobStore]:
     built.close()
 
 
+@pytest.fixture(params=["memory", "redis"])
+def brief_store(request: pytest.FixtureRequest) -> Iterator[JobStore]:
+    """A store that keeps results for a moment."""
+    if request.param == "memory":
+        built: JobStore = MemoryStore(result_ttl=BRIEF)
+    else:
+        built = RedisStore(request.getfixturevalue("redis_server").url, result_ttl=BRIEF)
+    yield built
+    built.close()
+
+
 @pytest.fixture
 def job() -> JobKey:
     return JobKey("email", "send_email", f"job-{next(_ids)}-{time.time_ns()}")
@@ -95,6 +106,26 @@ def test_a_done_job_never_runs_again(store: JobStore, job: JobKey) -> None:
     record = store.record(job)
     assert record is not None
     assert (record.state, record.result, record.percent) == (JobState.DONE, b'{"ok":true}', 100.0)
+
+
+@pytest.mark.parametrize("result", [b"", b"1"])
+def test_a_result_is_kept_for_a_while_and_that_the_job_is_done_for_longer(
+    brief_store: JobStore, job: JobKey, result: bytes
+) -> None:
+    store, lease = brief_store, take(brief_store, job)
+    store.report(lease, percent=40, step="resize", note="2 of 5")
+    assert store.complete(lease, result)
+    wait_until(lambda: (found := store.record(job)) is not None and not found.step)
+    record = store.record(job)
+    assert record is not None
+    assert (record.state, record.attempt, record.fence, record.percent) == (JobState.DONE, 1, lease.fence, 100.0)
+    assert (record.result, record.step, record.note, record.failure) == (b"", "", "", "")
+    assert 0 < record.started_at <= record.finished_at
+    assert store.acquire(job, "b", ttl=TTL, sent_at=2) == Finished(JobState.DONE)
+    assert store.complete(lease, result), "the answer was lost, and it is told again"
+    assert not store.complete(replace(lease, owner="another"), b"2")
+    assert not store.bury(replace(lease, fence=lease.fence + 1), failure="no")
+    assert store.renew([lease], TTL) == [False]
 
 
 def test_a_transition_may_be_repeated_after_a_lost_answer(store: JobStore, job: JobKey) -> None:

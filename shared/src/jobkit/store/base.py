@@ -16,12 +16,15 @@ DUE_SLACK = timedelta(seconds=1)
 #: The most that the clocks of a sender and of the store may differ. A send is never answered with an earlier death.
 CLOCK_SKEW = timedelta(minutes=10)
 
+#: How long the result of a done job is kept, unless somebody says otherwise.
+RESULT_TTL = timedelta(hours=1)
+
 #: Sends, and rounds of them, that a record remembers. More of one job are rare, and the oldest are forgotten.
 MOST_SEEN = 16
 
 
 #: Of what travels in messages and stands in records. Workers of one service that differ in it must not run together.
-GENERATION = 2
+GENERATION = 3
 
 #: Jobs of a process that its heartbeat names.
 MOST_NAMED = 100

@@ -12,6 +12,7 @@ from jobkit.store.base import (
     CLOCK_SKEW,
     DUE_SLACK,
     MOST_SEEN,
+    RESULT_TTL,
     Answer,
     Buried,
     Claim,
@@ -47,6 +48,7 @@ class _Row:
     rounds: Rounds = ()  # those above 0 that the job has run in
     ahead: bool = False  # it was leased before there was a thread for it
     spared: bool = False  # such a lease has ended by time, and counted nothing: that happens once
+    result_until: int = 0  # a done job's result, and what it said of its progress
 
     def see(self, sent_at: int) -> None:
         """Remember a send that was delivered; the last ones of many."""
@@ -70,10 +72,16 @@ class MemoryStore:
     Args:
         record_ttl: How long a record outlives its last change.
         clock: Seconds since the epoch; tests hand in one that they can move.
+        result_ttl: How long the result of a done job is kept, and its progress; at most as long as the record.
     """
 
-    def __init__(self, record_ttl: timedelta = timedelta(days=1), clock: Callable[[], float] = time.time) -> None:
-        self._ttl = milliseconds(record_ttl)
+    def __init__(
+        self,
+        record_ttl: timedelta = timedelta(days=1),
+        clock: Callable[[], float] = time.time,
+        result_ttl: timedelta = RESULT_TTL,
+    ) -> None:
+        self._ttl, self._result_ttl = milliseconds(record_ttl), milliseconds(result_ttl)
         self._clock = clock
         self._rows: dict[JobKey, _Row] = {}
         self._beats: dict[str, tuple[Process, int, int]] = {}  # the last one, when, and for how long it lends
@@ -263,6 +271,8 @@ class MemoryStore:
             if row is None:
                 return None
             state = row.record.state
+            if state is JobState.DONE and row.result_until <= self._now():
+                row.record = replace(row.record, step="", note="", result=b"")
             return replace(
                 row.record,
                 lease_until=row.until if state is JobState.RUNNING else 0,
@@ -363,9 +373,10 @@ class MemoryStore:
             # Waiting, if its worker has handed the job back on its behalf, and it came to an end after all.
             if row and row.record.state in {JobState.RUNNING, JobState.WAITING}:
                 now = self._now()
-                percent = 100.0 if state is JobState.DONE else row.record.percent
-                row.record = replace(
-                    row.record, state=state, finished_at=now, percent=percent, result=result, failure=failure
-                )
+                row.record = replace(row.record, state=state, finished_at=now, result=result, failure=failure)
                 row.expires_at = now + self._ttl
+                if state is JobState.DONE:
+                    row.record = replace(row.record, percent=100.0, waits_for="")
+                    row.result_until = now + min(self._result_ttl, self._ttl)
+                    row.made, row.seen = {}, ()  # it never runs again
             return row is not None and row.record.state is state

@@ -1,4 +1,4 @@
-"""The job store in Redis: one hash per job, one Lua script per transition."""
+"""The job store in Redis: one hash per job that is not done, a mark for one that is, one Lua script per transition."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -13,6 +13,7 @@ from jobkit.store.base import (
     CLOCK_SKEW,
     DUE_SLACK,
     MOST_SEEN,
+    RESULT_TTL,
     Answer,
     Buried,
     Claim,
@@ -29,23 +30,28 @@ from jobkit.store.base import (
     Released,
     Suspect,
 )
+from jobkit.store.marks import digest, read_mark, stem
 from jobkit.store.redis_client import NOW, Argument, Lua, RedisClient
 from jobkit.time import milliseconds
 
-_SCRIPTS = (
-    "acquire",
-    "renew",
-    "finish",
-    "release",
-    "report",
-    "remember",
-    "forget",
-    "checkpoint",
-    "declare_dead",
-    "processes",
-)
+#: The scripts, each with the parts that stand before it.
+_SCRIPTS = {
+    "acquire": ("prelude", "marks"),
+    "renew": ("prelude", "marks"),
+    "finish": ("prelude", "marks"),
+    "release": ("prelude", "marks"),
+    "record": ("marks",),
+    "report": ("prelude",),
+    "remember": ("prelude",),
+    "forget": ("prelude",),
+    "checkpoint": ("prelude",),
+    "declare_dead": (),
+    "processes": (),
+}
 
 _KEY = "job:{service}:{actor}:{id}"
+_RESULT = "result:{service}:{actor}:{id}"  #: of a job that is done
+_DONE = "done:{service}:"  #: what the keys of the service's marks begin with
 _PROCESS = "process:"  #: followed by its name
 _PROCESSES = "processes:"  #: followed by the service
 
@@ -70,12 +76,6 @@ def _answered(claim: Claim, answer: Any) -> Answer:
             return Finished(JobState(state.decode()))
 
 
-def _told(lease: Lease) -> list[Argument]:
-    """What the scripts are told of a lease: enough to write its record again."""
-    numbers = [lease.attempt, lease.crashes, lease.first_failed_at, lease.sent_at]
-    return [lease.fence, lease.owner, *numbers, written(lease.rounds)]
-
-
 def _field(name: str) -> str:
     """The field of a record that keeps what is remembered under ``name``."""
     return f"made:{name}" if name else "made"
@@ -94,17 +94,24 @@ class RedisStore:
 
     Args:
         url: ``redis://user:password@host:port/database``.
-        record_ttl: How long a record outlives its last change.
+        record_ttl: How long a record outlives its last change. Marks of done jobs live for up to half as long again.
         timeout: Seconds to connect, and seconds for an answer.
         namespace: ``JOBKIT_NAMESPACE`` of the workers whose records these are.
+        result_ttl: How long the result of a done job is kept, and its progress; at most as long as the record.
     """
 
     def __init__(
-        self, url: str, record_ttl: timedelta = timedelta(days=1), timeout: float = 2.0, namespace: str = ""
+        self,
+        url: str,
+        record_ttl: timedelta = timedelta(days=1),
+        timeout: float = 2.0,
+        namespace: str = "",
+        result_ttl: timedelta = RESULT_TTL,
     ) -> None:
-        self._ttl = milliseconds(record_ttl)
+        self._ttl, self._result_ttl = milliseconds(record_ttl), milliseconds(result_ttl)
         self._client = RedisClient(url, timeout, namespace)
         self._lua = {name: Lua(self._script(name)) for name in _SCRIPTS}
+        self._done_keys: dict[str, str] = {}  # by service: one, as a rule
 
     def acquire(
         self,
@@ -153,7 +160,7 @@ class RedisStore:
             return []
         name, service, about = (process.name, process.service, json.dumps(asdict(process))) if process else ("", "", "")
         records = [self._key(lease.job) for lease in leases]
-        told = [value for lease in leases for value in _told(lease)]
+        told = [value for lease in leases for value in self._told(lease)]
         held = self._run(
             "renew",
             [self._client.key(_PROCESS + name), self._client.key(_PROCESSES + service), *records],
@@ -194,10 +201,14 @@ class RedisStore:
         return bool(self._run("checkpoint", [self._key(lease.job)], [lease.fence, lease.owner]))
 
     def record(self, job: JobKey) -> JobRecord | None:
-        raw = self._client.ask("HGETALL", self._key(job))
-        if not raw:
-            return None
-        row: dict[str, bytes] = {name.decode(): value for name, value in raw.items()}
+        row: dict[str, bytes]
+        match self._run("record", [self._key(job), self._result(job)], [self._done(job), digest(job)]):
+            case []:
+                return None
+            case [mark, result]:
+                return read_mark(job, mark, result)
+            case [raw]:
+                row = {name.decode(): value for name, value in zip(raw[::2], raw[1::2], strict=True)}
 
         def number(name: str) -> int:
             return int(row.get(name, b"0"))
@@ -235,6 +246,7 @@ class RedisStore:
             *(claim.owner, milliseconds(ttl), self._ttl, claim.sent_at, claim.attempts_before, claim.job_round),
             *(milliseconds(DUE_SLACK), claim.alone_at, int(claim.alone), claim.due_at, milliseconds(claim.delay)),
             *(milliseconds(CLOCK_SKEW), MOST_SEEN, self._client.key(_PROCESS), claim.instead_of, int(claim.ahead)),
+            *(self._done(claim.job), digest(claim.job)),
         ]
         return "acquire", [self._key(claim.job)], arguments
 
@@ -243,12 +255,19 @@ class RedisStore:
         more: list[Argument]
         match end:
             case Completed(result):
-                name, more = "finish", [JobState.DONE, self._ttl, result, ""]
+                name, more = "finish", [JobState.DONE, self._ttl, result, "", self._result_ttl]
             case Buried(failure):
-                name, more = "finish", [JobState.DEAD, self._ttl, b"", failure]
+                name, more = "finish", [JobState.DEAD, self._ttl, b"", failure, 0]
             case Released(delay, counted, failure, waits_for):
                 name, more = "release", [milliseconds(delay), int(counted), self._ttl, failure, waits_for]
-        return name, [self._key(lease.job)], _told(lease) + more
+        keys = [self._key(lease.job), *([self._result(lease.job)] if name == "finish" else [])]
+        return name, keys, self._told(lease) + more
+
+    def _told(self, lease: Lease) -> list[Argument]:
+        """What the scripts are told of a lease: enough to write its record again, and to find the job's mark."""
+        numbers = [lease.attempt, lease.crashes, lease.first_failed_at, lease.sent_at]
+        mark = digest(lease.job), stem(lease)
+        return [lease.fence, lease.owner, *numbers, written(lease.rounds), self._done(lease.job), *mark]
 
     def _call(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> tuple[Lua, Sequence[str], Any]:
         return self._lua[name], keys, arguments
@@ -262,7 +281,17 @@ class RedisStore:
 
     def _script(self, name: str) -> str:
         lua = files("jobkit.store") / "lua"
-        return NOW + "".join((lua / f"{part}.lua").read_text("utf-8") for part in ("prelude", name))
+        return NOW + "".join((lua / f"{part}.lua").read_text("utf-8") for part in (*_SCRIPTS[name], name))
 
     def _key(self, job: JobKey) -> str:
         return self._client.key(_KEY.format(service=job.service, actor=job.actor, id=job.id))
+
+    def _result(self, job: JobKey) -> str:
+        return self._client.key(_RESULT.format(service=job.service, actor=job.actor, id=job.id))
+
+    def _done(self, job: JobKey) -> str:
+        """What the keys of its service's marks begin with."""
+        known = self._done_keys.get(job.service)
+        if known is None:
+            known = self._done_keys[job.service] = self._client.key(_DONE.format(service=job.service))
+        return known

@@ -1,24 +1,26 @@
 -- Give the job to whoever asks, unless it is running elsewhere, not due, done, or dead.
 -- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, round, slack ms, alone at, alone (0|1), due at,
--- delay ms, clock skew ms, most seen, what the keys of processes begin with, instead of, ahead (0|1)
+-- delay ms, clock skew ms, most seen, what the keys of processes begin with, instead of, ahead (0|1), done, digest
 local key, owner, ttl, record_ttl, sent_at = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local round, slack = tonumber(ARGV[6]), tonumber(ARGV[7])
-local row = redis.call('HMGET', key, 'state', 'owner', 'lease_until', 'due_at', 'attempt', 'crashes', 'sent_at',
-  'first_failed_at', 'fence', 'span', 'seen', 'finished_at', 'crashes_before', 'rounds', 'ahead')
 -- A delayed job that the broker delivered too early waits, the first time: a policy may shorten the broker's delays.
 local early = math.min(tonumber(ARGV[10]) - now, tonumber(ARGV[11]))
 
 -- Most jobs are new, and ask once: as below, in two commands.
-if not row[1] and round == 0 and early <= slack then
-  local fence, attempt = string.format('%.0f', math.max(tonumber(row[9] or 0) + 1, now)), tostring(ARGV[5] + 1)
-  redis.call('HSET', key, 'state', 'running', 'owner', owner, 'attempt', attempt, 'crashes', '0', 'sent_at', sent_at,
-    'first_failed_at', '0', 'started_at', now, 'fence', fence, 'seen', ',' .. sent_at .. ',', 'lease_until', now + ttl,
-    'span', ttl, unpack(ARGV[16] == '1' and {'ahead', '1'} or {}))
+local state = redis.call('HGET', key, 'state')
+if not state and mark_of(ARGV[17], ARGV[18]) then
+  return {'done'}
+elseif not state and round == 0 and early <= slack then
+  local fence, attempt = string.format('%.0f', now), tostring(ARGV[5] + 1)
+  redis.call('HSET', key, 'state', 'running', 'owner', owner, 'attempt', attempt, 'sent_at', sent_at, 'started_at', now,
+    'fence', fence, 'lease_until', now + ttl, 'span', ttl, unpack(ARGV[16] == '1' and {'ahead', '1'} or {}))
   redis.call('PEXPIRE', key, ttl + record_ttl)
   return {'leased', fence, attempt, '0', '0', sent_at, '0', '0', ''}
 end
 
-local state, attempt, crashes, first_failed_at = row[1], tonumber(row[5] or 0), tonumber(row[6] or 0), row[8] or '0'
+local row = redis.call('HMGET', key, 'state', 'owner', 'lease_until', 'due_at', 'attempt', 'crashes', 'sent_at',
+  'first_failed_at', 'fence', 'span', 'seen', 'finished_at', 'crashes_before', 'rounds', 'ahead')
+local attempt, crashes, first_failed_at = tonumber(row[5] or 0), tonumber(row[6] or 0), row[8] or '0'
 local crashes_before = row[13] -- there once the job has made a checkpoint
 local seen = row[11] or (row[7] and ',' .. row[7] .. ',' or ',')
 local was_seen = string.find(seen, ',' .. sent_at .. ',', 1, true) ~= nil
@@ -84,7 +86,7 @@ elseif state == 'running' then
     if ahead == '1' and ARGV[16] == '0' then
       redis.call('HDEL', key, 'ahead') -- by the thread that runs the job
     end
-    return {'leased', row[9], row[5], row[6], first_failed_at, row[7], crashes_before or '0', '0', rounds}
+    return {'leased', row[9], row[5], row[6] or '0', first_failed_at, row[7], crashes_before or '0', '0', rounds}
   end
   see()
   local had_begun, remaining = begun(), left('lease_until', row[3])
