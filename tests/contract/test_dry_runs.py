@@ -31,6 +31,7 @@ DRY_RUNS: dict[str, Callable[[str], None]] = {
 KEYS = {
     "records": [
         "jobkit:job:files:*",
+        "jobkit:breaker:files/*",
         "jobkit:done:files:*",
         "jobkit:result:files:*",
         "jobkit:process:*",

@@ -3,12 +3,15 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
 
 import pytest
 
+from jobkit.breaker.redis import RedisSwitches
+from jobkit.breaker.switches import MemorySwitches, Probe, Switches
 from jobkit.store.base import (
     GENERATION,
     Buried,
@@ -85,6 +88,49 @@ def test_a_free_job_is_leased_for_its_first_attempt(store: JobStore, job: JobKey
     assert record is not None
     assert record.state is JobState.RUNNING
     assert record.started_at < record.lease_until <= record.started_at + 5000
+
+
+@pytest.fixture(params=["memory", "redis"])
+def switched(request: pytest.FixtureRequest) -> Iterator[tuple[JobStore, Switches]]:
+    """A store, and the breakers that it looks at."""
+    if request.param == "memory":
+        memory = MemorySwitches()
+        yield MemoryStore(is_open=lambda name: memory.look(name) is not None), memory
+        return
+    url = request.getfixturevalue("redis_server").url
+    with closing(RedisStore(url)) as redis:
+        yield redis, RedisSwitches(url)
+
+
+def test_a_lease_says_whether_its_breaker_is_open(switched: tuple[JobStore, Switches], job: JobKey) -> None:
+    store, switches = switched
+    breaker = f"email/{job.id}"
+    others = [JobKey(job.service, job.actor, f"{job.id}-{number}") for number in range(3)]
+
+    def in_a_group(owner: str) -> list[bool | None]:
+        claims = [Claim(one, owner, sent_at=1, breaker=breaker if one != others[2] else "") for one in others]
+        leases = [answer for answer in store.acquire_all(claims, TTL) if isinstance(answer, Lease)]
+        store.end_all([Record(lease, Released()) for lease in leases])
+        return [lease.breaker_open for lease in leases]
+
+    lease = take(store, job, breaker=breaker)
+    assert lease.breaker_open is False
+    assert in_a_group("a") == [False, False, None]
+    switches.trip(breaker, "a", pause=timedelta(), longest=timedelta())
+    assert take(store, job, breaker=breaker).breaker_open, "who asks for its lease again is told what is so now"
+    assert take(store, job).breaker_open is None, "nobody has asked"
+    assert in_a_group("b") == [True, True, None]
+    assert isinstance(switches.ask(breaker, "b", probe_for=TTL), Probe), "claims have only looked"
+    assert switches.close(breaker, "b")
+    store.release(lease, delay=timedelta(), counted=False)
+    assert take(store, job, "c", breaker=breaker).breaker_open is False
+
+
+def test_leases_are_equal_whatever_they_say_of_a_breaker(switched: tuple[JobStore, Switches], job: JobKey) -> None:
+    store, _ = switched
+    lease = take(store, job, breaker=f"email/{job.id}")
+    assert lease == take(store, job)
+    assert store.complete(replace(lease, breaker_open=True), b"1")
 
 
 def test_a_running_job_is_held_until_its_lease_ends(store: JobStore, job: JobKey) -> None:

@@ -40,7 +40,7 @@ RECORDED = {
     "what is handed back is acked": ("three", 1),
 }
 
-#: Walks of each case: 26,000 in all.
+#: Walks of each case.
 WALKS = size(2_000, 20_000)
 
 #: Walks of one case that a test takes at a time.

@@ -50,7 +50,7 @@ class Desk:
     def warm_up(self, actor: str = "short") -> None:
         """Let the actor be known to be short."""
         for _ in range(RUNS):
-            self.dispatcher.note_run(actor, 0.001)
+            self.dispatcher.note_run(actor, "work", 0.001)
 
     def delivery(
         self, name: str, *, item: object = 0, actor: str = "short", redelivered: bool = False, singly: bool = False

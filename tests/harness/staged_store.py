@@ -45,7 +45,7 @@ class StagedMemory:
 
     def __init__(self) -> None:
         self._now = 0
-        self._memory = MemoryStore(RECORD_TTL, lambda: self._now / 1000, RECORD_TTL)
+        self._memory = MemoryStore(RECORD_TTL, lambda: self._now / 1000, result_ttl=RECORD_TTL)
         self.store: JobStore = self._memory
 
     def set_clock(self, now: int) -> None:

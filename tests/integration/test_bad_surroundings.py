@@ -107,7 +107,8 @@ def test_a_worker_beside_one_of_another_version_of_its_service_ends_until_that_h
     with closing(RedisStore(environment["JOBKIT_STORE_URL"])) as store:
         store.renew([], timedelta(minutes=5), other)
         output = refused(tmp_path, environment)
-        assert "a worker of probe of another version is alive (process 17 on host-a, generation" in output
+        assert f"a worker of probe uses generation {GENERATION - 1} of messages and records (process 17" in output
+        assert f"and this one generation {GENERATION}: they must not run together. Stop all workers of probe" in output
         store.declare_dead(other.name, other.service, ())
     with WorkerProcess(tmp_path, environment, name="later"):
         pass

@@ -22,9 +22,9 @@ def refuse_other_generations(store: JobStore, service: str) -> None:
         other = beat.process
         if beat.is_alive and other.generation != GENERATION:
             raise SettingsError(
-                f"a worker of {service} of another version is alive (process {other.pid} on {other.host}, generation "
-                f"{other.generation} of messages and records, this one has {GENERATION}): stop all workers of the "
-                "service before you start others, see docs/how-to/upgrade.md"
+                f"a worker of {service} uses generation {other.generation} of messages and records (process "
+                f"{other.pid} on {other.host}), and this one generation {GENERATION}: they must not run together. Stop "
+                f"all workers of {service}, then start those of one version, see docs/how-to/upgrade.md"
             )
 
 

@@ -117,6 +117,7 @@ class Execution:
         thread: The thread that processes it.
         redelivered: Whether the broker has delivered it before, perhaps to a worker that has died since.
         is_stale: Tells whether the connection that delivered it is gone. The broker then delivers it again.
+        breaker: The breaker of its actor, ``<service>/<name>``, which its claim looks at; empty if it has none.
         instead_of: Its owner before, whose lease is given up, because its job was not to begin yet.
         answer: What it was answered when its job was claimed ahead.
         unheard: Whether it was claimed ahead, and the answer lost: it may hold the lease.
@@ -139,6 +140,7 @@ class Execution:
     thread: int = field(default_factory=threading.get_ident)
     redelivered: bool = False
     is_stale: Callable[[], bool] = lambda: False
+    breaker: str = ""
     instead_of: str = ""
     answer: Answer | None = None
     unheard: bool = False
@@ -251,10 +253,11 @@ def was_delayed(message: Message[Any]) -> bool:
     return DEFERRED_OPTION in message.options or DELAY_OPTION in message.options
 
 
-def received(message: MessageProxy, owner: str) -> Execution:
+def received(message: MessageProxy, owner: str, breaker: str = "") -> Execution:
     """Return what is known of a delivery that has arrived, and keep it with the message."""
-    plain: Message[Any] = replace(message._message)  # another, as the defaults of a periodic job are added to it
-    execution = Execution(plain, JobKey.of(message.queue_name, message.actor_name, message.message_id), owner)
+    plain = message._message
+    execution = Execution(plain, JobKey.of(plain.queue_name, plain.actor_name, plain.message_id), owner)
+    execution.breaker = breaker
     said = message.__dict__  # by our own broker; the proxy would look for anything else in the message
     execution.redelivered = said.get("redelivered", False)
     execution.is_stale = said.get("is_stale", execution.is_stale)

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar
@@ -76,7 +77,8 @@ class Runner(Generic[R]):
 
         def run(execution: Execution) -> None:
             context = self._context(execution)
-            with during(context.tick):
+            tick = context.tick
+            with during(tick) if tick is not None else nullcontext():
                 job = execution.payload = self._defaults.settle(parse(declared.contract, execution), execution)
                 if (started := self._started) is not None:
                     self._interrupts.shielded(lambda: started(execution))

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import lru_cache
 from typing import Any, Final
 
 from dramatiq import Message
@@ -53,7 +54,8 @@ _stuck = _meter.create_counter("jobkit.jobs.stuck", "{job}", "Jobs that had not 
 _process_time = _meter.create_histogram("messaging.process.duration", "s", "Time that a job ran.")
 
 
-def attributes(queue: str, operation: str, kind: str) -> dict[str, str]:
+@lru_cache(maxsize=1_000)
+def attributes(queue: str, operation: str, kind: str) -> Mapping[str, str]:
     """What spans and metrics of one operation have in common."""
     return {
         "messaging.system": "rabbitmq",
@@ -264,7 +266,7 @@ def trace_id() -> str:
 
 
 def _sent_to(queues: Collection[str]) -> dict[str, str]:
-    common = attributes(next(iter(queues)), "send", "send")
+    common = dict(attributes(next(iter(queues)), "send", "send"))
     if len(queues) > 1:
         del common["messaging.destination.name"]
     return common

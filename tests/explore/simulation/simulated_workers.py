@@ -250,7 +250,7 @@ class Process:
         )
         self.dispatcher = Dispatcher(self.keeper.runs, lambda: True, self.keeper.owner, lambda: world.now)
         for _ in range(RUNS):
-            self.dispatcher.note_run("work", 0.0)  # so that it claims ahead
+            self.dispatcher.note_run("work", "work", 0.0)  # so that it claims ahead
         self.threads = [Thread(self, number) for number in range(threads)]
         self.caretaker = Walker(self, "caretaker")
         self.ways: list[Way] = []

@@ -33,11 +33,12 @@ from jobkit.context import Context
 from jobkit.contracts import Job
 from jobkit.deadletters import Failure, Reason
 from jobkit.errors import PermanentError, TimeLimitExceeded, TransientError, Undecodable, Unroutable
+from jobkit.execution import Execution
 from jobkit.middleware.sentry import Sentry
 from jobkit.producer import Producer
 from jobkit.retry import fixed
 from jobkit.run.carrier import Carrier
-from jobkit.run.watch import watching
+from jobkit.run.watch import Watch, Watcher, watching
 from jobkit.service import Service
 from jobkit.settings import PlatformSettings, ServiceSettings
 from jobkit.store.memory import MemoryStore
@@ -173,7 +174,7 @@ def stage(
     for broker in brokers:
         (carrier,) = [one for one in broker.middleware if isinstance(one, Carrier)]
         # Where the assembly puts it: inside the span.
-        carrier._path = replace(carrier._path, watch=watching(carrier._path.watch, sentry.scope))
+        carrier._path = replace(carrier._path, watch=watching(_as_watcher(carrier._path.watch), sentry.scope))
     sentry.after_process_boot(brokers[0])
     workers = [dramatiq.Worker(broker, worker_threads=1, worker_timeout=10) for broker in brokers]
     for worker in workers:
@@ -181,6 +182,14 @@ def stage(
     yield observed
     for worker in workers:
         worker.stop(timeout=5_000)
+
+
+def _as_watcher(watch: Watch) -> Watcher:
+    def watcher(execution: Execution) -> Iterator[None]:
+        with watch(execution):
+            yield
+
+    return watcher
 
 
 def numbers(reader: InMemoryMetricReader, name: str, **wanted: str) -> float:

@@ -4,13 +4,14 @@ from collections import deque
 from unittest.mock import Mock
 
 import pika
+import pika.exceptions
 import pytest
 
 from jobkit.broker.confirmed_channel import ConfirmedChannel
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.broker.detours import Detours
 from jobkit.broker.outgoing import Outgoing
-from jobkit.errors import SendRefused
+from jobkit.errors import AccessRefused, SendError, SendRefused, Unroutable
 
 
 @pytest.fixture
@@ -121,6 +122,91 @@ def test_what_is_never_confirmed_does_not_fill_the_window_for_good(
     connection.publish.reset_mock()
     publish_over(confirmed, new)
     connection.publish.assert_called_once()
+
+
+def job() -> Outgoing:
+    return Outgoing("email.jobs", "email", b"{}", pika.BasicProperties(message_id="1"))
+
+
+def closed(code: int) -> pika.exceptions.ChannelClosedByBroker:
+    return pika.exceptions.ChannelClosedByBroker(code, "no exchange 'email.jobs' in vhost '/'")
+
+
+def end_asking(connection: Mock, reason: Exception) -> None:
+    """Let the channel that asks for an exchange be opened, and closed for this reason."""
+    connection.channel.assert_called_once()
+    asking = Mock()
+    connection.channel.call_args.kwargs["on_open_callback"](asking)
+    assert asking.basic_publish.call_args.args[0] == "email.jobs"
+    asking.close.assert_called_once_with()
+    asking.add_on_close_callback.call_args.args[0](asking, reason)
+
+
+def test_the_first_job_for_an_exchange_waits_until_that_is_known_to_exist(
+    confirmed: ConfirmedChannel, connection: Mock, waiting: deque[Outgoing]
+) -> None:
+    waiting.extend([message(), job(), message()])
+    publish_over(confirmed, Mock(is_open=True))
+    assert connection.publish.call_count == 1, "an order among senders is kept"
+    confirmed.publish()
+    end_asking(connection, pika.exceptions.ChannelClosedByClient(200, "Normal shutdown"))
+    assert [call.args[1] for call in connection.publish.call_args_list] == ["", "email.jobs", ""]
+    waiting.append(job())
+    confirmed.publish()
+    assert connection.publish.call_count == 4
+    connection.channel.assert_called_once()
+
+
+@pytest.mark.parametrize(("code", "error"), [(404, Unroutable), (403, AccessRefused)])
+def test_a_job_for_an_exchange_that_does_not_take_it_goes_to_the_default_exchange(
+    code: int, error: type[SendError], confirmed: ConfirmedChannel, connection: Mock, waiting: deque[Outgoing]
+) -> None:
+    channel = Mock(is_open=True)
+    first = job()
+    waiting.extend([first, job()])
+    publish_over(confirmed, channel)
+    connection.publish.assert_not_called()
+    end_asking(connection, closed(code))
+    assert [call.args[1] for call in connection.publish.call_args_list] == ["", ""]
+    assert type(first.detour) is error, "which is raised if the default exchange does not take it either"
+
+
+def test_a_connection_that_is_lost_says_nothing_of_an_exchange(
+    confirmed: ConfirmedChannel, connection: Mock, waiting: deque[Outgoing]
+) -> None:
+    waiting.append(job())
+    publish_over(confirmed, Mock(is_open=True))
+    end_asking(connection, pika.exceptions.StreamLostError())
+    connection.publish.assert_not_called()
+    assert not confirmed._detours.is_there("email.jobs")
+    assert len(waiting) == 1
+
+
+def test_a_job_is_published_unasked_where_a_connection_may_have_one_channel_only(
+    confirmed: ConfirmedChannel, connection: Mock, waiting: deque[Outgoing]
+) -> None:
+    connection.channel.side_effect = pika.exceptions.NoFreeChannels()
+    waiting.append(job())
+    publish_over(confirmed, Mock(is_open=True))
+    assert connection.publish.call_args.args[1] == "email.jobs"
+
+
+def test_an_exchange_that_was_removed_is_asked_for_again_a_minute_later(
+    confirmed: ConfirmedChannel, connection: Mock, waiting: deque[Outgoing]
+) -> None:
+    confirmed._detours.found("email.jobs")
+    channel, new = Mock(is_open=True), Mock(is_open=True)
+    waiting.append(job())
+    publish_over(confirmed, channel)
+    confirmed._on_channel_closed(channel, closed(404))
+    confirmed._on_channel_open(new)
+    publish_over(confirmed, new)
+    assert [call.args[1] for call in connection.publish.call_args_list] == ["email.jobs", ""]
+    confirmed._detours._noted.clear()
+    connection.channel.reset_mock()
+    waiting.append(job())
+    answer(confirmed, 1)
+    end_asking(connection, closed(404))
 
 
 def test_a_send_that_timed_out_before_it_was_published_costs_no_channel(confirmed: ConfirmedChannel) -> None:

@@ -13,6 +13,7 @@ from jobkit.errors import JobkitError, RecordUnreadable, StoreUnavailable
 from jobkit.run.dispatcher import (
     DEATH_PAUSE,
     DEATH_QUESTIONS,
+    FEW,
     LONGEST_AHEAD,
     MOST_AHEAD,
     RUNS,
@@ -56,7 +57,7 @@ def test_what_is_claimed_ahead_runs_in_the_order_in_which_it_waited(desk: Desk) 
 def test_an_actor_of_too_few_runs_is_not_known_to_be_short(runs: int) -> None:
     desk = Desk(warm=False)
     for _ in range(runs):
-        desk.dispatcher.note_run("short", 0.001)
+        desk.dispatcher.note_run("short", "work", 0.001)
     desk.put("a", "b")
     assert names(desk.claim()) == ["a"]
     assert desk.calls == [], "its thread claims it"
@@ -81,9 +82,9 @@ def test_the_median_of_the_last_hundred_runs_decides(before: list[bool], short: 
     random.Random(seed).shuffle(last)
     desk = Desk(warm=False)
     for was_short in before:  # which no longer count
-        desk.dispatcher.note_run("short", 0.0 if was_short else 60.0)
+        desk.dispatcher.note_run("short", "work", 0.0 if was_short else 60.0)
     for seconds in last:
-        desk.dispatcher.note_run("short", seconds)
+        desk.dispatcher.note_run("short", "work", seconds)
     desk.put("a", "b")
     assert (len(desk.dispatcher.choose()) == 2) is (median_high(last) < limit)
 
@@ -147,13 +148,42 @@ def test_at_most_sixteen_claims_wait(desk: Desk) -> None:
     assert len(desk.dispatcher._ready) == MOST_AHEAD
 
 
-def test_threads_that_claim_together_claim_no_more_than_one_of_them_would(desk: Desk) -> None:
+def test_while_as_many_are_claimed_as_may_wait_no_thread_asks_for_one_alone(desk: Desk) -> None:
     desk.put(*(f"job-{number}" for number in range(5 * MOST_AHEAD)))
-    first, second, third = (desk.dispatcher.choose() for _ in range(3))  # before any of them is answered
-    assert (len(first), len(second), len(third)) == (MOST_AHEAD, 1, 1)
-    assert not desk.dispatcher.needs_claim(second)
+    first, second = desk.dispatcher.choose(), desk.dispatcher.choose()  # before any of them is answered
+    assert (len(first), len(second)) == (MOST_AHEAD, 0)
+    assert not desk.dispatcher.has_work, "a thread waits for the answer"
     desk.dispatcher.give_up(first)
+    assert desk.dispatcher.has_work
     assert len(desk.dispatcher.choose()) == MOST_AHEAD - 1, "beside the one that waits for its thread"
+
+
+def test_long_jobs_are_asked_for_whatever_else_is(desk: Desk) -> None:
+    desk.put(*(f"job-{number}" for number in range(MOST_AHEAD)))
+    assert len(desk.dispatcher.choose()) == MOST_AHEAD
+    desk.dispatcher.put(desk.delivery("long", actor="long"))
+    assert desk.dispatcher.has_work
+    assert len(desk.dispatcher.choose()) == 1
+
+
+def test_more_is_claimed_while_the_last_few_run(desk: Desk) -> None:
+    desk.put(*(f"job-{number}" for number in range(2 * MOST_AHEAD)))
+    desk.claim()
+    for _ in range(MOST_AHEAD - FEW):
+        assert desk.dispatcher.take() is not None
+    assert desk.dispatcher.take() is None, "this thread claims"
+    assert len(desk.dispatcher.choose()) == MOST_AHEAD - FEW
+    assert desk.dispatcher.take() is not None, "others run what is left meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("runs", "quick"), [([0.049] * RUNS, True), ([0.0] * (RUNS - 1), False), ([0.0] * 99 + [0.05], False)]
+)
+def test_a_queue_is_quick_if_each_of_its_last_jobs_was_short(desk: Desk, runs: list[float], quick: bool) -> None:
+    for seconds in [60.0, *runs] if quick else runs:
+        desk.dispatcher.note_run("short", "mail", seconds)
+    assert desk.dispatcher.is_quick("mail") is quick
+    assert not desk.dispatcher.is_quick("other")
 
 
 def test_a_batch_of_one_is_claimed_by_its_own_thread(desk: Desk) -> None:

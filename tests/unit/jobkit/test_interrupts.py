@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 
 import pytest
 from dramatiq.middleware import Shutdown
+from in_process import until
 
 from jobkit.errors import LeaseLost, TimeLimitExceeded
 from jobkit.interrupts import Interrupts
@@ -338,3 +340,24 @@ def test_a_shielded_call_that_outlasts_its_time_is_an_overrun(interrupts: Interr
     assert [overrun.thread for overrun in interrupts.overruns(0)] == [thread]
     go_on.set()
     assert isinstance(runner.end(), Shutdown)
+
+
+class CountingQueue(SimpleQueue[None]):
+    """Counts what is put into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.puts = 0
+
+    def put(self, item: None, block: bool = True, timeout: float | None = None) -> None:
+        self.puts += 1
+        super().put(item, block, timeout)
+
+
+def test_short_jobs_do_not_wake_whoever_watches_their_limits_each_time() -> None:
+    interrupts = Interrupts()
+    interrupts._sooner = queue = CountingQueue()
+    for _ in range(20):
+        interrupts.run(lambda: None, limit=30)
+        until(queue.empty, "it has looked")
+    assert queue.puts == 1

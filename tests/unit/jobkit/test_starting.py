@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,36 @@ def test_a_module_that_starts_a_thread_is_named_and_the_processes_are_commands_o
     said = in_a_supervisor(tmp_path, see_through(tmp_path), imported="import tried_service.pool")
     assert "Spawn True [41] 7" in said
     assert "tried_service.pool starts threads when it is imported" in said
+
+
+def test_a_module_that_adds_a_finder_is_imported_as_usual(tmp_path: Path) -> None:
+    (tmp_path / "hooks.py").write_text(
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, *_):\n"
+        "        return None\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "class Old:\n"
+        "    def find_module(self, *_):\n"
+        "        return None\n"
+        "sys.meta_path.append(Old())\n"
+        "import wave\n"
+        "try:\n"
+        "    import nothing_of_this_name\n"
+        "except ModuleNotFoundError:\n"
+        "    pass\n"
+    )
+    said = in_a_supervisor(tmp_path, see_through(tmp_path), imported="import hooks")
+    assert "Fork True [41] 7" in said
+
+
+def test_a_module_of_a_zip_file_that_starts_a_thread_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as packed:
+        packed.writestr("first.py", "")
+        packed.writestr("second.py", THREADED)
+    path = f"sys.path.insert(0, {str(tmp_path / 'packed.zip')!r})"
+    said = in_a_supervisor(tmp_path, see_through(tmp_path), imported=f"{path}\nimport first, second")
+    assert "second starts threads when it is imported" in said
 
 
 def test_a_service_that_is_not_preloaded_is_forked_whatever_it_imports(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from in_process import until
 from jobkit.effects import Claims, Records
 from jobkit.errors import StoreUnavailable
 from jobkit.execution import Execution
-from jobkit.run.dispatcher import DEATH_PAUSE, LONGEST_AHEAD, Delivery
+from jobkit.run.dispatcher import DEATH_PAUSE, LONGEST_AHEAD, RUNS, Delivery
 from jobkit.run.work_queue import WorkQueue
 
 LONG = 20.0  # seconds: nobody waits so long who is woken
@@ -43,10 +43,11 @@ class Counter:
     def _begin(self, message: Any) -> Execution:
         return self.desk.delivery(message.name, redelivered=message.redelivered).execution
 
-    def put(self, *names: str, redelivered: bool = False) -> None:
+    def put(self, *names: str, redelivered: bool = False, more_follow: bool = False) -> None:
         """Take in deliveries of these jobs."""
         for name in names:
-            self.queue.put(Item(0, SimpleNamespace(name=name, redelivered=redelivered)))
+            message = SimpleNamespace(name=name, redelivered=redelivered, more_follow=more_follow)
+            self.queue.put(Item(0, message))
 
     def get(self, timeout: float = LONG) -> str:
         """Return the job that runs next."""
@@ -106,13 +107,68 @@ def test_every_thread_that_waits_gets_one_of_what_is_claimed_together(
 
 def test_one_thread_wakes_the_next_as_long_as_there_is_something(counter: Counter, threads: ThreadPoolExecutor) -> None:
     waiting = [threads.submit(counter.get) for _ in range(4)]
-    until(lambda: len(counter.queue._work._waiters) == 4, "all wait")  # type: ignore[attr-defined]  # of a condition
+    until(lambda: len(counter.queue._idle) == 4, "all wait")
     dispatcher = counter.desk.dispatcher
     for number in range(4):  # of which no thread is told, and which are not claimed together
         execution = counter.desk.delivery(f"{number}", actor="other").execution
         dispatcher.put(Delivery(Item(0, SimpleNamespace(name=f"{number}")), execution))
     counter.queue._wake()
     assert sorted(answers(*waiting)) == ["0", "1", "2", "3"]
+
+
+def test_a_thread_is_woken_once_for_messages_that_come_together(counter: Counter, threads: ThreadPoolExecutor) -> None:
+    waiting = threads.submit(counter.get)
+    until(lambda: len(counter.queue._idle) == 1, "it waits")
+    bell = counter.queue._idle[0]
+    counter.put("a", "b", more_follow=True)
+    assert counter.queue._idle == [bell], "not yet"
+    counter.put("c")
+    assert answers(waiting) == ["a"]
+    (call,) = counter.desk.calls
+    assert isinstance(call, Claims)
+    assert len(call.claims) == 3
+
+
+def test_messages_whose_last_one_never_comes_wait_for_the_next_look(
+    counter: Counter, threads: ThreadPoolExecutor
+) -> None:
+    waiting = threads.submit(counter.get)
+    until(lambda: len(counter.queue._idle) == 1, "it waits")
+    counter.put("a", "b", more_follow=True)
+    assert answers(waiting) == ["a"]
+
+
+def test_the_thread_that_came_last_is_woken_first(counter: Counter, threads: ThreadPoolExecutor) -> None:
+    first = threads.submit(counter.get)
+    until(lambda: len(counter.queue._idle) == 1, "the first waits")
+    second = threads.submit(counter.get)
+    until(lambda: len(counter.queue._idle) == 2, "both wait")
+    counter.put("a")
+    assert answers(second) == ["a"]
+    counter.put("b")
+    assert answers(first) == ["b"]
+
+
+def test_others_go_on_while_a_thread_with_an_instant_job_records_it(
+    counter: Counter, threads: ThreadPoolExecutor
+) -> None:
+    for _ in range(RUNS):
+        counter.queue.note_run("short", "work", 0.0)
+    counter.put("a", "b")
+    took, recorded = threading.Event(), threading.Event()
+
+    def work() -> str:
+        name = counter.get()
+        took.set()
+        assert recorded.wait(LONG)
+        counter.queue.wait_elsewhere()
+        return name
+
+    busy = threads.submit(work)
+    assert took.wait(LONG)
+    idle = threads.submit(counter.get)
+    recorded.set()
+    assert sorted(answers(busy, idle)) == ["a", "b"]
 
 
 def test_a_thread_is_woken_when_the_job_of_a_dead_worker_is_free(counter: Counter, threads: ThreadPoolExecutor) -> None:
@@ -152,6 +208,76 @@ def test_looking_after_what_waits_outlives_a_mistake(
     counter.desk.now += LONGEST_AHEAD
     until(lambda: not dispatcher._ready, "it is released all the same")
     assert "could not be looked after" in caplog.text
+
+
+# ---- a process that may start no further thread
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """As long as it is set, the operating system refuses the thread that looks after claims."""
+    event, start = threading.Event(), threading.Thread.start
+    event.set()
+
+    def started(thread: threading.Thread) -> None:
+        if thread.name == "jobkit-claims" and event.is_set():
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", started)
+    return event
+
+
+@pytest.mark.usefixtures("refused")
+def test_worker_threads_look_after_claims_where_no_thread_can_be_started(
+    counter: Counter, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = counter.desk.lease("a")
+    counter.put("a", redelivered=True)
+    for _ in range(3):
+        with pytest.raises(Empty):
+            counter.get(0.01)
+    counter.desk.release(held)
+    counter.desk.now += DEATH_PAUSE
+    with pytest.raises(Empty):
+        counter.get(0.01)
+    assert counter.get() == "a"
+    assert caplog.text.count("can't start new thread") == 1
+
+
+@pytest.mark.usefixtures("refused")
+def test_what_was_claimed_too_long_ago_is_released_where_no_thread_can_be_started(counter: Counter) -> None:
+    counter.put("a", "b", "c")
+    assert counter.get() == "a"
+    counter.desk.now += 2  # and all threads were busy meanwhile
+    with pytest.raises(Empty):
+        counter.get(0.01)
+    assert (counter.desk.lease("b").attempt, counter.desk.lease("c").attempt) == (1, 1)
+    assert sorted([counter.get(), counter.get()]) == ["b", "c"]
+
+
+@pytest.mark.usefixtures("refused")
+def test_a_thread_that_waits_is_woken_where_no_thread_can_be_started(
+    counter: Counter, threads: ThreadPoolExecutor
+) -> None:
+    for _ in range(RUNS):
+        counter.queue.note_run("short", "work", 0.0001)
+    counter.put("a")
+    assert counter.get() == "a", "a job that waits for nothing, so its thread is back soon"
+    waiting = threads.submit(counter.get)
+    until(lambda: len(counter.queue._idle) == 1, "it waits")
+    counter.put("b")
+    assert answers(waiting) == ["b"]
+
+
+def test_a_thread_that_was_refused_is_started_later(counter: Counter, refused: threading.Event) -> None:
+    counter.put("a", "b", "c")
+    assert counter.get() == "a"
+    refused.clear()
+    counter.put("d", "e")
+    assert [counter.get(), counter.get(), counter.get()] == ["b", "c", "d"]
+    counter.desk.now += LONGEST_AHEAD
+    until(lambda: not counter.desk.dispatcher._ready, "e is released by it")
 
 
 # ---- a worker that stops

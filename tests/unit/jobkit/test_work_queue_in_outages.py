@@ -68,8 +68,8 @@ def test_an_instant_job_waits_for_no_thread_but_one_that_is_back_in_no_time(
     queue, soon = work_queue(), Mock()
     monkeypatch.setattr(queue, "_look_soon", soon)
     for _ in range(RUNS):
-        queue.note_run("instant", 0.0001)
-        queue.note_run("long", 600.0)
+        queue.note_run("instant", "work", 0.0001)
+        queue.note_run("long", "work", 600.0)
     queue.put(item(beside))
     queue.get(timeout=5)
     queue.put(item("instant"))

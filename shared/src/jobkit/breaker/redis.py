@@ -4,13 +4,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from jobkit.breaker.switches import Closed, Open, OpenBreaker, Probe, Tripped, is_dry_run
-from jobkit.store.redis_client import NOW, RedisClient
+from jobkit.store.redis_client import BREAKER, NOW, RedisClient
 from jobkit.time import milliseconds
 
 #: A breaker that nobody has asked for so long is closed.
 _KEPT: Final = timedelta(days=1)
-
-_KEY: Final = "breaker:{name}"
 
 #: The names of breakers that were opened, so that nobody has to search all keys. It is cleared up when it is read.
 _NAMES: Final = "breakers"
@@ -130,7 +128,7 @@ class RedisSwitches:
         return bool(self._reset([self._key(name), self._names], [name]))
 
     def _key(self, name: str) -> str:
-        return self._client.key(_KEY.format(name=name))
+        return self._client.key(BREAKER.format(name=name))
 
 
 def _breaker(name: str, answer: tuple[bytes, bytes, int, bytes]) -> OpenBreaker:

@@ -9,7 +9,7 @@ import pika
 import pika.exceptions
 from pika.channel import Channel
 
-from jobkit.broker.connection import ConnectionSettings
+from jobkit.broker.connection import NOWHERE, SHORT_LIVED, ConnectionSettings
 from jobkit.broker.detours import Detours
 from jobkit.broker.outgoing import Outgoing
 from jobkit.broker.publishing_connection import PublishingConnection
@@ -19,6 +19,9 @@ from jobkit.errors import AccessRefused, SendError, SendRefused, Unroutable
 
 #: Messages written ahead of their confirms. More gain no speed and cost memory.
 WINDOW: Final = 1000
+
+#: RabbitMQ's codes for an exchange that this user may not write to, and for one that does not exist.
+_NO_EXCHANGE: Final = frozenset({403, 404})
 
 
 class ConfirmedChannel:
@@ -46,6 +49,7 @@ class ConfirmedChannel:
         self._in_flight: dict[int, Outgoing] = {}  # by delivery tag, in order of publishing
         self._next_tag = 1
         self._distrusted = False
+        self._asked_for = ""  # the exchange of which it is asked whether it exists
 
     @property
     def is_open(self) -> bool:
@@ -135,6 +139,8 @@ class ConfirmedChannel:
                 if not (message.abandoned or message.settled):
                     if self._in_flight and (message.alone or next(iter(self._in_flight.values())).alone):
                         return None
+                    if self._has_to_ask(message):
+                        return None
                     self._in_flight[self._next_tag] = message  # before it is taken: an interrupt must not lose it
                 taken = self._waiting.popleft()
                 if taken is not message:  # its sender has given it up just now
@@ -142,6 +148,44 @@ class ConfirmedChannel:
                 if self._in_flight.get(self._next_tag) is message:
                     return message
         return None
+
+    def _has_to_ask(self, message: Outgoing) -> bool:
+        """Return whether the message waits until it is known whether its service's exchange takes jobs.
+
+        RabbitMQ closes a channel over which something is published to an exchange that is missing or forbidden. All
+        that is in flight beside it would be published again, and arrive twice. So a channel of its own tries, once in
+        a process.
+        """
+        exchange = message.exchange
+        if self._detours.is_there(exchange) or message.detour is not None or not _has_own_exchange(message):
+            return False
+        if self._detours.reason(exchange, message.routing_key) is not None:
+            return False
+        if not self._asked_for and self._connection is not None:
+            try:
+                self._connection.channel(on_open_callback=lambda channel: self._ask(channel, exchange))
+            except pika.exceptions.AMQPError:  # there may be no further one on this connection
+                self._detours.found(exchange)
+                return False
+            self._asked_for = exchange
+        return True
+
+    def _ask(self, channel: Channel, exchange: str) -> None:
+        """Publish a message that reaches no queue, and see whether the channel is closed for it."""
+
+        def on_closed(_channel: Channel, reason: BaseException) -> None:
+            if isinstance(reason, pika.exceptions.ChannelClosedByBroker) and reason.reply_code in _NO_EXCHANGE:
+                self._detours.open(self._verdict(reason.reply_code, reason), exchange)
+            elif isinstance(reason, pika.exceptions.ChannelClosed):
+                self._detours.found(exchange)
+            else:
+                return  # the connection is lost
+            self._asked_for = ""
+            self.publish()
+
+        channel.add_on_close_callback(on_closed)
+        channel.basic_publish(exchange, NOWHERE, b"", SHORT_LIVED)
+        channel.close()
 
     def _renew(self, channel: Channel) -> None:
         """Go on over another channel, once nobody waits for a confirm over this one.
@@ -184,7 +228,7 @@ class ConfirmedChannel:
         404: it does not exist yet. 403: this user's permissions do not name it yet.
         """
         code, text = getattr(reason, "reply_code", 0), str(getattr(reason, "reply_text", ""))
-        if code not in {403, 404} or not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+        if code not in _NO_EXCHANGE or not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             return False
         guilty = [
             message

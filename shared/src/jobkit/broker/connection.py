@@ -42,8 +42,8 @@ _AT_THE_LIMIT = re.compile(r"limit \(\d+\) is reached")
 
 #: The routing key of a message that is published to see whether that is permitted. No queue has this name; if one
 #: does, the message is gone in a moment.
-_NOWHERE = "jobkit.access"
-_SHORT_LIVED = pika.BasicProperties(expiration="1000")
+NOWHERE = "jobkit.access"
+SHORT_LIVED = pika.BasicProperties(expiration="1000")
 
 
 class Blocked(Exception):
@@ -194,7 +194,7 @@ def _refused(connection: pika.BlockingConnection, exchange: str) -> pika.excepti
     channel = connection.channel()
     channel.confirm_delivery()
     try:
-        channel.basic_publish(exchange, _NOWHERE, b"", _SHORT_LIVED, mandatory=True)
+        channel.basic_publish(exchange, NOWHERE, b"", SHORT_LIVED, mandatory=True)
     except pika.exceptions.UnroutableError:
         pass
     except pika.exceptions.ChannelClosedByBroker as error:

@@ -56,11 +56,25 @@ log = logging.getLogger(__name__)
 
 
 class RabbitmqConsumer(Consumer):
-    """What Dramatiq's consumer thread drives: an endless iterator over one queue."""
+    """What Dramatiq's consumer thread drives: an endless iterator over one queue.
 
-    def __init__(self, broker: Host, queue: str, prefetch: int, timeout: int) -> None:
+    Args:
+        broker: It works for it.
+        queue: Its name.
+        prefetch: How many messages the broker may send ahead.
+        timeout: Milliseconds to wait for one.
+        ahead: How many more that may be just now.
+
+    Attributes:
+        prefetch: How many the broker may send ahead now.
+    """
+
+    def __init__(
+        self, broker: Host, queue: str, prefetch: int, timeout: int, ahead: Callable[[], int] = lambda: 0
+    ) -> None:
         self.pulse = Pulse()
-        self.prefetch = prefetch
+        self.prefetch = self._least = prefetch
+        self._ahead = ahead
         self._broker = broker
         self._queue = queue
         self._timeout = timeout / 1000
@@ -95,6 +109,7 @@ class RabbitmqConsumer(Consumer):
                     return None
                 self._rest_until = None
             elif not session.arrived or session.is_over:
+                self._adjust(session)
                 session.wait(self._timeout)  # which raises why it is over
                 if self.pulse.asked:
                     self.pulse.answer(session.ready())
@@ -151,6 +166,7 @@ class RabbitmqConsumer(Consumer):
             return None
         delivery = RabbitmqDelivery(message, session, method.delivery_tag, redelivered=bool(method.redelivered))
         delivery.__dict__["settle"] = self.settle
+        delivery.__dict__["more_follow"] = bool(session.arrived)
         return delivery
 
     def _check_deliveries(self, method: Any, properties: pika.BasicProperties) -> None:
@@ -222,6 +238,12 @@ class RabbitmqConsumer(Consumer):
         self._rest_until = time.monotonic()
         return True
 
+    def _adjust(self, session: Session) -> None:
+        more = self._ahead()
+        if self._least + more != self.prefetch:
+            session.take_ahead(more)
+            self.prefetch = self._least + more
+
     def _connect(self) -> Session | None:
         pause = self._retry_at - time.monotonic()
         if self._broker.stopping.is_set():
@@ -234,7 +256,8 @@ class RabbitmqConsumer(Consumer):
             connection = self._broker.connection_settings.open()
             try:
                 self._broker.declare_on(connection.channel(), self._queue, since=self._lost_at)
-                self._session = Session(connection, self._queue, self.prefetch)
+                self._session = Session(connection, self._queue, self._least)
+                self.prefetch = self._least
             except BaseException:
                 with suppress(*CONNECTION_LOST):  # what went wrong may have closed it
                     connection.close()

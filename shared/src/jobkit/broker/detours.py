@@ -39,9 +39,20 @@ class Detours:
         self._clock = clock
         self._noted: dict[tuple[str, str], tuple[float, SendError]] = {}
         self._told: set[str] = set()
+        self._there: set[str] = set()
+
+    def is_there(self, exchange: str) -> bool:
+        """Whether a service's exchange is known to exist."""
+        return exchange in self._there
+
+    def found(self, exchange: str) -> None:
+        """Note that a service's exchange exists."""
+        self._there.add(exchange)
 
     def open(self, reason: SendError, exchange: str, queue: str = "") -> None:
         """Note why an exchange does not take jobs, for one queue or for all."""
+        if not queue:
+            self._there.discard(exchange)
         self._noted[exchange, queue] = self._clock() + _LASTS, reason
 
     def close(self, queue: str) -> None:

@@ -48,6 +48,8 @@ MAX_DEPTH = 100
 #: The last millisecond of the year 9999. AMQP and the store's numbers end later, dates end here.
 _LAST_TIMESTAMP = 253_402_300_799_999
 
+_CONTAINERS = (dict, list)
+
 #: Options by which a sender would tell Dramatiq's worker what to do: to hold the message in memory until a time, and
 #: which exceptions to expect (a name there, where it looks for a class, ends the worker's thread).
 _NOT_THE_SENDERS = ("eta", "throws")
@@ -105,8 +107,9 @@ def properties_of(message: Message[Any], app_id: str, headers: dict[str, object]
 
 def trace_of(carrier: Mapping[str, object] | None) -> dict[str, str]:
     """The trace context in a message's headers or options, without what is none."""
-    found = {name: (carrier or {}).get(name) for name in TRACE_HEADERS}
-    return {name: value for name, value in found.items() if _is_trace_header(value)}
+    if not carrier:
+        return {}
+    return {name: value for name in TRACE_HEADERS if _is_trace_header(value := carrier.get(name))}
 
 
 def decode(body: bytes, properties: pika.BasicProperties, queue: str) -> Message[Any]:
@@ -124,7 +127,7 @@ def decode(body: bytes, properties: pika.BasicProperties, queue: str) -> Message
         raise Undecodable(f"the body is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise Undecodable(f"the body is a JSON {type(fields).__name__}, not an object")
-    if is_deeper(fields, MAX_DEPTH):
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and is_deeper(fields, MAX_DEPTH):
         raise Undecodable(f"the body nests arrays and objects more than {MAX_DEPTH} deep")
     kwargs = _field(fields, "kwargs", dict, {})
     if "self" in kwargs:
@@ -165,15 +168,17 @@ def _identifier(fields: dict[str, Any]) -> str:
 
 def _options(sent: dict[str, Any], headers: Mapping[str, object] | None) -> dict[str, Any]:
     """The options that a worker heeds, in the types that it relies on; others are left as they are."""
-    kept = {name: v for name, v in sent.items() if name not in _CHECKED_OPTIONS}
-    baggage = sent.get(_BAGGAGE)
-    if isinstance(baggage, str) and len(baggage) <= _MAX_BAGGAGE:
-        kept[_BAGGAGE] = baggage
-    for name, end in _NUMBERS.items():
-        number = sent.get(name)
-        if type(number) is int and 0 <= number < end:  # a bool is no number to the store
-            kept[name] = number
-    return {**kept, **trace_of(sent), **trace_of(headers)}
+    kept = {name: value for name, value in sent.items() if name not in _CHECKED_OPTIONS or _is_sound(name, value)}
+    return {**kept, **trace_of(headers)} if headers else kept
+
+
+def _is_sound(name: str, value: object) -> bool:
+    """Whether an option that is checked is what it should be."""
+    if name in _NUMBERS:
+        return type(value) is int and 0 <= value < _NUMBERS[name]  # a bool is no number to the store
+    if name == _BAGGAGE:
+        return isinstance(value, str) and len(value) <= _MAX_BAGGAGE
+    return name in TRACE_HEADERS and _is_trace_header(value)
 
 
 def is_deeper(value: object, limit: int) -> bool:
@@ -184,7 +189,7 @@ def is_deeper(value: object, limit: int) -> bool:
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)  # type: ignore[attr-defined]  # a list
-            if isinstance(inner, dict | list)
+            if isinstance(inner, _CONTAINERS)
         ]
         if not level:
             return False
@@ -198,6 +203,8 @@ def _is_trace_header(value: object) -> TypeGuard[str]:
 # Any: what JSON holds. Each caller names the type that it wants, and gets that or an error.
 def _field(fields: dict[str, Any], name: str, wanted: type, default: Any = None) -> Any:
     value = fields.get(name, default)
+    if type(value) is wanted:
+        return value
     if not isinstance(value, wanted) or isinstance(value, bool):
         found = "missing" if name not in fields else f"a {type(value).__name__}"
         raise Undecodable(f"{name} is {found}, not a {wanted.__name__}")

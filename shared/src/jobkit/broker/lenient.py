@@ -43,6 +43,13 @@ class LenientConnection(SelectConnection):
                 return
         super()._on_data_available(data_in)
 
+    def _process_frame(self, frame_value: frame.Frame | frame.ProtocolHeader) -> None:
+        if isinstance(frame_value, frame.Header | frame.Body):  # two of a message's three: nothing waits for one
+            self.frames_received += 1
+            self._deliver_frame_to_channel(frame_value)
+        else:
+            super()._process_frame(frame_value)
+
     # Any: pika hands on whichever frame it was.
     def _read_frame(self) -> tuple[int, Any]:
         try:

@@ -50,7 +50,7 @@ class Session:
     """A channel on a connection of its own that consumes one queue.
 
     Worker threads settle; the consumer's thread alone touches the connection. Settlements gather until it comes by, or
-    until a quarter of what may be prefetched has gathered, and an unbroken run of acks goes out as one frame. What is
+    until half of what may be prefetched has gathered, and an unbroken run of acks goes out as one frame. What is
     lost with the connection meanwhile is delivered again and answered from its record.
     """
 
@@ -64,7 +64,8 @@ class Session:
         self.arrived: deque[tuple[Any, pika.BasicProperties, bytes]] = deque()
         self._open_tags: dict[int, Settlement | None] = {}  # in order of delivery
         self._settled: deque[tuple[int, Settlement]] = deque()
-        self._wake_at = max(1, prefetch // 4)
+        self._prefetch = prefetch
+        self._wake_at = max(1, prefetch // 2)
         self._wake_lock = threading.Lock()
         self._wake_pending = False
         self._cancelled = False
@@ -72,6 +73,7 @@ class Session:
         self.channel.basic_qos(prefetch_count=prefetch)
         self.channel.add_on_cancel_callback(self._on_cancelled)
         self._consumer_tag = self.channel.basic_consume(queue, self._on_delivery)
+        self._extra_tag: str | None = None
 
     @property
     def is_over(self) -> bool:
@@ -105,6 +107,17 @@ class Session:
                 "(consumer_timeout)"
             )
 
+    def take_ahead(self, more: int) -> None:
+        """Let the broker send so many further messages ahead; 0 takes that back."""
+        if self._extra_tag is not None:
+            self.channel.basic_cancel(self._extra_tag)
+            self._extra_tag = None
+        # A second consumer: what the first one holds would be put back if that was cancelled for a larger one.
+        if more:
+            self.channel.basic_qos(prefetch_count=more)
+            self._extra_tag = self.channel.basic_consume(self._queue, self._on_delivery)
+        self._wake_at = max(1, (self._prefetch + more) // 2)
+
     def ready(self) -> int:
         """Return how many messages wait in the queue, or 0 if the broker cannot tell now."""
         with suppress(pika.exceptions.ChannelClosedByBroker):  # a channel of its own, as such an error closes it
@@ -118,7 +131,9 @@ class Session:
         """Ask for no more, and give back what no worker thread has seen."""
         if self.channel.is_open and not self._cancelled:
             self._cancelled = True
-            self.channel.basic_cancel(self._consumer_tag)
+            for tag in (self._consumer_tag, self._extra_tag):
+                if tag is not None:
+                    self.channel.basic_cancel(tag)
         while self.arrived:
             method, _properties, _body = self.arrived.popleft()
             self._settled.append((method.delivery_tag, Settlement.REQUEUE))

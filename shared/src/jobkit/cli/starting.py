@@ -15,8 +15,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -187,31 +188,39 @@ def preload(module: str) -> str:
 
 
 class _ThreadWatch(MetaPathFinder):
-    """Looks for the module whose code starts a thread."""
+    """Looks for the module whose code starts a thread. Imports are what they are without it."""
 
     def __init__(self) -> None:
         self.culprit = ""
+        self._watched: dict[int, Loader] = {}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        for finder in sys.meta_path[1:]:
-            spec = finder.find_spec(fullname, path, target)
+        # Only those behind this one: an imported module may have put a finder of its own before it.
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            find_spec = getattr(finder, "find_spec", None)  # a finder without it is Python's affair
+            spec: ModuleSpec | None = find_spec(fullname, path, target) if find_spec is not None else None
             if spec is not None:
-                self._watch(spec)
+                self._watch(spec.loader)
                 return spec
         return None
 
-    def _watch(self, spec: ModuleSpec) -> None:
-        loader = spec.loader
+    def _watch(self, loader: Loader | None) -> None:
         if loader is None or isinstance(loader, type):  # a namespace; or built in, and harmless
             return
-        execute = loader.exec_module
+        if id(loader) in self._watched:  # one that loads many modules, such as those of a zip file
+            return
+        self._watched[id(loader)] = loader
+        execute = getattr(loader, "exec_module", None)
+        if execute is None:  # an old loader
+            return
 
         def exec_module(module: ModuleType) -> None:
             before = native_threads()
             execute(module)
             if not self.culprit and native_threads() > before:
-                self.culprit = spec.name
+                self.culprit = module.__name__
 
-        loader.exec_module = exec_module  # type: ignore[method-assign]
+        with suppress(AttributeError):  # a loader whose attributes cannot be set is not watched
+            loader.exec_module = exec_module  # type: ignore[method-assign]

@@ -197,7 +197,8 @@ class Interrupts:
         while True:
             now = time.monotonic()
             with self._lock:
-                self._next_look = math.inf
+                # That of a job that has ended stands, or each short job would wake this thread to say when it is due.
+                self._next_look = self._next_look if self._next_look > now else math.inf
                 for thread, window in self._windows.items():
                     try:
                         self._look_at(thread, window, now)

@@ -92,8 +92,15 @@ class Breakers:
         if self._guards:
             telemetry.watch_breakers(self._look)
 
+    def full_name(self, breaker: CircuitBreaker) -> str:
+        """Return what its switch is called: ``<service>/<name>``."""
+        return f"{self._scope}/{breaker.name}"
+
     def guard(self, execution: Execution, breaker: CircuitBreaker, limit: timedelta) -> Steps[CircuitOpen | None]:
         """Why the job must not run now; None if it may.
+
+        The lease has said whether the breaker is open. If not, nothing is asked here, unless this process has seen it
+        open: that may have been after a claim ahead.
 
         Args:
             execution: The delivery.
@@ -103,7 +110,9 @@ class Breakers:
         Raises:
             WorkerStopping: the worker stops before the store has answered.
         """
-        guard, owner = self._guard_of(breaker), execution.owner
+        guard, owner, lease = self._guard_of(breaker), execution.owner, execution.lease
+        if lease is not None and lease.breaker_open is False and not guard.seen_open:
+            return None
         name, probe_for = self._name(guard), limit + _REPORT_TIME
         ask = Call(Seam.STORE, "ask breaker", lambda: self._switches.ask(name, owner, probe_for=probe_for))
         match (yield from self._patience.before(lambda: ask)):
@@ -142,9 +151,10 @@ class Breakers:
             burst = guard.sample.add(execution.job.id)
             if probes or burst:
                 return (yield from self._trip(guard, execution, error))
-            if not guard.seen_open:
-                return None
+            # Opened elsewhere meanwhile, perhaps, with this job and others claimed before that.
             wait: timedelta | None = yield Call(Seam.STORE, "look at breaker", lambda: self._switches.look(name))
+            if wait is not None:
+                self._note_open(guard)
             return wait
         if error is None:
             guard.sample.add()
@@ -189,7 +199,7 @@ class Breakers:
         return guard or self._guards.setdefault(breaker.name, _Guard(breaker, Sample(breaker)))
 
     def _name(self, guard: _Guard) -> str:
-        return f"{self._scope}/{guard.breaker.name}"
+        return self.full_name(guard.breaker)
 
     def _look(self) -> Iterator[tuple[str, bool]]:
         for guard in self._guards.values():

@@ -184,6 +184,7 @@ class Idempotency:
             delay=delay,
             instead_of=execution.instead_of,
             ahead=ahead,
+            breaker=execution.breaker,
         )
 
     def _defer(

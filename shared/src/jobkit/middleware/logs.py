@@ -16,7 +16,7 @@ from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware
 from structlog.tracebacks import ExceptionDictTransformer
 
-from jobkit import telemetry
+from jobkit import compact_json, telemetry
 from jobkit.errors import LONGEST_TRACEBACK, NewerContract, PermanentError, text_of, traceback_of
 from jobkit.execution import Execution, Verdict, current
 from jobkit.middleware.breakers import CircuitOpen
@@ -84,7 +84,7 @@ class _JsonLines(structlog.stdlib.ProcessorFormatter):
             "logger": record.name,
             "timestamp": now.removesuffix("+00:00") + "Z",
         }
-        return json.dumps(_add_job(None, "", event))
+        return compact_json.encode(_add_job(None, "", event)).decode()
 
 
 #: What every record has. Structlog takes for its own whatever else there is.
@@ -195,7 +195,6 @@ class LogFormat(Middleware):
         configure_logging(self._style, self._level)
 
 
-@contextmanager
 def lines(execution: Execution) -> Iterator[None]:
     """Put job id, actor, attempt and queue on every log line of a run, and say in one line how it ended."""
     structlog.contextvars.clear_contextvars()  # what the job before has bound to its lines

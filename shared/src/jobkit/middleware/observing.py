@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -54,7 +54,6 @@ class Observing(Middleware):
             broker.death_hooks.append(self._died_unseen)
             broker.error_hooks.append(self.error)
 
-    @contextmanager
     def watch(self, execution: Execution) -> Iterator[None]:
         """Tell, at the exit, what became of a job. Enter it first: it takes the tracebacks off exceptions."""
         try:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import sentry_sdk
@@ -57,7 +56,6 @@ class Sentry(Middleware):
         if isinstance(broker, TellsOfDeaths):
             broker.death_hooks.append(self._report_unseen)
 
-    @contextmanager
     def scope(self, execution: Execution) -> Iterator[None]:
         """Give a job a scope of its own: what one leaves behind, its breadcrumbs, user and tags, is not another's."""
         with sentry_sdk.isolation_scope() as scope:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from opentelemetry import context, trace
 
@@ -10,12 +9,13 @@ from jobkit import telemetry
 from jobkit.execution import Execution, Verdict, was_delayed
 
 
-@contextmanager
 def span(execution: Execution) -> Iterator[None]:
     """Open a consumer span around everything that happens with a delivery, and count it by its outcome."""
     message = execution.message
     opened = telemetry.start_processing(message, first=not was_delayed(message))
-    token, started = context.attach(trace.set_span_in_context(opened)), time.perf_counter()
+    # Where nobody traces, there is nothing that its lines and its jobs could belong to.
+    token = context.attach(trace.set_span_in_context(opened)) if opened.get_span_context().is_valid else None
+    started = time.perf_counter()
     try:
         yield
     finally:
@@ -26,4 +26,5 @@ def span(execution: Execution) -> Iterator[None]:
         telemetry.processed(opened, queue, actor, execution.attempt, duration, outcome.value, error)
         if execution.was_dropped and ended is not None:
             telemetry.job_dropped(queue, actor, str(ended.reason))
-        context.detach(token)
+        if token is not None:
+            context.detach(token)

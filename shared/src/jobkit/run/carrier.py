@@ -10,13 +10,15 @@ from dramatiq import Actor, Broker
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import Middleware, SkipMessage
 
+from jobkit.breaker.breaker import CircuitBreaker
+from jobkit.broker.rabbitmq import JobBroker
 from jobkit.effects import Effect, Outcome, Performs, Record, Run, Walk, take
 from jobkit.execution import Decision, Execution, Verdict, begin, end, postpone, received, settle
 from jobkit.middleware.retries import DEFAULT_POLICY
 from jobkit.middleware.time_limit import DEFAULT_TIME_LIMIT
 from jobkit.run.dispatcher import Dispatcher
 from jobkit.run.path import Path, Rules
-from jobkit.run.recorder import End, Recorder, Together, commit
+from jobkit.run.recorder import End, Recorder, Together, commit, singly
 from jobkit.run.seams import Seams
 from jobkit.run.work_queue import WorkQueue
 from jobkit.store.base import Lease
@@ -45,7 +47,7 @@ class Carrier(Middleware):
         self._path = path
         self._seams: Seams = seams
         self._perform: Performs = seams
-        self._recorder = Recorder(seams, together=together) if together else Recorder(seams)
+        self._recorder = Recorder(seams, together=together or singly, waits=self._wait_elsewhere)
         self._queue: WorkQueue | None = None
 
     @property
@@ -56,8 +58,9 @@ class Carrier(Middleware):
         self._path.keeper.start()
         self._recorder.most = 2 * worker.worker_threads
         worker.work_queue = self._queue = self._work_queue(broker)
-        breakers = (rules_of(actor).breaker for actor in broker.actors.values())
-        self._path.breakers.watch(breaker for breaker in breakers if breaker is not None)
+        if isinstance(broker, JobBroker):
+            broker.is_quick = self._queue.is_quick
+        self._path.breakers.watch(_breakers_of(broker).values())
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         execution, actor = begin(message, self._path.keeper.owner), broker.get_actor(message.actor_name)
@@ -85,7 +88,8 @@ class Carrier(Middleware):
             self._rest()
             return
         if self._queue is not None:
-            self._queue.note_run(message.actor_name, time.perf_counter() - message.__dict__["began"])
+            seconds = time.perf_counter() - message.__dict__["began"]
+            self._queue.note_run(message.actor_name, message.queue_name, seconds)
         self._end(message, walk, Outcome(exception, rejected=message.failed))
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
@@ -101,10 +105,11 @@ class Carrier(Middleware):
     def _work_queue(self, broker: Broker) -> WorkQueue:
         keeper, idempotency = self._path.keeper, self._path.idempotency
         dispatcher = Dispatcher(keeper.runs, lambda: not keeper.store_was_away(), keeper.owner, time.monotonic)
+        breakers = {name: self._path.breakers.full_name(one) for name, one in _breakers_of(broker).items()}
         return WorkQueue(
             dispatcher,
             self._seams,
-            lambda message: received(message, keeper.owner()),
+            lambda message: received(message, keeper.owner(), breakers.get(message.actor_name, "")),
             idempotency.request,
             getattr(broker, "stopping", threading.Event()),
         )
@@ -120,6 +125,10 @@ class Carrier(Middleware):
                 postpone(message)
                 self._recorder.add(End(walk, lambda: settle_it(message, _result_of(walk))))
         end()
+
+    def _wait_elsewhere(self) -> None:
+        if self._queue is not None:
+            self._queue.wait_elsewhere()
 
     def _let_go(self, message: MessageProxy) -> None:
         """Free a lease that was got ahead, for a path that has not begun."""
@@ -152,6 +161,12 @@ class Carrier(Middleware):
 def _result_of(walk: Walk) -> Decision:
     """What becomes of a delivery; one whose path has broken off goes back to the queue."""
     return walk.result if isinstance(walk.result, Decision) else Decision(Verdict.HANDED_BACK, stumbled=True)
+
+
+def _breakers_of(broker: Broker) -> dict[str, CircuitBreaker]:
+    """The breakers of actors, by the actor."""
+    breakers = {name: rules_of(actor).breaker for name, actor in broker.actors.items()}
+    return {name: breaker for name, breaker in breakers.items() if breaker is not None}
 
 
 def rules_of(actor: Actor[Any, Any]) -> Rules:

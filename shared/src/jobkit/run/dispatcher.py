@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 #: Claims that wait for a thread, at most.
 MOST_AHEAD: Final = 16
 
+#: With no more than this left, the next are claimed while these run.
+FEW: Final = 4
+
 #: Seconds that a claim waits for a thread, before it is released.
 LONGEST_AHEAD: Final = 0.1
 
@@ -96,7 +99,8 @@ class Dispatcher:
     _waiting: list[_Place] = field(default_factory=list)
     _ready: deque[Delivery] = field(default_factory=deque)  # claimed, or to be claimed by its thread
     _held: list[Delivery] = field(default_factory=list)  # by a worker that may just have died
-    _runs: dict[str, "_Runs"] = field(default_factory=dict)
+    _runs: dict[str, "_Runs"] = field(default_factory=dict)  # of each actor
+    _queues: dict[str, "_Runs"] = field(default_factory=dict)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _asked_for: int = 0  # deliveries that are being claimed together, just now
@@ -106,19 +110,26 @@ class Dispatcher:
         with self._lock:
             heapq.heappush(self._waiting, _Place(delivery.item, next(self._numbers), delivery))
 
-    def note_run(self, actor: str, seconds: float) -> None:
-        """Note how long a job of the actor has run."""
+    def note_run(self, actor: str, queue: str, seconds: float) -> None:
+        """Note how long a job of the actor, from the queue, has run."""
         with self._lock:
-            runs = self._runs.get(actor)
-            if runs is None:
-                runs = self._runs[actor] = _Runs()
-            runs.add(seconds)
+            for all_runs, name in ((self._runs, actor), (self._queues, queue)):
+                runs = all_runs.get(name)
+                if runs is None:
+                    runs = all_runs[name] = _Runs()
+                runs.add(seconds)
+
+    def is_quick(self, queue: str) -> bool:
+        """Whether each of the last jobs from a queue was short: many more would not wait long here."""
+        runs = self._queues.get(queue)
+        return runs is not None and runs.were_all_short
 
     @property
     def has_work(self) -> bool:
         """Whether a thread would find something to do."""
         with self._lock:
-            return bool(self._waiting or (self._ready and self.clock() - self._ready[0].at <= _STALE))
+            is_ready = self._ready and self.clock() - self._ready[0].at <= _STALE
+            return bool(is_ready or (self._waiting and not self._is_enough))
 
     @property
     def is_instant(self) -> bool:
@@ -143,11 +154,11 @@ class Dispatcher:
     # ---- for a thread that is free
 
     def take(self) -> Delivery | None:
-        """Return what may run now without a further question."""
+        """Return what may run now without a further question; nothing if it is time to claim more."""
         with self._lock:
-            if self._ready and self.clock() - self._ready[0].at > _STALE:  # this process was frozen
+            if not self._ready or self._runs_low or self.clock() - self._ready[0].at > _STALE:  # it was frozen
                 return None
-            return self._ready.popleft() if self._ready else None
+            return self._ready.popleft()
 
     def choose(self) -> list[Delivery]:
         """Return what is claimed next, in one call: one for the thread that asks, and others ahead.
@@ -155,7 +166,7 @@ class Dispatcher:
         One alone, unless it was delivered before, needs no claim here: its thread makes it.
         """
         with self._lock:
-            if not self._waiting:
+            if not self._waiting or self._is_enough:
                 return []
             batch = [heapq.heappop(self._waiting).delivery]
             if not self._is_short(batch[0]) or not self.may_claim_ahead():
@@ -258,6 +269,21 @@ class Dispatcher:
             self._ready = staying
         return withdrawn
 
+    @property
+    def _is_enough(self) -> bool:
+        """Whether enough are being claimed: another thread would ask for one alone, or run jobs in turns with them."""
+        if not self._asked_for:
+            return False
+        following = self._waiting[0].delivery
+        return self._is_short(following) and (self._asked_for >= MOST_AHEAD or self.knows_as_instant(following))
+
+    @property
+    def _runs_low(self) -> bool:
+        """Whether to claim more while others run what is left."""
+        if len(self._ready) > FEW or len(self._waiting) < FEW or self._asked_for:
+            return False
+        return self._is_short(self._waiting[0].delivery) and self.may_claim_ahead()
+
     def _is_short(self, delivery: Delivery) -> bool:
         runs = self._runs.get(delivery.execution.job.actor)
         return runs is not None and runs.are_short and not delivery.singly and not delivery.execution.redelivered
@@ -358,6 +384,11 @@ class _Runs:
     def are_short(self) -> bool:
         """Whether the median is: more than half of enough runs."""
         return len(self._last) == RUNS and 2 * self._short > RUNS
+
+    @property
+    def were_all_short(self) -> bool:
+        """Whether each of enough runs is."""
+        return self._short == RUNS
 
     @property
     def are_instant(self) -> bool:

@@ -23,7 +23,7 @@ from jobkit.middleware.idempotency import Idempotency
 from jobkit.middleware.retries import Retries
 from jobkit.patience import Patience, WorkerStopping
 from jobkit.retry import RetryPolicy
-from jobkit.run.watch import Watcher
+from jobkit.run.watch import Watch
 from jobkit.store.base import Lease
 from jobkit.waits import Limits
 
@@ -49,7 +49,7 @@ class Path:
     keeper: LeaseKeeper
     patience: Patience
     limits: Limits
-    watch: Watcher = nullcontext
+    watch: Watch = nullcontext
 
     def walk(self, execution: Execution, rules: Rules) -> Steps[Decision]:
         """Take one delivery all the way; what becomes of it stands in ``execution.ended`` too."""

@@ -104,7 +104,8 @@ def _settle(end: End) -> None:
 Together = Callable[[], AbstractContextManager[Callable[[], object]]]
 
 
-def _singly() -> AbstractContextManager[Callable[[], object]]:
+def singly() -> AbstractContextManager[Callable[[], object]]:
+    """Gather nothing."""
     return nullcontext(lambda: None)
 
 
@@ -115,17 +116,20 @@ class Recorder:
         perform: Carries effects out.
         most: How many may wait. Whoever brings one more waits with it.
         together: Surrounds a group, whose log lines are written at its exit, or when what it gives is called.
+        waits: Called before a group is recorded, as the thread waits for that.
     """
 
     def __init__(
         self,
         perform: Performs,
         most: int = 16,
-        together: Together = _singly,
+        together: Together = singly,
+        waits: Callable[[], object] = lambda: None,
     ) -> None:
         self.most = most
         self._perform = perform
         self._together = together
+        self._waits = waits
         self._ends: deque[End] = deque()
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
@@ -157,6 +161,7 @@ class Recorder:
                     self._is_led = False
 
     def _carry_out(self, write: Callable[[], object], effect: Effect) -> object:
+        self._waits()
         if not isinstance(effect, Records):  # it may last
             write()
         return self._perform(effect)

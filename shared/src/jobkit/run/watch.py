@@ -1,19 +1,23 @@
 """What surrounds a job's path and sees what became of it: a span, log lines, an error report."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from jobkit.execution import Execution
 
-#: Entered before the first step; ``execution.ended`` says at its exit what became of the delivery.
-Watcher = Callable[[Execution], AbstractContextManager[object]]
+#: A generator that yields once, before the first step. When it goes on, ``execution.ended`` says what became of the
+#: delivery.
+Watcher = Callable[[Execution], Iterator[None]]
+
+#: All of them as one.
+Watch = Callable[[Execution], AbstractContextManager[object]]
 
 log = logging.getLogger(__name__)
 
 
-def watching(*watchers: Watcher) -> Watcher:
-    """Return all of them as one, the first outermost. A mistake in one neither harms the job nor the others."""
+def watching(*watchers: Watcher) -> Watch:
+    """Return watchers as one, the first outermost. A mistake in one neither harms the job nor the others."""
     return lambda execution: _Watching(watchers, execution)
 
 
@@ -22,21 +26,21 @@ class _Watching:
 
     def __init__(self, watchers: Sequence[Watcher], execution: Execution) -> None:
         self._watchers, self._execution = watchers, execution
-        self._entered: list[AbstractContextManager[object]] = []
+        self._entered: list[Iterator[None]] = []
 
     def __enter__(self) -> None:
         for watcher in self._watchers:
             try:
-                context = watcher(self._execution)
-                context.__enter__()
+                steps = watcher(self._execution)
+                next(steps)
             except Exception:
                 log.exception("what watches jobs could not begin")
             else:
-                self._entered.append(context)
+                self._entered.append(steps)
 
     def __exit__(self, *_: object) -> None:
         while self._entered:
             try:
-                self._entered.pop().__exit__(None, None, None)
+                next(self._entered.pop(), None)
             except BaseException:  # it asks the job's exception for its text, which may raise anything
                 log.exception("what watches jobs could not end")

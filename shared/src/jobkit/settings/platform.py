@@ -40,7 +40,8 @@ class PlatformSettings(BrokerSettings):
         15,
         ge=1,
         le=600,
-        description="Seconds after which the job of a worker that died may run elsewhere. Renewed every third of it.",
+        description="Seconds that a lease lasts without renewal. Workers renew every third of it. Jobs of a worker "
+        "that is lost with its supervisor or machine wait for it; those of a worker process that dies alone do not.",
     )
     record_ttl_seconds: int = Field(
         86_400, ge=60, le=31_536_000, description="Seconds that the record of a finished job answers its duplicates."

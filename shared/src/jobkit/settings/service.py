@@ -17,7 +17,11 @@ class ServiceSettings(EnvironmentSettings):
     processes: int = Field(2, ge=1, le=64, description="Worker processes. One per core for work that needs the CPU.")
     threads: int = Field(8, ge=1, le=256, description="Threads per process. More than one only helps work that waits.")
     prefetch: int = Field(
-        0, ge=0, le=2000, description="Messages held per process and queue; 0 takes four per thread. 1 suits long jobs."
+        0,
+        ge=0,
+        le=2000,
+        description="Messages held per process and queue; 0 takes two per thread, and eight where jobs are quick. "
+        "1 suits long jobs.",
     )
     stop_grace_seconds: int = Field(
         60, ge=5, le=7200, description="Seconds from SIGTERM to SIGKILL, as the container's stop grace says."

@@ -72,6 +72,8 @@ class Lease:
         crashes_before: Those before the job's last checkpoint. ``attempt`` and ``crashes`` count from there.
         rounds: Those above 0 that the job has run in, this run included, for a record that has to be written again.
         stalled: Whether the lease before this one ended without an end of the job. Told once.
+        breaker_open: Whether the breaker that the claim named was open when it was answered. None if it named none, or
+            the store keeps no breakers.
     """
 
     job: JobKey
@@ -85,6 +87,10 @@ class Lease:
     rounds: Rounds = field(default=(), kw_only=True)
     # Whoever asks again for the same lease is not told again.
     stalled: bool = field(default=False, compare=False, kw_only=True)
+    breaker_open: bool | None = field(default=None, compare=False, kw_only=True)
+
+    def __hash__(self) -> int:
+        return hash(self.owner)  # it tells leases apart, and the rest takes ten times as long
 
     def round_of(self, moment: int) -> int:
         """Return the highest round that the job has run in of the send at ``moment``."""
@@ -128,6 +134,7 @@ class Claim:
     delay: timedelta = timedelta()
     instead_of: str = ""
     ahead: bool = False
+    breaker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +285,7 @@ class JobStore(Protocol):
         delay: timedelta = timedelta(),
         instead_of: str = "",
         ahead: bool = False,
+        breaker: str = "",
     ) -> Lease | Held | Suspect | Finished:
         """Ask for the right to run ``job`` for ``ttl``.
 
@@ -300,6 +308,8 @@ class JobStore(Protocol):
             instead_of: An owner in the same process that has not let its job begin, and never will. Its lease is over:
                 what it still says comes too late, and it is as if it had never been given.
             ahead: Whether there is no thread for the job yet. The first such lease that ends by time counts no crash.
+            breaker: The breaker of the job's actor, ``<service>/<name>``. A lease says whether it is open. The breaker
+                stays as it is, and the job is given in any case.
         """
 
     def acquire_all(self, claims: Sequence[Claim], ttl: timedelta) -> list[Answer | JobkitError]:

@@ -34,7 +34,8 @@ def exercise(store: JobStore, service: str) -> None:
     owner = f"{process.name}:1"
     # Marks of so short a life would be in the way of the service's own.
     jobs = [JobKey(whose, ACTOR, f"{process.name}-{n}") for n, whose in enumerate((service, of_its_own, service))]
-    answers = [store.acquire(job, owner, ttl=_LEASE, sent_at=1) for job in jobs]
+    breaker = f"{service}/{ACTOR}"  # which nobody opens
+    answers = [store.acquire(job, owner, ttl=_LEASE, sent_at=1, breaker=breaker) for job in jobs]
     leases = [answer for answer in answers if isinstance(answer, Lease)]
     store.renew(leases, _LEASE, process)
     store.processes(of_its_own)

@@ -72,6 +72,7 @@ class MemoryStore:
     Args:
         record_ttl: How long a record outlives its last change.
         clock: Seconds since the epoch; tests hand in one that they can move.
+        is_open: Whether a breaker is open. Without it, leases do not say so, and the breakers themselves are asked.
         result_ttl: How long the result of a done job is kept, and its progress; at most as long as the record.
     """
 
@@ -79,10 +80,12 @@ class MemoryStore:
         self,
         record_ttl: timedelta = timedelta(days=1),
         clock: Callable[[], float] = time.time,
+        is_open: Callable[[str], bool] | None = None,
         result_ttl: timedelta = RESULT_TTL,
     ) -> None:
         self._ttl, self._result_ttl = milliseconds(record_ttl), milliseconds(result_ttl)
         self._clock = clock
+        self._is_open = is_open
         self._rows: dict[JobKey, _Row] = {}
         self._beats: dict[str, tuple[Process, int, int]] = {}  # the last one, when, and for how long it lends
         self._dead: dict[str, frozenset[int]] = {}  # by process, the numbers of the owners that had begun
@@ -103,6 +106,7 @@ class MemoryStore:
         delay: timedelta = timedelta(),
         instead_of: str = "",
         ahead: bool = False,
+        breaker: str = "",
     ) -> Lease | Held | Suspect | Finished:
         with self._lock:
             now = self._now()
@@ -112,7 +116,7 @@ class MemoryStore:
             if record.state is JobState.RUNNING and row.owner == owner:
                 self._lend(row, ttl, now)  # it is told of its lease only now
                 row.ahead = row.ahead and ahead  # else by the thread that runs the job
-                return self._lease(row)
+                return self._lease(row, breaker)
             begun = False if self._was_given_to(row, instead_of) else self._begun(row)
             refusal = self._refusal(row, now, sent_at=sent_at, job_round=job_round, lapsed=begun is not None)
             if refusal is not None:
@@ -154,7 +158,7 @@ class MemoryStore:
                 spared=spared,
             )
             self._lend(row, ttl, now)
-            return replace(self._lease(row), stalled=stalled)
+            return replace(self._lease(row, breaker), stalled=stalled)
 
     def acquire_all(self, claims: Sequence[Claim], ttl: timedelta) -> list[Answer | JobkitError]:
         return [self._acquire(claim, ttl) for claim in claims]
@@ -173,6 +177,7 @@ class MemoryStore:
             delay=claim.delay,
             instead_of=claim.instead_of,
             ahead=claim.ahead,
+            breaker=claim.breaker,
         )
 
     def end_all(self, records: Sequence[Record]) -> list[bool | JobkitError]:
@@ -353,7 +358,7 @@ class MemoryStore:
             return Held(timedelta(milliseconds=row.until - now), record.state)
         return None
 
-    def _lease(self, row: _Row) -> Lease:
+    def _lease(self, row: _Row, breaker: str) -> Lease:
         record = row.record
         return Lease(
             record.job,
@@ -365,6 +370,7 @@ class MemoryStore:
             row.sent_at,
             row.crashes_before or 0,
             rounds=row.rounds,
+            breaker_open=self._is_open(breaker) if self._is_open is not None and breaker else None,
         )
 
     def _finish(self, lease: Lease, state: JobState, *, result: bytes = b"", failure: str = "") -> bool:

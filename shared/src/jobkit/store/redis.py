@@ -31,7 +31,7 @@ from jobkit.store.base import (
     Suspect,
 )
 from jobkit.store.marks import digest, read_mark, stem
-from jobkit.store.redis_client import NOW, Argument, Lua, RedisClient
+from jobkit.store.redis_client import BREAKER, NOW, Argument, Lua, RedisClient
 from jobkit.time import milliseconds
 
 #: The scripts, each with the parts that stand before it.
@@ -56,6 +56,9 @@ _PROCESS = "process:"  #: followed by its name
 _PROCESSES = "processes:"  #: followed by the service
 
 
+#: What a claim is told of its breaker.
+_BREAKER_OPEN = {b"": None, b"0": False, b"1": True}
+
 #: A script, its keys, and its arguments.
 _Call = tuple[str, Sequence[str], Sequence[Argument]]
 
@@ -65,9 +68,11 @@ def _answered(claim: Claim, answer: Any) -> Answer:
     verdict, *details = answer
     match verdict:
         case b"leased":
-            *numbers, stalled = (int(number) for number in details[:-1])
-            rounds = read(details[-1].decode())
-            return Lease(claim.job, claim.owner, *numbers, rounds=rounds, stalled=bool(stalled))
+            *numbers, stalled = (int(number) for number in details[:-2])
+            rounds, breaker_open = read(details[-2].decode()), _BREAKER_OPEN[details[-1]]
+            return Lease(
+                claim.job, claim.owner, *numbers, rounds=rounds, stalled=bool(stalled), breaker_open=breaker_open
+            )
         case b"suspect":
             return Suspect(int(details[0]))
         case b"held":
@@ -128,6 +133,7 @@ class RedisStore:
         delay: timedelta = timedelta(),
         instead_of: str = "",
         ahead: bool = False,
+        breaker: str = "",
     ) -> Lease | Held | Suspect | Finished:
         claim = Claim(
             job,
@@ -141,6 +147,7 @@ class RedisStore:
             delay=delay,
             instead_of=instead_of,
             ahead=ahead,
+            breaker=breaker,
         )
         return _answered(claim, self._run(*self._claim(claim, ttl)))
 
@@ -248,7 +255,8 @@ class RedisStore:
             *(milliseconds(CLOCK_SKEW), MOST_SEEN, self._client.key(_PROCESS), claim.instead_of, int(claim.ahead)),
             *(self._done(claim.job), digest(claim.job)),
         ]
-        return "acquire", [self._key(claim.job)], arguments
+        breakers = [self._client.key(BREAKER.format(name=claim.breaker))] if claim.breaker else []
+        return "acquire", [self._key(claim.job), *breakers], arguments
 
     def _end(self, record: Record) -> _Call:
         lease, end = record.lease, record.end

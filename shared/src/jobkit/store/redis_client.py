@@ -19,6 +19,9 @@ Argument = str | bytes | int | float
 # Any: redis-py types every answer as one union for the sync and the async client.
 Script = Callable[[Sequence[str], Sequence[Argument]], Any]
 
+#: The key of a breaker that is not closed, which breakers change and claims look at.
+BREAKER: Final = "breaker:{name}"
+
 #: Stands before a script that needs the time: Redis's own, in milliseconds, so that no worker's clock matters.
 NOW: Final = """
 local time = redis.call('TIME')
@@ -121,7 +124,8 @@ class RedisClient:
         pool = self._redis.connection_pool
         connection: Any = pool.get_connection()  # of which redis-py types no more than the constructor
         try:
-            connection.send_packed_command([pack_command(command) for command in commands])
+            # In one write: else Redis answers, and writes to its disk, in parts.
+            connection.send_packed_command([b"".join(map(pack_command, commands))])
             answers = [_answer(connection) for _ in commands]
         except BaseException:
             connection.disconnect()  # what it still has to say is no answer to the next question

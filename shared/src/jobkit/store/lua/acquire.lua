@@ -1,10 +1,17 @@
 -- Give the job to whoever asks, unless it is running elsewhere, not due, done, or dead.
+-- KEYS: the record, and the breaker of the job's actor if it has one
 -- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, round, slack ms, alone at, alone (0|1), due at,
 -- delay ms, clock skew ms, most seen, what the keys of processes begin with, instead of, ahead (0|1), done, digest
 local key, owner, ttl, record_ttl, sent_at = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local round, slack = tonumber(ARGV[6]), tonumber(ARGV[7])
 -- A delayed job that the broker delivered too early waits, the first time: a policy may shorten the broker's delays.
 local early = math.min(tonumber(ARGV[10]) - now, tonumber(ARGV[11]))
+
+-- Whether that breaker is open, which a lease says: its key is there as long as it is. EXISTS fails with no kind of
+-- value, so no lease is given whose answer is an error.
+local function breaker_open()
+  return KEYS[2] and tostring(redis.call('EXISTS', KEYS[2])) or ''
+end
 
 -- Most jobs are new, and ask once: as below, in two commands.
 local state = redis.call('HGET', key, 'state')
@@ -15,7 +22,7 @@ elseif not state and round == 0 and early <= slack then
   redis.call('HSET', key, 'state', 'running', 'owner', owner, 'attempt', attempt, 'sent_at', sent_at, 'started_at', now,
     'fence', fence, 'lease_until', now + ttl, 'span', ttl, unpack(ARGV[16] == '1' and {'ahead', '1'} or {}))
   redis.call('PEXPIRE', key, ttl + record_ttl)
-  return {'leased', fence, attempt, '0', '0', sent_at, '0', '0', ''}
+  return {'leased', fence, attempt, '0', '0', sent_at, '0', '0', '', breaker_open()}
 end
 
 local row = redis.call('HMGET', key, 'state', 'owner', 'lease_until', 'due_at', 'attempt', 'crashes', 'sent_at',
@@ -86,7 +93,8 @@ elseif state == 'running' then
     if ahead == '1' and ARGV[16] == '0' then
       redis.call('HDEL', key, 'ahead') -- by the thread that runs the job
     end
-    return {'leased', row[9], row[5], row[6] or '0', first_failed_at, row[7], crashes_before or '0', '0', rounds}
+    return {'leased', row[9], row[5], row[6] or '0', first_failed_at, row[7], crashes_before or '0', '0', rounds,
+      breaker_open()}
   end
   see()
   local had_begun, remaining = begun(), left('lease_until', row[3])
@@ -146,4 +154,4 @@ if state == 'dead' then
 end
 lend(key, ttl, record_ttl)
 return {'leased', fence, tostring(attempt), tostring(crashes), first_failed_at, latest, crashes_before or '0',
-  stalled and '1' or '0', rounds}
+  stalled and '1' or '0', rounds, breaker_open()}
