@@ -49,15 +49,17 @@ _SCRIPTS = {
     "processes": (),
 }
 
-_KEY = "job:{service}:{actor}:{id}"
-_RESULT = "result:{service}:{actor}:{id}"  #: of a job that is done
-_DONE = "done:{service}:"  #: what the keys of the service's marks begin with
+_JOB = "job:"  #: followed by service, actor and id
+_RESULT = "result:"  #: the same, of a job that is done
+_DONE = "done:"  #: followed by the service, and what names the marks of its jobs
 _PROCESS = "process:"  #: followed by its name
 _PROCESSES = "processes:"  #: followed by the service
 
 
 #: What a claim is told of its breaker.
 _BREAKER_OPEN = {b"": None, b"0": False, b"1": True}
+
+_SLACK, _SKEW = milliseconds(DUE_SLACK), milliseconds(CLOCK_SKEW)
 
 #: A script, its keys, and its arguments.
 _Call = tuple[str, Sequence[str], Sequence[Argument]]
@@ -116,7 +118,9 @@ class RedisStore:
         self._ttl, self._result_ttl = milliseconds(record_ttl), milliseconds(result_ttl)
         self._client = RedisClient(url, timeout, namespace)
         self._lua = {name: Lua(self._script(name)) for name in _SCRIPTS}
-        self._done_keys: dict[str, str] = {}  # by service: one, as a rule
+        # Each job needs these twice or more.
+        self._jobs, self._results, self._marks = (self._client.key(name) for name in (_JOB, _RESULT, _DONE))
+        self._process = self._client.key(_PROCESS)
 
     def acquire(
         self,
@@ -251,8 +255,8 @@ class RedisStore:
     def _claim(self, claim: Claim, ttl: timedelta) -> _Call:
         arguments: list[Argument] = [
             *(claim.owner, milliseconds(ttl), self._ttl, claim.sent_at, claim.attempts_before, claim.job_round),
-            *(milliseconds(DUE_SLACK), claim.alone_at, int(claim.alone), claim.due_at, milliseconds(claim.delay)),
-            *(milliseconds(CLOCK_SKEW), MOST_SEEN, self._client.key(_PROCESS), claim.instead_of, int(claim.ahead)),
+            *(_SLACK, claim.alone_at, int(claim.alone), claim.due_at, milliseconds(claim.delay) if claim.delay else 0),
+            *(_SKEW, MOST_SEEN, self._process, claim.instead_of, int(claim.ahead)),
             *(self._done(claim.job), digest(claim.job)),
         ]
         breakers = [self._client.key(BREAKER.format(name=claim.breaker))] if claim.breaker else []
@@ -292,14 +296,11 @@ class RedisStore:
         return NOW + "".join((lua / f"{part}.lua").read_text("utf-8") for part in (*_SCRIPTS[name], name))
 
     def _key(self, job: JobKey) -> str:
-        return self._client.key(_KEY.format(service=job.service, actor=job.actor, id=job.id))
+        return f"{self._jobs}{job.service}:{job.actor}:{job.id}"
 
     def _result(self, job: JobKey) -> str:
-        return self._client.key(_RESULT.format(service=job.service, actor=job.actor, id=job.id))
+        return f"{self._results}{job.service}:{job.actor}:{job.id}"
 
     def _done(self, job: JobKey) -> str:
         """What the keys of its service's marks begin with."""
-        known = self._done_keys.get(job.service)
-        if known is None:
-            known = self._done_keys[job.service] = self._client.key(_DONE.format(service=job.service))
-        return known
+        return f"{self._marks}{job.service}:"

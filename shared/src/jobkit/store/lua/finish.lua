@@ -16,17 +16,18 @@ if state == 'dead' then
   return 1
 end
 
-redis.call('DEL', key) -- first, as in `lend`
+local done, digest, result = ARGV[8], ARGV[9], ARGV[13]
+local generations = redis.call('GET', done .. 'generations') or '' -- before any write, should it not be permitted
+redis.call('DEL', key) -- the first write, as in `lend`
 if row[1] ~= fence or row[2] ~= owner then
   row = {fence, owner, before, nil, ARGV[3], ARGV[4]} -- the record was lost, and has been written again
 end
-local done, digest, result = ARGV[8], ARGV[9], ARGV[13]
 local started_at, attempt, crashes, step, note = row[4], row[5], row[6] or '0', row[7] or '', row[8] or ''
 
 -- A generation in which a mark lives for a record's life, and for half as long again at most: one begins when half of a
 -- life is over, so a claim looks through three. It is looked for by its end. So workers with another life have others,
 -- and a clock that went back goes on with this one.
-local generations, start, left = redis.call('GET', done .. 'generations') or '', nil, nil
+local start, left
 for at = 1, #generations, 28 do
   left = tonumber(string.sub(generations, at + 14, at + 26)) - now
   if ttl <= left and left <= 2 * ttl then
