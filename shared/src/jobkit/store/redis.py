@@ -4,7 +4,6 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
 from jobkit.errors import JobkitError
@@ -31,7 +30,7 @@ from jobkit.store.base import (
     Suspect,
 )
 from jobkit.store.marks import digest, read_mark, stem
-from jobkit.store.redis_client import BREAKER, NOW, Argument, Lua, RedisClient
+from jobkit.store.redis_client import BREAKER, NOW, Argument, Lua, RedisClient, lua
 from jobkit.time import milliseconds
 
 #: The scripts, each with the parts that stand before it.
@@ -292,8 +291,7 @@ class RedisStore:
         return answer
 
     def _script(self, name: str) -> str:
-        lua = files("jobkit.store") / "lua"
-        return NOW + "".join((lua / f"{part}.lua").read_text("utf-8") for part in (*_SCRIPTS[name], name))
+        return NOW + lua("jobkit.store", *_SCRIPTS[name], name)
 
     def _key(self, job: JobKey) -> str:
         return f"{self._jobs}{job.service}:{job.actor}:{job.id}"
