@@ -5,11 +5,13 @@ python tests/explore/explore.py --case duplicate --seed 4711     # one walk agai
 """
 
 import argparse
+import itertools
 import logging
 import os
 import secrets
 import sys
 import time
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,22 +19,30 @@ sys.path.insert(0, str(Path(__file__).parent / "simulation"))
 
 from walks import CASES, MISTAKES, walk
 
-#: Walks between two looks at the clock.
-PART = 200
+
+@dataclass(frozen=True)
+class Share:
+    """What one process walks: every ``step``-th seed from ``first`` on, for so many seconds."""
+
+    first: int
+    step: int
+    seconds: float
+    mistake: str
 
 
-def walks(part: tuple[int, str]) -> tuple[int, str]:
-    """Take a part of the walks; how many there were, and the first finding."""
-    first, mistake = part
+def walks(share: Share) -> tuple[int, str]:
+    """Take a share of the walks; how many there were, and the first finding."""
     logging.disable(logging.CRITICAL)  # the path logs what the faults do to it
-    names = list(CASES)
-    for number in range(PART):
-        seed = first + number
+    names, until = list(CASES), time.monotonic() + share.seconds
+    for number in itertools.count():
+        if time.monotonic() >= until:
+            break
+        seed = share.first + share.step * number
         case = names[seed % len(names)]
-        found = walk(case, seed, mistake)
+        found = walk(case, seed, share.mistake)
         if found:
             return number + 1, f"--case '{case}' --seed {seed}: {found}"
-    return PART, ""
+    return number, ""
 
 
 def say(text: str) -> None:
@@ -54,15 +64,14 @@ def main() -> int:
         say(found or "nothing was found")
         return 1 if found else 0
     base = secrets.randbelow(10**9) if options.seed is None else options.seed
-    began, count, finding, processes = time.monotonic(), 0, "", os.cpu_count() or 1
+    count, finding, processes = 0, "", os.cpu_count() or 1
+    shares = [Share(base + number, processes, options.seconds, options.mistake) for number in range(processes)]
     with get_context("spawn").Pool(processes) as pool:
-        while not finding and time.monotonic() < began + options.seconds:
-            parts = [(base + count + PART * number, options.mistake) for number in range(4 * processes)]
-            done = pool.map(walks, parts, chunksize=1)
-            count += sum(number for number, _ in done)
-            finding = next((found for _, found in done if found), "")
-    took = time.monotonic() - began
-    rate = f"{took:.0f} s, {count / took:,.0f} a second"
+        for number, finding in pool.imap_unordered(walks, shares):
+            count += number
+            if finding:
+                break  # which ends the others
+    rate = f"{options.seconds:.0f} s, {count / options.seconds:,.0f} a second"
     say(finding or f"nothing was found in {count:,} walks from seed {base} on ({rate})")
     return 1 if finding else 0
 

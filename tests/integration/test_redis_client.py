@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -278,3 +279,16 @@ def _until(condition: Callable[[], bool], limit: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         time.sleep(0.005)
+
+
+def test_each_of_as_many_threads_as_a_worker_may_have_gets_its_answer(redis_url: str) -> None:
+    threads = 256
+    store, all_ask = RedisStore(redis_url, timeout=20.0), Barrier(threads)
+
+    def ask(number: int) -> object:
+        all_ask.wait(20)
+        return store.acquire(JobKey("email", "send_email", f"many-{number}"), "a", ttl=MINUTE, sent_at=1)
+
+    with ThreadPoolExecutor(threads) as pool:
+        assert all(isinstance(answer, Lease) for answer in pool.map(ask, range(threads)))
+    store.close()

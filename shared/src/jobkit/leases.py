@@ -47,6 +47,7 @@ class LeaseKeeper:
         describe: Says what is to be known of the process.
         refusals: Told when the store refuses a renewal.
         tell: Called with each outage, as often as it is met.
+        clock: Seconds that only rise.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class LeaseKeeper:
         refusals: Refusals | None = None,
         *,
         tell: Callable[[BaseException], None] = lambda _outage: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._interrupts = interrupts
@@ -65,13 +67,15 @@ class LeaseKeeper:
         self._describe = describe
         self._refusals = refusals
         self._tell = tell
+        self._clock = clock
         self._identity = Identity()
         self._kept: dict[Lease, int | None] = {}
         self._cells: dict[Lease, int] = {}  # of jobs that have begun
         self._lock = threading.Lock()
         self._lapsing: set[Lease] = set()
-        self._away_until = 0.0  # by the monotonic clock
-        self._answered_at = time.monotonic()
+        self._away_until = -math.inf
+        self._answered_at = clock()
+        self._is_answered = True
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -80,8 +84,8 @@ class LeaseKeeper:
         with self._lock:
             runs = self._thread is not None and self._thread.is_alive()  # threads do not survive a fork
             if not runs or self._stopped.is_set():  # one that was stopped may be in its last call still
-                self._identity, self._answered_at = take(), time.monotonic()
-                self._stopped = threading.Event()
+                self._identity, self._answered_at = take(), self._clock()
+                self._is_answered, self._stopped = True, threading.Event()
                 self._thread = threading.Thread(target=self._run, name="jobkit-leases", daemon=True)
                 self._thread.start()
 
@@ -127,7 +131,7 @@ class LeaseKeeper:
         It is away, or came back so recently that owners elsewhere may not have renewed their leases yet; or this
         process was frozen, and does not know yet which of its own are left.
         """
-        now = time.monotonic()
+        now = self._clock()
         return now < self._away_until or now - self._answered_at > self._ttl.total_seconds()
 
     def forget(self, lease: Lease) -> None:
@@ -168,17 +172,22 @@ class LeaseKeeper:
         except StoreUnavailable as outage:
             log.warning("what this process holds ends by itself: %s", outage)  # the others would have to wait as long
 
+    def beat(self) -> float:
+        """Renew all leases, and say that this process lives; return the seconds until that is to be done again."""
+        self._is_answered = self._renew(say_so=self._is_answered)
+        steady = self._ttl.total_seconds() / 3
+        return steady if self._is_answered else min(RETRY_RENEWAL, steady)
+
     def _run(self) -> None:
-        stopped, steady, answered = self._stopped, self._ttl.total_seconds() / 3, True
+        stopped = self._stopped
         while not stopped.is_set():
-            answered = self._renew(say_so=answered)
-            stopped.wait(steady if answered else min(RETRY_RENEWAL, steady))
+            stopped.wait(self.beat())
 
     def _renew(self, *, say_so: bool) -> bool:
         """Whether the store has answered; ``say_so`` in the log if it does not."""
         with self._lock:
             kept = dict(self._kept)
-        asked_at = time.monotonic()
+        asked_at = self._clock()
         try:
             answers = self._store.renew(list(kept), self._ttl, self._heartbeat(kept))
         except StoreUnavailable as outage:
@@ -189,11 +198,12 @@ class LeaseKeeper:
         except Exception:  # the leases of all jobs depend on this thread
             log.exception("leases cannot be renewed now")
             return False
+        was_silent = asked_at - self._answered_at > self._ttl.total_seconds()  # frozen, maybe, through an outage
         self._answered_at = asked_at
         if self._refusals is not None:
             self._refusals.clear(_SOURCE)
-        if self._away_until == math.inf:
-            self._away_until = time.monotonic() + HEAD_START
+        if was_silent or self._away_until == math.inf:
+            self._away_until = self._clock() + HEAD_START
         for (lease, thread), held in zip(kept.items(), answers, strict=True):
             if not held and thread is not None:
                 self._lose(lease, thread)

@@ -55,16 +55,17 @@ class Patience:
         self._refused: Counter[str] = Counter()  # how many wait because of a refusal, by its source
         self._lock = threading.Lock()
 
-    def before(self, make: Callable[[], Effect]) -> Steps[Any]:
+    def before(self, make: Callable[[], Effect], first: Callable[[], Steps[None]] | None = None) -> Steps[Any]:
         """The answer to an effect, once no outage stands in its way: what a job needs before it begins.
 
         Args:
             make: The effect, made for each try. Any: its answer.
+            first: Steps that are taken before each try, and may meet the outage too.
 
         Raises:
             WorkerStopping: the worker stops before that.
         """
-        return self._wait_out(make, self._stopping)
+        return self._wait_out(make, self._stopping, first=first)
 
     def after(self, make: Callable[[], Effect]) -> Steps[Any]:
         """The same for what a job has done: given up, the job would run again.
@@ -98,12 +99,18 @@ class Patience:
         return Pause(seconds, self._stopping)
 
     def _wait_out(
-        self, make: Callable[[], Effect], given_up: threading.Event, unless: Callable[[], bool] = lambda: False
+        self,
+        make: Callable[[], Effect],
+        given_up: threading.Event,
+        unless: Callable[[], bool] = lambda: False,
+        first: Callable[[], Steps[None]] | None = None,
     ) -> Steps[T]:
         pause, met = self._first, set[str]()  # the refusals that it waits for
         try:
             while True:
                 try:
+                    if first is not None:
+                        yield from first()
                     result: T = yield make()
                 except OUTAGES as outage:
                     self._announce(outage, met)

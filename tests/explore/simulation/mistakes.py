@@ -1,16 +1,18 @@
 """Mistakes in the path, to show that the explorer finds them. Each is a generator around the right steps."""
 
 import itertools
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from simulated_workers import Bend, Way
+from simulated_workers import TTL, Bend, Mistake, Process, Way
 
-from jobkit.effects import Buried, Call, Claim, Completed, Effect, Record, Records, Released, Run, Steps
+from jobkit.effects import Buried, Call, Claim, Completed, Effect, Pause, Record, Records, Released, Run, Seam, Steps
 from jobkit.errors import JobkitError, StoreUnavailable
 from jobkit.execution import Decision, Verdict
+from jobkit.leases import HEAD_START
 from jobkit.run.dispatcher import Delivery, Dispatcher, Withdrawn
 from jobkit.run.recorder import End
 from jobkit.store.base import Answer, Finished, Held, JobState, Lease
@@ -171,23 +173,20 @@ def _record_before_publication(way: Way, steps: Steps[Decision]) -> Steps[Decisi
             error = failure
 
 
-def _turn_is_kept(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
-    way.process.idempotency.end = lambda execution: None  # type: ignore[method-assign]
-    return (yield from steps)
+def _turn_is_kept(process: Process) -> None:
+    process.idempotency.end = lambda execution: None  # type: ignore[method-assign]
 
 
-def _lease_is_never_forgotten(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
-    way.process.keeper.forget = lambda lease: None  # type: ignore[method-assign]
-    return (yield from steps)
+def _lease_is_never_forgotten(process: Process) -> None:
+    process.keeper.forget = lambda lease: None  # type: ignore[method-assign]
 
 
-def _lease_is_not_renewed(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
-    way.process.keeper.keep = lambda lease, thread: None  # type: ignore[method-assign]
-    return (yield from steps)
+def _lease_is_not_renewed(process: Process) -> None:
+    process.keeper.keep = lambda lease, thread: None  # type: ignore[method-assign]
 
 
-def _begun_before_it_begins(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
-    keeper, dispatcher = way.process.keeper, way.process.dispatcher
+def _begun_before_it_begins(process: Process) -> None:
+    keeper, dispatcher = process.keeper, process.dispatcher
 
     def deal(batch: Sequence[Delivery], answers: Sequence[Answer | JobkitError]) -> list[Withdrawn]:
         for answer in answers:
@@ -196,32 +195,28 @@ def _begun_before_it_begins(way: Way, steps: Steps[Decision]) -> Steps[Decision]
         return Dispatcher.deal(dispatcher, batch, answers)
 
     dispatcher.deal = deal  # type: ignore[method-assign]
-    return (yield from steps)
 
 
-def _begins_unnoted(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
-    way.process.keeper.run_begins = lambda lease: None  # type: ignore[method-assign]
-    return (yield from steps)
+def _begins_unnoted(process: Process) -> None:
+    process.keeper.run_begins = lambda lease: None  # type: ignore[method-assign]
 
 
-def _old_name(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
-    dispatcher = way.process.dispatcher
+def _old_name(process: Process) -> None:
+    dispatcher = process.dispatcher
 
     def put_back(withdrawn: Sequence[Withdrawn]) -> None:
         for delivery, _ in withdrawn:
             dispatcher.put(delivery)
 
     dispatcher.put_back = put_back  # type: ignore[method-assign]
-    return (yield from steps)
 
 
-def _batch_is_forgotten(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
-    dispatcher = way.process.dispatcher
+def _batch_is_forgotten(process: Process) -> None:
+    dispatcher = process.dispatcher
     dispatcher.give_up = lambda batch: Dispatcher.give_up(dispatcher, batch[:1])  # type: ignore[method-assign]
-    return (yield from steps)
 
 
-def _group_is_taken_for_recorded(way: Way, steps: Steps[Decision]) -> Steps[Decision]:
+def _group_is_taken_for_recorded(process: Process) -> None:
     def bad(ends: Sequence[End]) -> Steps[None]:
         with suppress(JobkitError):
             yield Records([end.way.effect for end in ends])  # type: ignore[misc]
@@ -229,8 +224,32 @@ def _group_is_taken_for_recorded(way: Way, steps: Steps[Decision]) -> Steps[Deci
             end.way.step(True)
             end.settle()
 
-    way.process.commit = bad
-    return (yield from steps)
+    process.commit = bad
+
+
+def _redelivered_is_claimed_in_an_outage(process: Process) -> None:
+    process.dispatcher.may_claim_ahead = lambda: True
+
+
+def _no_head_start(process: Process) -> None:
+    keeper, idempotency = process.keeper, process.idempotency
+
+    def store_was_away() -> bool:
+        return keeper._away_until == math.inf or keeper._clock() - keeper._answered_at > TTL
+
+    def owners_first() -> Steps[None]:
+        yield Call(Seam.STORE, "ping", process.reach.ping)
+
+    keeper.store_was_away = store_was_away  # type: ignore[method-assign]
+    idempotency._owners_first = owners_first  # type: ignore[method-assign]
+
+
+def _silent_process_takes_more(process: Process) -> None:
+    def owners_first() -> Steps[None]:
+        yield Call(Seam.STORE, "ping", process.reach.ping)
+        yield Pause(HEAD_START, process.stopping)
+
+    process.idempotency._owners_first = owners_first  # type: ignore[method-assign]
 
 
 def _stale_answer_is_acked(_way: Way, steps: Steps[Decision]) -> Steps[Decision]:
@@ -241,29 +260,32 @@ def _stale_answer_is_acked(_way: Way, steps: Steps[Decision]) -> Steps[Decision]
 _FINISHED: Final = Finished(JobState.DONE)
 
 #: By what each of them does.
-MISTAKES: Final[dict[str, Bend]] = {
-    "the ack comes before the record": _around(_ack_before_record),
-    "the ack comes before the run": _around(_ack_before_the_run),
-    "a retry is published after the ack": _around(_retry_after_the_ack),
-    "a failure is recorded before its retry is published": _record_before_publication,
-    "a retry that was not confirmed is taken for published": _around(_publish_failure_is_ignored),
-    "a record that was not written is taken for written": _around(_record_failure_is_ignored),
-    "a lease is released without its fence": _around(_release_without_fence),
-    "the lease is released before the run": _around(_released_before_the_run),
-    "a failure uses up no attempt": _around(_failure_is_not_counted),
-    "a job runs although the store is away": _around(_outage_lets_the_job_run),
-    "a delivery whose job is held is dropped": _around(_held_is_done),
-    "a dead letter is recorded and not published": _around(_dead_letter_is_only_recorded),
-    "a death is not recorded": _around(_death_is_not_recorded),
-    "a message that was sent again loses its round": _around(_round_is_forgotten),
-    "a redelivery counts as sent again": _around(_every_round_is_new),
-    "the turn of a last chance is not given back": _turn_is_kept,
-    "a lease is renewed for ever": _lease_is_never_forgotten,
-    "a lease is not renewed": _lease_is_not_renewed,
-    "a crash counts for a job that had not begun": _begun_before_it_begins,
-    "a job begins, and nobody can know": _begins_unnoted,
-    "what was claimed ahead asks again under its old name": _old_name,
-    "what was not claimed together is forgotten": _batch_is_forgotten,
-    "a group that was not recorded is taken for recorded": _group_is_taken_for_recorded,
-    "what is handed back is acked": _stale_answer_is_acked,
+MISTAKES: Final[dict[str, Mistake]] = {
+    "the ack comes before the record": Mistake(_around(_ack_before_record)),
+    "the ack comes before the run": Mistake(_around(_ack_before_the_run)),
+    "a retry is published after the ack": Mistake(_around(_retry_after_the_ack)),
+    "a failure is recorded before its retry is published": Mistake(_record_before_publication),
+    "a retry that was not confirmed is taken for published": Mistake(_around(_publish_failure_is_ignored)),
+    "a record that was not written is taken for written": Mistake(_around(_record_failure_is_ignored)),
+    "a lease is released without its fence": Mistake(_around(_release_without_fence)),
+    "the lease is released before the run": Mistake(_around(_released_before_the_run)),
+    "a failure uses up no attempt": Mistake(_around(_failure_is_not_counted)),
+    "a job runs although the store is away": Mistake(_around(_outage_lets_the_job_run)),
+    "a delivery whose job is held is dropped": Mistake(_around(_held_is_done)),
+    "a dead letter is recorded and not published": Mistake(_around(_dead_letter_is_only_recorded)),
+    "a death is not recorded": Mistake(_around(_death_is_not_recorded)),
+    "a message that was sent again loses its round": Mistake(_around(_round_is_forgotten)),
+    "a redelivery counts as sent again": Mistake(_around(_every_round_is_new)),
+    "the turn of a last chance is not given back": Mistake(spoil=_turn_is_kept),
+    "a lease is renewed for ever": Mistake(spoil=_lease_is_never_forgotten),
+    "a lease is not renewed": Mistake(spoil=_lease_is_not_renewed),
+    "a crash counts for a job that had not begun": Mistake(spoil=_begun_before_it_begins),
+    "a job begins, and nobody can know": Mistake(spoil=_begins_unnoted),
+    "what was claimed ahead asks again under its old name": Mistake(spoil=_old_name),
+    "what was not claimed together is forgotten": Mistake(spoil=_batch_is_forgotten),
+    "a group that was not recorded is taken for recorded": Mistake(spoil=_group_is_taken_for_recorded),
+    "what is handed back is acked": Mistake(_stale_answer_is_acked),
+    "what was delivered again is claimed in an outage": Mistake(spoil=_redelivered_is_claimed_in_an_outage),
+    "owners have no head start after an outage": Mistake(spoil=_no_head_start),
+    "a process that could not beat for a lease takes more": Mistake(spoil=_silent_process_takes_more),
 }

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, Final, Protocol
 
 from dramatiq import Message
+from reach import Reach
 from simulated_queue import Broker, Connection, Waiting
 
 from jobkit.effects import Effect, Pause, Record, Run, Steps
@@ -21,7 +22,7 @@ from jobkit.middleware.retries import Retries
 from jobkit.patience import Patience
 from jobkit.process import Begun, Identity, size_for
 from jobkit.retry import fixed
-from jobkit.run.dispatcher import LONGEST_AHEAD, RUNS, Delivery, Dispatcher, claim, drain
+from jobkit.run.dispatcher import LONGEST_AHEAD, RUNS, Delivery, Dispatcher, claim, drain, tidy
 from jobkit.run.path import Path, Rules
 from jobkit.run.recorder import End, commit
 from jobkit.store.base import GENERATION, JobKey
@@ -31,7 +32,6 @@ from jobkit.waits import Limits
 
 #: Seconds.
 TTL: Final = 15.0
-RENEWAL: Final = TTL / 3
 RETRY: Final = 5.0
 
 ATTEMPTS: Final = 3
@@ -43,11 +43,34 @@ RULES: Final = Rules(fixed(RETRY, attempts=ATTEMPTS, jitter=0, retry_on=Transien
 Bend = Callable[["Way", Steps[Decision]], Steps[Decision]]
 
 
+def straight(_way: "Way", steps: Steps[Decision]) -> Steps[Decision]:
+    """The path as it is."""
+    return steps
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What is wrong in a walk.
+
+    Attributes:
+        bend: Changes the path of each delivery.
+        spoil: Changes each process as it starts.
+    """
+
+    bend: Bend = straight
+    spoil: Callable[["Process"], None] = lambda _process: None
+
+
+#: Nothing is.
+RIGHT: Final = Mistake()
+
+
 class Host(Protocol):
     """The world, as its processes see it."""
 
     now: float
     store: MemoryStore
+    away_until: float
     broker: Broker
 
     def name_process(self) -> int:
@@ -109,6 +132,7 @@ class Walker:
 
     Attributes:
         effect: What they have reached; None between them.
+        asked_at: When they asked for that.
         wakes_at: When its pause, its work or the delay of its effect is over.
         is_delayed: Whether its effect has been delayed.
     """
@@ -117,24 +141,29 @@ class Walker:
         self.process, self.name = process, f"process {process.number}, {name}"
         self.steps: Steps[None] | None = None
         self.effect: Effect | None = None
-        self.wakes_at = 0.0
+        self.asked_at = self.wakes_at = 0.0
         self.is_delayed = False
 
     def begin(self, steps: Steps[None]) -> None:
         self.steps = steps
         self.go_on(None, None)
 
+    def begin_with(self, make: Callable[[], Steps[None]]) -> None:
+        """Make steps, and begin them."""
+        self.begin(make())
+
     def go_on(self, answer: object, error: BaseException | None) -> None:
         """Walk to the next effect, or to the end."""
         assert self.steps is not None
         self.is_delayed = False
+        self.asked_at = self.process.world.now
         try:
             self.effect = self.steps.send(answer) if error is None else self.steps.throw(error)
         except StopIteration:
             self.steps = self.effect = None
             return
         if isinstance(self.effect, Pause):
-            self.sleep(self.effect.seconds)
+            self.sleep(self.process.length_of(self.effect.seconds))
 
     def sleep(self, seconds: float) -> None:
         self.wakes_at = self.process.world.now + seconds
@@ -214,12 +243,26 @@ class Item:
     arrival: Arrival = field(compare=False)
 
 
-def _describe(identity: Identity) -> Described:
-    return Described(identity.name, "work", "host", 1, ("work",), GENERATION, 0)
+def _practised() -> Dispatcher:
+    """A dispatcher that has seen enough short runs of the one actor."""
+    dispatcher = Dispatcher(lambda _: False, lambda: False, str, float)
+    for _ in range(RUNS):
+        dispatcher.note_run("work", "work", 0.0)
+    return dispatcher
+
+
+#: What every process knows of its actor from the start. Nobody adds to it, so they share it.
+_SHORT: Final = _practised()._runs
 
 
 class Process:
-    """A worker process: the objects that its threads share."""
+    """A worker process: the objects that its threads share.
+
+    Attributes:
+        began_at: When it began.
+        beats_at: When it beats next.
+        heard_at: When its last beat that was answered was made.
+    """
 
     def __init__(self, world: "Host", number: int, threads: int) -> None:
         self.world, self.number = world, number
@@ -229,14 +272,22 @@ class Process:
         patience = Patience(stopping, over)
         self.begun = Begun(bytearray(size_for(threads)))
         self.identity = Identity(f"process-{world.name_process()}", self.begun)
-        self.keeper = LeaseKeeper(world.store, self._interrupts, timedelta(seconds=TTL), _describe)  # type: ignore[arg-type]
+        self.reach = Reach(world)
+        described = Described(self.identity.name, "work", "host", 1, ("work",), GENERATION, 0)
+        self.keeper = LeaseKeeper(
+            self.reach,  # type: ignore[arg-type]  # it is all that a keeper calls
+            self._interrupts,  # type: ignore[arg-type]
+            timedelta(seconds=TTL),
+            lambda _: described,
+            clock=lambda: world.now,
+        )
         self.keeper._identity = self.identity
         self.keeper.start = lambda: None  # type: ignore[method-assign]  # the world calls it
         self.idempotency = Idempotency(
-            world.store,
+            self.reach,
             world.broker,
             patience,
-            lambda: False,
+            lambda: self.keeper.store_was_away(),
             max_crashes=MAX_CRASHES,
             clock=lambda: world.now,
         )
@@ -248,26 +299,30 @@ class Process:
             patience,
             Limits(),
         )
-        self.dispatcher = Dispatcher(self.keeper.runs, lambda: True, self.keeper.owner, lambda: world.now)
-        for _ in range(RUNS):
-            self.dispatcher.note_run("work", "work", 0.0)  # so that it claims ahead
+        self.dispatcher = Dispatcher(
+            self.keeper.runs, lambda: not self.keeper.store_was_away(), self.keeper.owner, lambda: world.now
+        )
+        self.dispatcher._runs = _SHORT  # so that it claims ahead
         self.threads = [Thread(self, number) for number in range(threads)]
         self.caretaker = Walker(self, "caretaker")
+        self.walkers: Sequence[Walker] = [*self.threads, self.caretaker]
         self.ways: list[Way] = []
         self.ends: list[End] = []
         self.commit = commit
         self.is_led = False
         self._numbers = itertools.count()
         self.frozen_until = 0.0
+        self.began_at = self.heard_at = world.now
+        self.beats_at = world.now + TTL / 3 + number * 0.2  # not all processes at the same time
+        if world.now < self.reach.beats_fail_until:
+            self.beat()  # as its first deed, which changes nothing if it is answered
         self.ends_at = math.inf
 
     @property
-    def walkers(self) -> Sequence[Walker]:
-        return [*self.threads, self.caretaker]
-
-    @property
     def is_idle(self) -> bool:
-        return not (self.ways or len(self.dispatcher)) and all(walker.effect is None for walker in self.walkers)
+        if self.ways or len(self.dispatcher):
+            return False
+        return all(walker.effect is None for walker in self.walkers)
 
     @property
     def has_room(self) -> bool:
@@ -278,8 +333,10 @@ class Process:
     def must_tidy(self) -> bool:
         """Whether something that it has claimed waits for too long, or is to be asked for again."""
         now, dispatcher = self.world.now, self.dispatcher
+        if not dispatcher.has_to_tidy:
+            return False
         ready = any(one.at <= now - LONGEST_AHEAD for one in dispatcher._ready)
-        return ready or any(one.at <= now for one in dispatcher._held)
+        return ready or (any(one.at <= now for one in dispatcher._held) and not self.keeper.store_was_away())
 
     def receive(self, delivery: Waiting) -> None:
         """Take in what has come from the queue."""
@@ -290,15 +347,31 @@ class Process:
         execution.redelivered = delivery.redelivered
         self.dispatcher.put(Delivery(Item(next(self._numbers), Arrival(message, connection)), execution))
 
+    def tidy(self) -> Steps[None]:
+        """Look after what was claimed ahead, or is held."""
+        return tidy(self.dispatcher, self.idempotency.request)
+
     def give_back(self) -> Steps[None]:
         """Return what waits, as the process stops."""
         for delivery in (yield from drain(self.dispatcher)):
             arrival = delivery.item.arrival
             self.world.broker.settle(arrival.connection, arrival.message, ack=False)
 
-    def renew(self) -> None:
-        if self.world.now >= self.frozen_until:
-            self.keeper._renew(say_so=False)
+    def beat(self) -> bool:
+        """Beat once; return whether that is answered."""
+        now, pause = self.world.now, self.keeper.beat()
+        self.beats_at = now + self.length_of(pause)
+        if now < self.reach.beats_fail_until:
+            return False
+        self.heard_at = now
+        return True
+
+    def length_of(self, pause: float) -> float:
+        """How many seconds it is until the try after a pause: those that would fail in an outage need not be made."""
+        left = self.reach.beats_fail_until - self.world.now
+        if left <= 0 or not self.keeper.store_was_away():
+            return pause
+        return math.ceil(left / pause) * pause
 
     def _interrupt(self, thread: int, kind: type[BaseException]) -> bool:
         for way in self.ways:

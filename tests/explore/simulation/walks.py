@@ -2,7 +2,8 @@
 
 from choices import BySeed
 from mistakes import MISTAKES
-from world import CASES, Finding, explore, straight
+from simulated_workers import RIGHT
+from world import CASES, Finding, explore
 
 __all__ = ["CASES", "MISTAKES", "walk"]
 
@@ -17,9 +18,9 @@ def faults_of(seed: int) -> int:
 
 def walk(case: str, seed: int, mistake: str = "") -> str:
     """Take one walk; the finding and its story, or nothing."""
-    bend = MISTAKES[mistake] if mistake else straight
+    wrong = MISTAKES[mistake] if mistake else RIGHT
     try:
-        explore(CASES[case], BySeed(seed), faults=faults_of(seed), bend=bend)
+        explore(CASES[case], BySeed(seed), faults=faults_of(seed), mistake=wrong)
     except Finding as finding:
         return "\n".join([str(finding), *finding.__notes__])
     return ""

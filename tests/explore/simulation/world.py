@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import math
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, Final
 from unittest.mock import patch
@@ -20,38 +20,37 @@ from dramatiq import Message
 from dramatiq.middleware import Shutdown
 from laws import Finding, Laws
 from simulated_queue import Broker, Connection
-from simulated_workers import RENEWAL, TTL, Bend, Process, Thread, Walker, Way
+from simulated_workers import RIGHT, TTL, Mistake, Process, Thread, Walker, Way
+from story import Asked, name_of, shown
 
 from jobkit import leases
 from jobkit.deadletters import round_after
 from jobkit.effects import (
-    Buried,
     Call,
     Claim,
     Claims,
-    Completed,
     Outcome,
     Pause,
     Record,
     Records,
     Run,
     Seam,
-    Steps,
 )
 from jobkit.errors import BrokerUnavailable, LeaseLost, PermanentError, Snooze, StoreUnavailable, TransientError
-from jobkit.execution import Decision, in_round
+from jobkit.execution import in_round
 from jobkit.rounds import said_round
-from jobkit.run.dispatcher import LONGEST_AHEAD, tidy
+from jobkit.run.dispatcher import LONGEST_AHEAD
 from jobkit.run.seams import Seams
 from jobkit.store.base import Lease
 from jobkit.store.memory import MemoryStore
 
-__all__ = ["CASES", "Case", "Finding", "World", "explore", "straight"]
+__all__ = ["CASES", "Case", "Finding", "World", "explore"]
 
-#: Seconds: how long a job works or pauses, a frozen process is silent, and an effect is delayed.
+#: Seconds: how long a job works or pauses, a frozen process is silent, the store is away, and an effect is delayed.
 WORK: Final = 2.5 * TTL
 PAUSE: Final = 1.0
-FROZEN: Final = TTL + 1
+FROZEN: Final = TTL + 1.3
+AWAY: Final = TTL + 1.1
 DELAY: Final = 4.0
 
 #: Seconds from the interrupt of what runs to the end of the process.
@@ -73,15 +72,8 @@ _FAILURES: Final[dict[str, Callable[[], BaseException]]] = {
     "snooze": lambda: Snooze(2, "later"),
 }
 
-#: What is asked of a seam.
-Asked = Claim | Claims | Record | Records | Call
-
-Move = tuple[float, Callable[[], None]]
-
-
-def straight(_way: Way, steps: Steps[Decision]) -> Steps[Decision]:
-    """The path as it is."""
-    return steps
+#: What may happen next: its weight, what it does, and to what. Any: that is of the kind which it takes.
+Move = tuple[float, Callable[[Any], None], Any]
 
 
 class World:
@@ -91,25 +83,26 @@ class World:
         case: What is sent.
         chooser: Decides.
         faults: How many things may go wrong at most.
-        bend: Makes a mistake in the path.
+        mistake: Is made in each process.
     """
 
-    def __init__(self, case: Case, chooser: Chooser, *, faults: int = 2, bend: Bend = straight) -> None:
-        self.case, self.bend = case, bend
+    def __init__(self, case: Case, chooser: Chooser, *, faults: int = 2, mistake: Mistake = RIGHT) -> None:
+        self.case, self._mistake = case, mistake
         self._chooser = chooser
         self.now = 0.0  # seconds that really pass
         self._skew = 1_700_000_000.0
         self.store = MemoryStore(clock=lambda: self.now + self._skew)
+        self.away_until = 0.0
+        self._is_away = self._broker_is_away = False
         self.broker = Broker(lambda: self.now)
         self.laws = Laws(case, self.store, self.broker)
-        self.story: list[str] = []
+        self._story: list[tuple[float, str]] = []
         self._seams = Seams(self.store, timedelta(seconds=TTL))
         self._faults_left = faults
         self._late: list[tuple[float, Claim | Claims | Record | Records]] = []
         self._declarations: list[tuple[float, Process, Collection[int]]] = []
         self._names = itertools.count(1)
-        self.processes = [Process(self, number, case.threads) for number in range(case.processes)]
-        self._next_renewal = self.now + RENEWAL
+        self.processes = [self._start(number) for number in range(case.processes)]
         self._sends_again = case.sends_again
         for name in case.sends:
             self.send(name)
@@ -124,8 +117,18 @@ class World:
         """Return a number for a process that starts."""
         return next(self._names)
 
+    def _start(self, number: int) -> Process:
+        process = Process(self, number, self.case.threads)
+        self._mistake.spoil(process)
+        return process
+
     def tell(self, line: str) -> None:
-        self.story.append(f"{self.now:7.1f} s  {line}")
+        self._story.append((self.now, line))
+
+    @property
+    def story(self) -> list[str]:
+        """What has happened so far."""
+        return [f"{at:7.1f} s  {line}" for at, line in self._story]
 
     # ---- the walk
 
@@ -140,99 +143,123 @@ class World:
         raise Finding("it goes on for ever")
 
     def _step(self) -> bool:
-        self._declare_dead()
-        self._happen_late()
+        if self._is_away and self.now >= self.away_until:
+            self._store_returns()
+        if not self._is_away:
+            if self._declarations:
+                self._declare_dead()
+            if self._late:
+                self._happen_late()
         for process in self.processes:
             if process.ends_at <= self.now and process.frozen_until <= self.now:
                 with patch.object(leases, "INTERRUPT_TIME", 0.0):
                     process.keeper.abandon()
                 self._die(process, "hands back what still runs and ends")
-        moves = list(self._moves())
-        comes = self._next_moment()
-        if not moves and comes is not None:
-            moves.append((_WAIT, lambda: self._pass_time(comes - self.now)))
-        if self._faults_left and not all(process.is_idle for process in self.processes):
-            moves += self._faults()
+        moves = self._moves()
+        comes = None if moves else self._next_moment()
+        if comes is not None:
+            moves.append((_WAIT, self._pass_time, comes - self.now))
+        if self._faults_left:
+            self._add_faults(moves)
         if not moves:
             return False
-        weights = [weight for weight, _ in moves]
-        moves[self._chooser.choose(weights)][1]()
+        _, happen, what = moves[self._chooser.choose([move[0] for move in moves])]
+        happen(what)
         return True
 
-    def _moves(self) -> Iterator[Move]:
-        """What may happen next, with its weight."""
+    def _moves(self) -> list[Move]:
+        """What may happen next."""
+        moves: list[Move] = []
+        comes = not self._broker_is_away and self.broker.ready() is not None
         for process in self.processes:
             if self.now >= process.frozen_until:
-                yield from self._moves_of(process)
+                self._add_moves_of(process, moves, comes=comes)
         if self._sends_again and self.broker.dead:
-            yield 1, self._send_again
+            moves.append((1, self._send_again, None))
+        return moves
 
-    def _faults(self) -> Iterator[Move]:
-        """What may go wrong now."""
-        for process in self.processes:
-            if not process.is_idle:
-                yield from self._faults_of(process)
-        yield 0.2, lambda: self._fault(self._move_clock)
-
-    def _moves_of(self, process: Process) -> Iterator[Move]:
-        if process.has_room and self.broker.ready() is not None:
-            yield 10, lambda: self._deliver(process)
-        takes = process.dispatcher.has_work and not process.stopping.is_set()
-        for walker in process.walkers:
-            if walker.effect is not None:
-                if walker.is_awake:
-                    yield 10, lambda walker=walker: self._go_on(walker)  # type: ignore[misc]
-            elif takes and isinstance(walker, Thread):
+    def _add_moves_of(self, process: Process, moves: list[Move], *, comes: bool) -> None:
+        if process.beats_at <= self.now:
+            moves.append((10, self._beat, process))
+        dispatcher, stops = process.dispatcher, process.stopping.is_set()
+        if comes and process.has_room:
+            moves.append((10, self._deliver, process))
+        takes = not stops and dispatcher.has_work
+        for thread in process.threads:
+            if thread.effect is not None:
+                if thread.is_awake:
+                    moves.append((10, self._go_on, thread))
+            elif takes:
                 takes = False  # the threads of a process are alike
-                yield 10, lambda thread=walker: thread.take(self.bend)  # type: ignore[misc]
-        if process.caretaker.effect is None:
-            if process.stopping.is_set() and len(process.dispatcher):
-                yield 10, lambda: process.caretaker.begin(process.give_back())
-            elif process.must_tidy:
-                request = process.idempotency.request
-                yield 10, lambda: process.caretaker.begin(tidy(process.dispatcher, request))
-        if process.stopping.is_set() and process.is_idle:
-            yield 10, lambda: self._replace(process)
+                moves.append((10, self._take, thread))
+        self._add_moves_of_caretaker(process, moves, stops=stops)
+        if stops and process.is_idle:
+            moves.append((10, self._replace, process))
 
-    def _faults_of(self, process: Process) -> Iterator[Move]:
-        yield 0.5, lambda: self._fault(lambda: self._die(process, "dies"), ends_leases=False)
-        if not process.stopping.is_set():
-            yield 0.3, lambda: self._fault(lambda: self._stop(process))
-        if process.connection.taken:
-            yield 0.5, lambda: self._fault(lambda: self._disconnect(process))
-        if self.now >= process.frozen_until:
-            yield 0.5, lambda: self._fault(lambda: self._freeze(process))
+    def _add_moves_of_caretaker(self, process: Process, moves: list[Move], *, stops: bool) -> None:
+        caretaker = process.caretaker
+        if caretaker.effect is not None:
+            if caretaker.is_awake:
+                moves.append((10, self._go_on, caretaker))
+        elif stops and len(process.dispatcher):
+            moves.append((10, caretaker.begin_with, process.give_back))
+        elif process.must_tidy:
+            moves.append((10, caretaker.begin_with, process.tidy))
+
+    def _add_faults(self, moves: list[Move]) -> None:
+        """What may go wrong now, as long as anything is under way."""
+        busy = [process for process in self.processes if not process.is_idle]
+        for process in busy:
+            moves.append((0.5, self._die_of_a_fault, process))
+            if not process.stopping.is_set():
+                moves.append((0.3, self._stop, process))
+            if process.connection.taken:
+                moves.append((0.5, self._disconnect, process))
+            if self.now >= process.frozen_until:
+                moves.append((0.5, self._freeze, process))
+            if self.now >= process.reach.cut_off_until:
+                moves.append((0.2, self._cut_off, process))
+            if self.now >= process.reach.silent_until:
+                moves.append((0.2, self._silence, process))
+        if busy:
+            moves.append((0.2, self._move_clock, None))
+            if not self._is_away:
+                moves.append((0.5, self._lose_store, None))
 
     def _next_moment(self) -> float | None:
         """When something can happen; None if nothing ever will."""
         moments = [one.due for one in self.broker.waiting]
         moments += [due for due, _, _ in self._declarations if due < math.inf]
-        moments += [process.frozen_until for process in self.processes]
-        moments += [process.ends_at for process in self.processes if process.stopping.is_set()]
-        moments += [walker.wakes_at for p in self.processes for walker in p.walkers if walker.effect is not None]
-        moments += [one.at for p in self.processes for one in p.dispatcher._held]
-        moments += [one.at + LONGEST_AHEAD + 0.01 for p in self.processes for one in p.dispatcher._ready]
         moments += [due for due, _ in self._late]
-        later = [moment for moment in moments if moment > self.now]
-        return min(later) if later else None
+        moments.append(self.away_until)
+        for process in self.processes:
+            moments.append(process.frozen_until)
+            if process.stopping.is_set():
+                moments.append(process.ends_at)
+            moments += [walker.wakes_at for walker in process.walkers if walker.effect is not None]
+            if process.dispatcher._held:
+                moments += [one.at for one in process.dispatcher._held]
+                moments += [process.beats_at, process.keeper._away_until]  # they wait for that, too
+            moments += [one.at + LONGEST_AHEAD + 0.01 for one in process.dispatcher._ready]
+        return min((moment for moment in moments if moment > self.now), default=None)
 
     def _pass_time(self, seconds: float) -> None:
         until = self.now + seconds
-        while self._next_renewal <= until:
-            self.now = max(self.now, self._next_renewal)
-            self._renew()
+        while True:
+            # Whoever wakes up from being frozen does not always beat first.
+            beating = [process for process in self.processes if process.frozen_until < process.beats_at <= until]
+            if not beating:
+                break
+            first = min(beating, key=lambda process: process.beats_at)
+            self.now = max(self.now, first.beats_at)
+            self._beat(first)
         self.now = max(self.now, until)
 
-    def _renew(self) -> None:
-        self._next_renewal = self.now + RENEWAL
-        for process in self.processes:
-            process.renew()
-            if self.now >= process.frozen_until:
-                for way in process.ways:
-                    if way.execution.lease is not None and way.running is not None and not way.interrupted:
-                        self.laws.note_lease(way.execution.lease, self.now)
+    def _beat(self, process: Process) -> None:
+        if process.beat():
+            self.laws.note_leases(process, self.now)
 
-    def _send_again(self) -> None:
+    def _send_again(self, _: None) -> None:
         """Publish the oldest dead letter in its next round, and take it off, unless that fails."""
         self._sends_again -= 1
         message, failure = self.broker.dead[0]
@@ -255,6 +282,9 @@ class World:
         self.tell(f"process {process.number} receives {delivery.message.message_id}{again}")
         process.receive(delivery)
 
+    def _take(self, thread: Thread) -> None:
+        thread.take(self._mistake.bend)
+
     def _go_on(self, walker: Walker) -> None:
         effect = walker.effect
         match effect:
@@ -266,14 +296,22 @@ class World:
             case Claim() | Claims() | Record() | Records() | Call():
                 self._perform(walker, effect)
 
-    def _perform(self, walker: Walker, effect: Asked) -> None:
-        name = _name(effect)
-        what = 0
-        if self._faults_left and not walker.is_delayed:
-            # What nobody waits for is the likeliest to come late.
-            what = self._chooser.choose([20, 0.5, 0.5, 0.5, 0.3 if isinstance(walker, Thread) else 4])
-        if what == 3:
+    def _meets(self, walker: Walker, effect: Asked) -> int:
+        """0: it is done; 1: it fails; 2: its answer is lost; 3: it takes its time; 4: it fails, and happens later."""
+        at_broker = _is_at_broker(effect)
+        if self._broker_is_away if at_broker else self.now < walker.process.reach.calls_fail_until:
+            return 1
+        if not self._faults_left or walker.is_delayed:
+            return 0
+        # What nobody waits for is the likeliest to come late.
+        what = self._chooser.choose([20, 0.5, 0.5, 0.5, 0.3 if isinstance(walker, Thread) else 4])
+        if what:
             self._count_fault()
+        return what
+
+    def _perform(self, walker: Walker, effect: Asked) -> None:
+        name, what = name_of(effect), self._meets(walker, effect)
+        if what == 3:
             walker.is_delayed = True
             walker.sleep(DELAY)
             self.tell(f"{walker.name}: {name} … takes its time")
@@ -281,9 +319,7 @@ class World:
         answer: object = None
         error: BaseException | None = None
         if what:
-            self._count_fault()
-            at_broker = isinstance(effect, Call) and effect.seam is Seam.BROKER
-            error = BrokerUnavailable("no answer") if at_broker else StoreUnavailable("no answer")
+            error = BrokerUnavailable("no answer") if _is_at_broker(effect) else StoreUnavailable("no answer")
         if what == 4 and not isinstance(effect, Call):
             self._late.append((self.now + DELAY, effect))
             self.tell(f"{walker.name}: {name} … fails, and happens later")
@@ -291,16 +327,17 @@ class World:
             self.tell(f"{walker.name}: {name} … fails")
         else:
             claims = effect.claims if isinstance(effect, Claims) else [effect] if isinstance(effect, Claim) else []
+            owners = {one.job: self.laws.owner_of(one.job, self.processes, self.now) for one in claims}
             were_dead = {one.job for one in claims if self.laws.is_dead(one.job)}
             try:
                 answer = effect.do() if isinstance(effect, Call) else self._seams(effect)
             except Exception as failure:
                 answer, error = None, failure
-            lost = " … happens, and the answer is lost" if what == 2 else f" → {_shown(answer, error)}"
+            lost = " … happens, and the answer is lost" if what == 2 else f" → {shown(answer, error)}"
             self.tell(f"{walker.name}: {name}{lost}")
             for one in answer if isinstance(answer, list) else [answer]:
                 if isinstance(one, Lease):
-                    self.laws.note_lease(one, self.now)
+                    self.laws.check_lease(one, walker, owners.get(one.job), self.now)
                     if one.job in were_dead:
                         self.laws.check_restart(one.job)
         walker.go_on(None if error else answer, error)
@@ -310,11 +347,12 @@ class World:
             due, effect = late
             if due <= self.now:
                 self._late.remove(late)
-                self.tell(f"{_name(effect)}, which nobody waits for any more")
+                self.tell(f"{name_of(effect)}, which nobody waits for any more")
                 answer = self._seams(effect)
                 for one in answer if isinstance(answer, list) else [answer]:
                     if isinstance(one, Lease):  # which nobody has
                         self.laws.deaths[one.job.id] += 1
+                        self.laws.note_last_owner(one, self.now)
                 for record in effect.records if isinstance(effect, Records) else []:
                     self.laws.check_late_end(record.lease, self.processes)
 
@@ -361,17 +399,18 @@ class World:
 
     # ---- what goes wrong
 
-    def _fault(self, happen: Callable[[], None], *, ends_leases: bool = True) -> None:
-        self._count_fault(ends_leases=ends_leases)
-        happen()
-
     def _count_fault(self, *, ends_leases: bool = True) -> None:
         """Note a fault, and whether a lease may end by time because of it."""
         self._faults_left -= 1
         self.laws.faults += 1
         self.laws.lapses += ends_leases
 
+    def _die_of_a_fault(self, process: Process) -> None:
+        self._count_fault(ends_leases=False)
+        self._die(process, "dies")
+
     def _stop(self, process: Process) -> None:
+        self._count_fault()
         self.tell(f"process {process.number} is told to stop, and the time of its jobs is over")
         process.stopping.set()
         process.over.set()
@@ -383,9 +422,10 @@ class World:
     def _replace(self, process: Process) -> None:
         self.tell(f"process {process.number} ends, another takes its place")
         self.laws.check_process(process)
-        self.store.declare_dead(process.identity.name, "work", process.begun.numbers())
+        with contextlib.suppress(StoreUnavailable):
+            process.reach.declare_dead(process.identity.name, "work", process.begun.numbers())
         self.broker.lose(process.connection)
-        self.processes[process.number] = Process(self, process.number, self.case.threads)
+        self.processes[process.number] = self._start(process.number)
 
     def _die(self, process: Process, how: str) -> None:
         self.tell(f"process {process.number} {how}, another takes its place")
@@ -401,7 +441,7 @@ class World:
                 with contextlib.suppress(BaseException):
                     steps.close()
         self.broker.lose(process.connection)
-        self.processes[process.number] = Process(self, process.number, self.case.threads)
+        self.processes[process.number] = self._start(process.number)
         self._bury(process, begun, under_way)
 
     def _bury(
@@ -412,9 +452,11 @@ class World:
         if wait:
             self._count_fault()
         self._declarations.append((self.now + wait, process, begun))
+        if self._is_away:
+            return
         self._declare_dead()
         for effect in under_way:  # it was sent before the end, and arrives after it
-            self.tell(f"{_name(effect)}, says process {process.number} from beyond")
+            self.tell(f"{name_of(effect)}, says process {process.number} from beyond")
             self._seams(effect)
 
     def _declare_dead(self) -> None:
@@ -426,11 +468,13 @@ class World:
                 self.store.declare_dead(process.identity.name, "work", begun)
 
     def _disconnect(self, process: Process) -> None:
+        self._count_fault()
         self.tell(f"process {process.number} loses its connection, its deliveries come back")
         self.broker.lose(process.connection)
         process.connection = Connection()
 
     def _freeze(self, process: Process) -> None:
+        self._count_fault()
         self.tell(f"process {process.number} is frozen for longer than a lease")
         process.frozen_until = self.now + FROZEN
         for way in process.ways:  # what it believes is worth nothing while it is frozen
@@ -441,46 +485,55 @@ class World:
         for delivery in process.dispatcher._ready:
             self.laws.note_death(delivery.execution, had_begun=False)
 
-    def _move_clock(self) -> None:
+    def _move_clock(self, _: None) -> None:
+        self._count_fault()
         back = self._chooser.choose([1, 1])
         self.tell(f"the clock of the store goes {'back' if back else 'forward'} by a minute")
         self._skew += -60 if back else 60
         self.laws.leases_cut_short = self.laws.leases_cut_short or not back
         for process in self.processes:
-            process.renew()
+            if self.now >= process.frozen_until:
+                self._beat(process)
+
+    def _lose_store(self, _: None) -> None:
+        self._count_fault()
+        self.away_until, self._is_away = self.now + AWAY, True
+        self._broker_is_away = self._chooser.choose([2, 1]) == 1
+        self.tell(f"the store{' and the broker are' if self._broker_is_away else ' is'} away for longer than a lease")
+        if self._broker_is_away:
+            for process in self.processes:
+                self.broker.lose(process.connection)
+                process.connection = Connection()
+
+    def _store_returns(self) -> None:
+        self.tell(f"the store{' and the broker are' if self._broker_is_away else ' is'} back")
+        self._is_away = self._broker_is_away = False
+        self.laws.back_at = self.now
+        for process in self.processes:
+            if self.now >= max(process.frozen_until, process.reach.beats_fail_until):
+                self.laws.note_leases(process, self.now)
+
+    def _cut_off(self, process: Process) -> None:
+        self._count_fault()
+        self.tell(f"process {process.number} does not reach the store for longer than a lease")
+        process.reach.cut_off_until = self.now + AWAY
+        self.laws.note_silence(process, self.now)
+
+    def _silence(self, process: Process) -> None:
+        self._count_fault()
+        self.tell(f"the beats of process {process.number} do not reach the store for longer than a lease")
+        process.reach.silent_until = self.now + AWAY
+        self.laws.note_silence(process, self.now)
 
 
-def _name(effect: Asked) -> str:
-    match effect:
-        case Claims(claims):
-            return ", ".join(map(_name, claims))
-        case Records(records):
-            return ", ".join(map(_name, records))
-        case Claim(job):
-            return f"claims {job.id}"
-        case Record(lease, end):
-            kinds = {Completed: "done", Buried: "dead"}
-            return f"records that {lease.job.id} is {kinds.get(type(end), 'free again')}"
-        case Call(_, what):
-            return what
+def _is_at_broker(effect: Asked) -> bool:
+    return isinstance(effect, Call) and effect.seam is Seam.BROKER
 
 
-def _shown(answer: object, error: BaseException | None) -> str:
-    if error is not None:
-        return f"{type(error).__name__}: {error}"
-    if isinstance(answer, Lease):
-        return f"a lease, attempt {answer.attempt}, {answer.crashes} crashes"
-    if isinstance(answer, list):
-        return ", ".join(_shown(one, None) for one in answer)
-    if isinstance(answer, bool):
-        return "yes" if answer else "no, the lease is another's"
-    return "done" if answer is None else type(answer).__name__.lower() + f" ({getattr(answer, 'state', '')})"
-
-
-def explore(case: Case, chooser: Chooser, *, faults: int = 2, bend: Bend = straight) -> World:
+def explore(case: Case, chooser: Chooser, *, faults: int = 2, mistake: Mistake = RIGHT) -> World:
     """Take one walk to its end; raises ``Finding``, whose notes tell the story."""
     random.seed(0)  # the pauses of the path
-    world = World(case, chooser, faults=faults, bend=bend)
+    world = World(case, chooser, faults=faults, mistake=mistake)
     try:
         world.walk()
     except Finding as finding:

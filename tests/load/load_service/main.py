@@ -7,7 +7,6 @@ worker process, and ``BENCH_BREAKER=1`` gives the actor a circuit breaker.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest.mock import patch
 
 from bench_job import work
 from dramatiq import set_broker
@@ -17,7 +16,6 @@ from jobkit.breaker.breaker import CircuitBreaker
 from jobkit.context import Context
 from jobkit.service import Service
 from jobkit.settings import load_platform
-from jobkit.store.memory import MemoryStore
 from load_service.settings import LoadSettings
 
 
@@ -39,6 +37,10 @@ def job(job: LoadJob, _context: Context[None]) -> None:
 def broker() -> None:
     """What the worker calls."""
     if os.environ.get("BENCH_STORE") == "memory":  # there is no setting for it: no job would be protected
+        from unittest.mock import patch  # neither is imported otherwise: their memory would be counted as jobkit's
+
+        from jobkit.store.memory import MemoryStore
+
         with patch("jobkit.service.RedisStore", lambda *_: MemoryStore()):
             set_broker(service.build(load_platform(), LoadSettings.load()))
     else:

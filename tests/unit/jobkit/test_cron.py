@@ -285,6 +285,7 @@ def test_an_unknown_time_zone_is_refused_by_its_name_when_it_is_first_used(zone:
 def test_writing_a_schedule_reads_no_file() -> None:
     code = (
         "import sys\n"
+        "import periodiq\n"  # the first schedule imports it
         "from jobkit.schedule import cron\n"
         "opened = []\n"
         "sys.addaudithook(lambda event, arguments: opened.append(arguments) if event == 'open' else None)\n"

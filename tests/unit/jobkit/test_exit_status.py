@@ -1,21 +1,20 @@
 """What a restart would not help ends with the status that the platform leaves alone."""
 
+import dramatiq.cli
 import pytest
-import typer
 
-from jobkit.cli.exit_status import replaced_if_hopeless
+from jobkit.cli.exit_status import KILLED, NOT_IMPORTED, replaced_if_hopeless
 
 VARIABLE = "JOBKIT_MISCONFIGURED_STATUS"
 
 
 def status_after(error: BaseException) -> object:
-    with pytest.raises((SystemExit, typer.Exit)) as caught, replaced_if_hopeless():
+    with pytest.raises(SystemExit) as caught, replaced_if_hopeless():
         raise error
-    ended: BaseException = caught.value
-    return ended.code if isinstance(ended, SystemExit) else getattr(ended, "exit_code", None)
+    return caught.value.code
 
 
-@pytest.mark.parametrize("error", [SystemExit(78), SystemExit(2), typer.Exit(2)], ids=repr)
+@pytest.mark.parametrize("error", [SystemExit(78), SystemExit(2)], ids=repr)
 def test_a_hopeless_status_becomes_the_one_that_is_set(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "0")
     assert status_after(error) == 0
@@ -37,3 +36,7 @@ def test_what_ends_well_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "3")
     with replaced_if_hopeless():
         pass
+
+
+def test_the_statuses_that_are_dramatiqs_are_the_same_as_its_command_has() -> None:
+    assert (NOT_IMPORTED, KILLED) == (dramatiq.cli.RET_IMPORT, dramatiq.cli.RET_KILLED)

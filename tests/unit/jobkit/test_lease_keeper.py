@@ -268,14 +268,29 @@ def test_a_worker_that_starts_again_beats_although_the_last_beat_before_has_not_
     renewed(store)
 
 
-def test_whoever_was_frozen_for_a_lease_claims_nothing_until_it_has_beaten(
-    store: WatchedStore, interrupts: Interrupts
+def test_whoever_was_frozen_for_a_lease_claims_nothing_until_it_has_beaten_and_others_had_their_head_start(
+    store: WatchedStore, interrupts: Interrupts, clock: Clock
 ) -> None:
-    keeper = LeaseKeeper(store, interrupts, TTL, describe)
+    keeper = LeaseKeeper(store, interrupts, timedelta(seconds=15), describe, clock=clock)
+    clock.now += 14.9
     assert not keeper.store_was_away()
-    wait_until(keeper.store_was_away)
-    keeper._renew(say_so=False)
+    clock.now += 0.2
+    assert keeper.store_was_away()
+    keeper.beat()
+    assert keeper.store_was_away(), "the store may have been away meanwhile, and owners elsewhere have not renewed yet"
+    clock.now += leases.HEAD_START
     assert not keeper.store_was_away()
+
+
+def test_a_process_beats_three_times_in_a_lease_and_more_often_while_the_store_is_away(
+    store: WatchedStore, interrupts: Interrupts, clock: Clock
+) -> None:
+    keeper = LeaseKeeper(store, interrupts, timedelta(seconds=15), describe, clock=clock)
+    assert keeper.beat() == 5.0
+    store.away = True
+    assert keeper.beat() == leases.RETRY_RENEWAL
+    store.away = False
+    assert keeper.beat() == 5.0
 
 
 def test_a_job_is_known_to_have_begun_from_its_run_until_it_is_forgotten(

@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import redis
 from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
+from redis.driver_info import DriverInfo
 
+from jobkit.addresses.store import driver, store_url
 from jobkit.errors import SettingsError
 from jobkit.settings import PlatformSettings, ServiceSettings, exit_if_misconfigured, load_platform
 
@@ -346,3 +350,12 @@ def test_importing_the_package_reads_no_environment_and_no_file(tmp_path: Path) 
     broken = {"JOBKIT_LOG_LEVEL": "LOUD", "JOBKIT_BROKER_URL": "nonsense", "PATH": ""}
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=broken, cwd=tmp_path, timeout=30)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_connection_to_the_store_does_not_look_up_the_version_of_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_up = Mock(side_effect=AssertionError("it was looked up"))
+    monkeypatch.setattr("redis.utils.get_lib_version", look_up)
+    assert store_url(REDIS) == REDIS
+    connection = redis.ConnectionPool.from_url(REDIS, **driver()).make_connection()
+    assert connection.driver_info == DriverInfo(lib_version=redis.__version__)  # type: ignore[attr-defined]  # untyped
+    look_up.assert_not_called()  # whatever became of the exception

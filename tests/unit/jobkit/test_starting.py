@@ -143,3 +143,22 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="references to names are not counted any more")
+@pytest.mark.skipif(sys.platform == "darwin", reason="nothing is forked there")
+def test_a_fork_gives_back_no_reference_to_a_name_that_its_supervisor_has_looked_up(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from jobkit.cli.starting import Fork\n"
+        "from jobkit.cli.worker_process import Work\n"
+        "class Thing: ...\n"
+        "name = sys.intern('_'.join(['of', 'no', 'attribute']))\n"
+        "before = sys.getrefcount(name)\n"
+        "hasattr(Thing, name)\n"
+        "after = sys.getrefcount(name)\n"
+        "Fork(Work('tried', (), 2, 1000))\n"
+        "print(after > before, sys.getrefcount(name) == before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "True True\n"

@@ -2,8 +2,6 @@
 
 import base64
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Iterator
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -61,6 +59,8 @@ class Policies:
         return [f"{line} (queues {_few(sorted(names))})" for line, names in sorted(found.items())]
 
     def _ask(self) -> list[dict[str, Any]]:  # Any: JSON
+        import urllib.request  # with http, so only for workers that have the address
+
         request = urllib.request.Request(self._url, headers={"Authorization": f"Basic {self._login}"})  # noqa: S310
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310  the settings allow http(s) only
             queues = json.load(answer)

@@ -3,13 +3,18 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import typer
+from typing import Final
 
 from jobkit.settings import EXIT_MISCONFIGURED, PlatformSettings
 
-#: Wrong settings; arguments that name nothing here, and code that cannot be imported (Dramatiq's status for it).
-_HOPELESS = frozenset({EXIT_MISCONFIGURED, 2})
+# Dramatiq's statuses: its command is not imported for two numbers, because it brings multiprocessing with it.
+#: The code of the service cannot be imported.
+NOT_IMPORTED: Final = 2
+#: A second request to stop came before the first was carried out.
+KILLED: Final = 1
+
+#: Wrong settings; arguments that name nothing here, and code that cannot be imported (the status of both is 2).
+_HOPELESS: Final = frozenset({EXIT_MISCONFIGURED, NOT_IMPORTED})
 
 
 @contextmanager
@@ -20,11 +25,10 @@ def replaced_if_hopeless() -> Iterator[None]:
     """
     try:
         yield
-    except (SystemExit, typer.Exit) as error:
-        status = error.code if isinstance(error, SystemExit) else error.exit_code
-        if status not in _HOPELESS:
+    except SystemExit as end:  # Typer's command raises nothing else
+        if end.code not in _HOPELESS:
             raise
-        raise SystemExit(_told(otherwise=int(status))) from None
+        raise SystemExit(_told(otherwise=int(end.code))) from None
 
 
 def _told(*, otherwise: int) -> int:

@@ -30,14 +30,17 @@ def worker(
     With its processes, threads and stop grace; the same as Dramatiq's own command:
     dramatiq <service>_service.main:broker --processes … --threads …
     """
-    from jobkit.cli.worker import run
+    from jobkit.cli.entry import run_worker
 
-    run(service, queues or [])
+    run_worker(service, queues or [])
 
 
 @app.command()
 def scheduler() -> None:
     """Send the jobs of all schedules that services have announced. Run two for availability."""
+    from jobkit.cli.light import load
+
+    load()
     from jobkit.cli.scheduler import run
 
     run()

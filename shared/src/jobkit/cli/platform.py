@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pika.exceptions
-import typer
 
 from jobkit.broker.connection import ConnectionSettings
 from jobkit.errors import JobkitError, SettingsError, StoreUnavailable
@@ -48,6 +47,8 @@ def one_line_errors() -> Iterator[None]:
             text = str(error).rstrip(".") + _hint("JOBKIT_STORE_URL")
         else:
             text = getattr(error, "reply_text", "") or str(error)
+        import typer  # a worker does not come here, and does without it
+
         typer.echo(text, err=True)
         raise typer.Exit(1) from None
 

@@ -79,6 +79,10 @@ class Fork:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._lifeline = os.pipe()
+        if sys.version_info < (3, 12):
+            # What the imports have looked up holds references to names. A child that looks up something else would
+            # give them back, one by one, and write to the memory of each name. Later versions count no such references.
+            sys._clear_type_cache()
         gc.collect()
         gc.freeze()  # what is there now stays shared: the collector does not write to it in the children
 
@@ -129,7 +133,11 @@ class Spawn:
             reading, _ = self._lifeline
             given = {"work": asdict(self._work), "name": identity.name, "begun": file.fileno(), "lifeline": reading}
             child = subprocess.Popen(
-                [sys.executable, "-c", "from jobkit.cli.starting import spawned; spawned()"],
+                [
+                    sys.executable,
+                    "-c",
+                    "from jobkit.cli.light import load; load(); from jobkit.cli.starting import spawned; spawned()",
+                ],
                 start_new_session=True,
                 env={**os.environ, SUPERVISED: "1", GIVEN: json.dumps(given)},
                 pass_fds=[reading, file.fileno()],

@@ -15,19 +15,18 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
-from dramatiq.cli import RET_IMPORT, RET_KILLED
-
 from jobkit.cli.deaths import Deaths
+from jobkit.cli.exit_status import KILLED, NOT_IMPORTED
 from jobkit.cli.starting import Running, Starts
 from jobkit.middleware.signals import HURRY
 from jobkit.process import Identity
 from jobkit.settings import EXIT_MISCONFIGURED
 
 #: Exit statuses that a restart would only repeat: a person must look.
-_HOPELESS: Final = frozenset({EXIT_MISCONFIGURED, RET_IMPORT})
+_HOPELESS: Final = frozenset({EXIT_MISCONFIGURED, NOT_IMPORTED})
 
 #: Exit statuses of a process that was stopped before it could take the signal as a request. It had no jobs yet.
-_STOPPED_EARLY: Final = frozenset({-signal.SIGTERM, RET_KILLED})
+_STOPPED_EARLY: Final = frozenset({-signal.SIGTERM, KILLED})
 
 #: Seconds for which a death is one of late.
 _LATE: Final = 30.0

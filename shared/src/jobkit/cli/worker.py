@@ -6,11 +6,10 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
-import typer
-from dramatiq.cli import RET_IMPORT
-
 from jobkit.cli.deaths import Deaths
+from jobkit.cli.exit_status import NOT_IMPORTED
 from jobkit.cli.platform import platform, prepare_health
+from jobkit.cli.preloading import preload
 from jobkit.cli.starting import starts
 from jobkit.cli.supervisor import Supervisor
 from jobkit.cli.worker_process import Work
@@ -30,6 +29,7 @@ def run(service: str, queues: Sequence[str]) -> None:
     common = platform()
     prepare_health(common)
     configure_logging(common.log_format, common.log_level)
+    preload(common)
     # A little after the jobs were interrupted; what does not hear that is left behind.
     shutdown_timeout = int((stop_limit(settings) + STOP_TIME) * 1000)
     work = Work(service, tuple(queues), settings.threads, shutdown_timeout)
@@ -37,7 +37,7 @@ def run(service: str, queues: Sequence[str]) -> None:
         start = starts(work, preloads=settings.preloads)
     except ImportError:
         log.exception("the service cannot be imported")
-        raise SystemExit(RET_IMPORT) from None
+        raise SystemExit(NOT_IMPORTED) from None
 
     def open_store() -> RedisStore:
         timeout, ttl = min(common.store_timeout_seconds, 1.0), timedelta(seconds=common.record_ttl_seconds)
@@ -71,6 +71,6 @@ def _settings_of(service: str) -> type[ServiceSettings]:
     return found[0]
 
 
-def _refusal(text: str) -> typer.Exit:
-    typer.echo(text, err=True)
-    return typer.Exit(2)
+def _refusal(text: str) -> SystemExit:
+    print(text, file=sys.stderr)  # noqa: T201  the one line of a command that cannot begin
+    return SystemExit(2)

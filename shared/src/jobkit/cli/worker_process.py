@@ -13,8 +13,8 @@ from queue import SimpleQueue
 from types import FrameType
 
 from dramatiq import Worker, get_broker
-from dramatiq.cli import RET_IMPORT, RET_KILLED
 
+from jobkit.cli.exit_status import KILLED, NOT_IMPORTED
 from jobkit.middleware.shutdown import kill_children
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Work:
             importlib.import_module(self.module).broker()
         except ImportError:
             log.exception("the service cannot be imported")
-            raise SystemExit(RET_IMPORT) from None
+            raise SystemExit(NOT_IMPORTED) from None
         broker = get_broker()
         broker.emit_after("process_boot")
         worker = Worker(broker, queues=set(self.queues) or None, worker_threads=self.threads)
@@ -72,7 +72,7 @@ def listen(stop: Callable[[], object]) -> None:
     def on_stop(_number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
-            raise SystemExit(RET_KILLED)
+            raise SystemExit(KILLED)
         asked = True
         stop()
 

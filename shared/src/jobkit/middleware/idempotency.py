@@ -14,7 +14,7 @@ from dramatiq import Message
 from jobkit.effects import Buried, Call, Claim, Completed, Effect, Record, Released, Seam, Steps
 from jobkit.errors import Poison, StoreUnavailable
 from jobkit.execution import SUSPECTED_OPTION, Decision, Execution, Verdict, for_later
-from jobkit.leases import HEAD_START
+from jobkit.leases import HEAD_START, RETRY_RENEWAL
 from jobkit.patience import Patience, WorkerStopping
 from jobkit.store.base import Answer, Finished, Held, Lease, Suspect
 from jobkit.time import milliseconds
@@ -139,19 +139,38 @@ class Idempotency:
                 first: Answer = yield claim
                 return first
         try:
-            # Leases may have run out meanwhile, with their owners at work and nobody to tell it to. Those go first.
-            yield from self._patience.before(lambda: Call(Seam.STORE, "ping", self._store.ping))
-            yield self._patience.rest(HEAD_START)
-            self._patience.refuse_when_stopping()
-            answer: Answer = yield from self._patience.before(lambda: claim)
+            answer: Answer = yield from self._patience.before(lambda: claim, self._owners_first)
         except WorkerStopping:
             yield from self._give_back(execution)
             raise
         return answer
 
+    def _owners_first(self) -> Steps[None]:
+        """Wait until owners elsewhere have renewed their leases, and this process its own.
+
+        Leases may have run out in an outage, with their owners at work and nobody to tell it to. And what a process
+        takes while no beat of it is answered, it could not keep.
+
+        Raises:
+            StoreUnavailable: the outage is not over.
+            WorkerStopping: the worker stops before that.
+        """
+        yield Call(Seam.STORE, "ping", self._store.ping)
+        yield self._patience.rest(HEAD_START)
+        self._patience.refuse_when_stopping()
+        while self._store_was_away():
+            yield self._patience.rest(RETRY_RENEWAL)
+            self._patience.refuse_when_stopping()
+
     def _give_back(self, execution: Execution) -> Steps[None]:
-        """Free what may have been given, as the answer was lost: it would end by time, and count as a crash."""
-        with suppress(StoreUnavailable):
+        """Free what may have been given, as the answer was lost: it would end by time, and count as a crash.
+
+        It would be given now if it was not, so this waits for its owner too. A process that ends does not wait: it
+        declares its own end, and so all that it was given.
+        """
+        with suppress(StoreUnavailable, WorkerStopping):
+            if self._store_was_away():
+                yield from self._owners_first()
             unheard = yield self.request(execution)
             if isinstance(unheard, Lease):
                 yield Record(unheard, Released())
@@ -165,9 +184,7 @@ class Idempotency:
         if not self._last_chance.acquire(blocking=False):
             return Suspect(self._max_crashes - 1)
         execution.alone = True
-        claim = self.request(execution)
-        answer: Answer = yield from self._patience.before(lambda: claim)
-        return answer
+        return (yield from self._ask(execution))
 
     def request(self, execution: Execution) -> Claim:
         """How to ask for the job of a delivery."""

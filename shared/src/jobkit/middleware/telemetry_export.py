@@ -1,9 +1,11 @@
 """Where a worker's spans and metrics go."""
 
+import importlib
 import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from dramatiq import Broker
@@ -16,6 +18,26 @@ from jobkit.settings import EXIT_MISCONFIGURED
 FLUSH_TIMEOUT: Final = 2.0
 
 log = logging.getLogger(__name__)
+
+
+def preload(traces: str | None, metrics: str | None) -> None:
+    """Import what ``TelemetryExport`` will use, for processes that are forked from this one.
+
+    Args:
+        traces: As for ``TelemetryExport``.
+        metrics: The same.
+    """
+    used = {
+        "opentelemetry.exporter.otlp.proto.http.trace_exporter": traces,
+        "opentelemetry.sdk.trace.export": traces,
+        "opentelemetry.exporter.otlp.proto.http.metric_exporter": metrics,
+        "opentelemetry.sdk.metrics.export": metrics,
+        "requests": traces or metrics,  # which an exporter imports when it is made
+    }
+    for module, endpoint in used.items():
+        if endpoint is not None:
+            with suppress(Exception):  # a variable that cannot be used: each worker says so, and ends
+                importlib.import_module(module)
 
 
 class TelemetryExport(Middleware):

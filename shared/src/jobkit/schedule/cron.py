@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import periodiq  # type: ignore[import-untyped]  # it has no annotations; all that we use of it is in this file
+if TYPE_CHECKING:
+    import periodiq  # type: ignore[import-untyped]  # it has no annotations; all that we use of it is in this file
 
 _MACROS = {
     "@yearly": "0 0 1 1 *",
@@ -67,7 +68,7 @@ class Cron:
     spec: str
     timezone: str = "UTC"
     misfire: timedelta = MISFIRE_LIMIT
-    _cron: periodiq.CronSpec = field(init=False, repr=False, compare=False)
+    _cron: "periodiq.CronSpec" = field(init=False, repr=False, compare=False)
     _goes_by_clock: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +82,8 @@ class Cron:
         minute, hour, day, month, weekday = (
             _expand(self.spec, text, *meaning) for text, meaning in zip(texts, _FIELDS, strict=True)
         )
+        import periodiq  # with all of pendulum, so only for services that have a schedule
+
         parsed = periodiq.CronSpec(m=minute, h=hour, dom=day, month=month, dow=sorted({d or 7 for d in weekday}))
         # Both restricted: either day will do. One of them starts with a star: both must match.
         parsed.is_dom_restricted = not texts[2].startswith("*")

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 from typing import Final, Protocol
 
 from pydantic import TypeAdapter
 
 from jobkit.schedule.schedule import Schedule
-from jobkit.store.redis_client import RedisClient
+from jobkit.store.redis_client import RedisClient, lua
 
 #: Workers announce every minute, so while old and new ones run side by side no list is silent for longer than that.
 ROLLOUT: Final = timedelta(minutes=5)
@@ -261,5 +260,4 @@ def _read_moment(text: str | None) -> datetime | None:
 
 
 def _script(name: str) -> str:
-    lua = files("jobkit.schedule") / "lua"
-    return "".join((lua / f"{part}.lua").read_text("utf-8") for part in ("prelude", name))
+    return lua("jobkit.schedule", "prelude", name)

@@ -4,7 +4,6 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
 from jobkit.errors import JobkitError
@@ -29,7 +28,7 @@ from jobkit.store.base import (
     Released,
     Suspect,
 )
-from jobkit.store.redis_client import BREAKER, NOW, Argument, Lua, RedisClient
+from jobkit.store.redis_client import BREAKER, NOW, Argument, Lua, RedisClient, lua
 from jobkit.time import milliseconds
 
 _SCRIPTS = (
@@ -267,8 +266,7 @@ class RedisStore:
         return answer
 
     def _script(self, name: str) -> str:
-        lua = files("jobkit.store") / "lua"
-        return NOW + "".join((lua / f"{part}.lua").read_text("utf-8") for part in ("prelude", name))
+        return NOW + lua("jobkit.store", "prelude", name)
 
     def _key(self, job: JobKey) -> str:
         return self._client.key(_KEY.format(service=job.service, actor=job.actor, id=job.id))

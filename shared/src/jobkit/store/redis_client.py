@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
 from typing import Any, Final
 
 import redis
@@ -10,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from jobkit.addresses.store import store_url
+from jobkit.addresses.store import driver, store_url
 from jobkit.errors import JobkitError, SettingsError, StoreUnavailable
 from jobkit.store.redis_errors import is_lost, translate
 
@@ -22,11 +24,21 @@ Script = Callable[[Sequence[str], Sequence[Argument]], Any]
 #: The key of a breaker that is not closed, which breakers change and claims look at.
 BREAKER: Final = "breaker:{name}"
 
+#: No limit: each thread that waits for an answer has one, and redis-py would refuse it as the hundred and first.
+_MOST_CONNECTIONS: Final = 2**31
+
 #: Stands before a script that needs the time: Redis's own, in milliseconds, so that no worker's clock matters.
 NOW: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
+
+
+@cache  # a supervisor has read them before it forks: each worker process would write to a megabyte to do so
+def lua(package: str, *parts: str) -> str:
+    """Return the text of a script, which is in files of the package's folder ``lua``."""
+    folder = files(package) / "lua"
+    return "".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
 
 
 class Lua:
@@ -78,6 +90,8 @@ class RedisClient:
             retry=Retry(NoBackoff(), 0),
             protocol=2,  # with 3, redis-py lets the server raise the time-outs ("maintenance notifications")
             client_name="jobkit",
+            max_connections=_MOST_CONNECTIONS,
+            **driver(),
         )
 
     def key(self, name: str) -> str:
