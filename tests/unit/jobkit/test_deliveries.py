@@ -232,7 +232,7 @@ class Channel:
         self.said.append(("cancel",))
 
     def basic_ack(self, tag: int, multiple: bool = False) -> None:
-        self.said.append(("ack", tag))
+        self.said.append(("ack up to", tag) if multiple else ("ack", tag))
 
     def basic_nack(self, tag: int, requeue: bool) -> None:
         self.said.append(("nack", tag))
@@ -261,6 +261,19 @@ def test_after_a_cancel_by_the_broker_nothing_that_came_before_it_is_settled() -
         session.wait(0.1)
     session.close()
     assert channel.said == []
+
+
+def test_one_ack_for_several_covers_nothing_that_still_runs() -> None:
+    channel = Channel()
+    session = session_over(channel, range(1, 9))
+    for tag in (1, 2, 4, 5, 6, 8):
+        session.settle(tag, Settlement.ACK)
+    session._flush()
+    assert channel.said == [("ack up to", 2), ("ack", 4), ("ack", 5), ("ack", 6), ("ack", 8)]
+    channel.said.clear()
+    session.settle(3, Settlement.ACK)
+    session._flush()
+    assert channel.said == [("ack", 3)]
 
 
 def test_what_was_settled_last_is_sent_before_the_connection_is_closed() -> None:
