@@ -118,6 +118,8 @@ def test_a_lease_says_whether_its_breaker_is_open(switched: tuple[JobStore, Swit
     assert in_a_group("a") == [False, False, None]
     switches.trip(breaker, "a", pause=timedelta(), longest=timedelta())
     assert take(store, job, breaker=breaker).breaker_open, "who asks for its lease again is told what is so now"
+    new = JobKey(job.service, job.actor, f"{job.id}-new")
+    assert take(store, new, breaker=breaker).breaker_open, "most jobs have no record yet"
     assert take(store, job).breaker_open is None, "nobody has asked"
     assert in_a_group("b") == [True, True, None]
     assert isinstance(switches.ask(breaker, "b", probe_for=TTL), Probe), "claims have only looked"

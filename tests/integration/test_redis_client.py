@@ -18,8 +18,10 @@ from sockets import connections
 from jobkit.breaker.redis import RedisSwitches
 from jobkit.errors import RecordUnreadable, StoreUnavailable
 from jobkit.schedule.registry import RedisSchedules
+from jobkit.store import redis_client
 from jobkit.store.base import GENERATION, Finished, JobKey, JobState, Lease, Process
 from jobkit.store.redis import RedisStore
+from jobkit.store.redis_client import Lua, RedisClient
 from local_stack.redis import Redis as RedisNode
 
 #: Seconds to connect, and seconds for an answer.
@@ -183,6 +185,23 @@ def test_a_refused_call_leaves_the_connections_of_other_threads_alone(redis_serv
                 store.acquire(JOB, "a", ttl=MINUTE, sent_at=1)
     assert connections(port) == before
     store.close()
+
+
+def test_no_call_gets_the_answer_to_one_that_was_broken_off(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = RedisClient(redis_url, 10.0)
+    slow = Lua("for _ = 1, 2e7 do end return ARGV[1]")  # so that its answer comes when the next call has been sent
+    quick = Lua("return ARGV[1]")
+    client.run([(slow, [], ["1"]), (quick, [], ["2"])])
+
+    def interrupted(_connection: object) -> None:
+        raise KeyboardInterrupt  # as the interrupt of a job may come between any two lines on Python 3.11
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redis_client, "_answer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.run([(slow, [], ["of another"])])
+    assert client.run([(quick, [], ["its own"])]) == [b"its own"]
+    client.close()
 
 
 def test_one_record_that_is_none_ends_neither_the_renewal_of_others_nor_another_job(redis_url: str) -> None:

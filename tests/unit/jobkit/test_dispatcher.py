@@ -122,6 +122,20 @@ def test_nothing_is_claimed_ahead_in_an_outage(desk: Desk) -> None:
     assert desk.calls == []
 
 
+def test_all_whose_claim_was_not_answered_know_that_they_may_have_a_lease(desk: Desk) -> None:
+    deliveries = desk.put("a", "b", "c")
+    desk.away = AWAY
+    desk.claim()
+    assert [one.execution.unheard for one in deliveries] == [True] * 3
+
+
+def test_what_was_claimed_before_an_outage_runs_first(desk: Desk) -> None:
+    desk.put(*(f"job-{number}" for number in range(2 * MOST_AHEAD)))
+    desk.claim()
+    desk.unwise = True
+    assert len(desk.takes()) == MOST_AHEAD
+
+
 def test_what_has_a_crash_on_its_record_is_released_unless_a_thread_waits_for_it(desk: Desk) -> None:
     for name in ("a", "b"):
         desk.lease(name)

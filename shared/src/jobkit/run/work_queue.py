@@ -213,6 +213,7 @@ class WorkQueue:
             if not self._tidy():
                 self._tidies.set()
             elif self._dispatcher.has_work:
+                self._back_soon.clear()  # they were not: from now on others are woken at once again
                 self._unpark()
                 self._tidies.set()
 
