@@ -29,7 +29,14 @@ DRY_RUNS: dict[str, Callable[[str], None]] = {
 
 #: The keys that each of them needs.
 KEYS = {
-    "records": ["jobkit:job:files:*", "jobkit:breaker:files/*", "jobkit:process:*", "jobkit:processes:files:*"],
+    "records": [
+        "jobkit:job:files:*",
+        "jobkit:breaker:files/*",
+        "jobkit:done:files:*",
+        "jobkit:result:files:*",
+        "jobkit:process:*",
+        "jobkit:processes:files:*",
+    ],
     "breakers": ["jobkit:breaker:files/*", "jobkit:breakers"],
     "announcements": ["jobkit:schedules", "jobkit:schedules:ticks", "jobkit:schedules:rounds", "jobkit:actors"],
     "ticks": ["jobkit:schedules", "jobkit:schedules:ticks"],
@@ -75,7 +82,14 @@ def test_a_dry_run_needs_only_its_keys_and_leaves_nothing(
 ) -> None:
     DRY_RUNS[name](limited("+@all", *(f"~{key}" for key in KEYS[name])))
     left = [os.fsdecode(key) for key in admin.keys("*")]
-    kinds = (f"jobkit:job:files:{ACTOR}:", "jobkit:process:", f"jobkit:processes:files:{ACTOR}")
+    own = f"files:{ACTOR}"
+    kinds = (
+        f"jobkit:job:{own}:",
+        f"jobkit:done:{own}:",
+        f"jobkit:result:{own}:",
+        "jobkit:process:",
+        f"jobkit:processes:{own}",
+    )
     assert all(key.startswith(kinds) for key in left)
     assert all(0 < admin.pttl(key) <= 20_000 for key in left), "records are gone soon"
 

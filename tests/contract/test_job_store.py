@@ -50,6 +50,17 @@ def store(request: pytest.FixtureRequest) -> Iterator[JobStore]:
     built.close()
 
 
+@pytest.fixture(params=["memory", "redis"])
+def brief_store(request: pytest.FixtureRequest) -> Iterator[JobStore]:
+    """A store that keeps results for a moment."""
+    if request.param == "memory":
+        built: JobStore = MemoryStore(result_ttl=BRIEF)
+    else:
+        built = RedisStore(request.getfixturevalue("redis_server").url, result_ttl=BRIEF)
+    yield built
+    built.close()
+
+
 @pytest.fixture
 def job() -> JobKey:
     return JobKey("email", "send_email", f"job-{next(_ids)}-{time.time_ns()}")
@@ -107,6 +118,8 @@ def test_a_lease_says_whether_its_breaker_is_open(switched: tuple[JobStore, Swit
     assert in_a_group("a") == [False, False, None]
     switches.trip(breaker, "a", pause=timedelta(), longest=timedelta())
     assert take(store, job, breaker=breaker).breaker_open, "who asks for its lease again is told what is so now"
+    new = JobKey(job.service, job.actor, f"{job.id}-new")
+    assert take(store, new, breaker=breaker).breaker_open, "most jobs have no record yet"
     assert take(store, job).breaker_open is None, "nobody has asked"
     assert in_a_group("b") == [True, True, None]
     assert isinstance(switches.ask(breaker, "b", probe_for=TTL), Probe), "claims have only looked"
@@ -141,6 +154,26 @@ def test_a_done_job_never_runs_again(store: JobStore, job: JobKey) -> None:
     record = store.record(job)
     assert record is not None
     assert (record.state, record.result, record.percent) == (JobState.DONE, b'{"ok":true}', 100.0)
+
+
+@pytest.mark.parametrize("result", [b"", b"1"])
+def test_a_result_is_kept_for_a_while_and_that_the_job_is_done_for_longer(
+    brief_store: JobStore, job: JobKey, result: bytes
+) -> None:
+    store, lease = brief_store, take(brief_store, job)
+    store.report(lease, percent=40, step="resize", note="2 of 5")
+    assert store.complete(lease, result)
+    wait_until(lambda: (found := store.record(job)) is not None and not found.step)
+    record = store.record(job)
+    assert record is not None
+    assert (record.state, record.attempt, record.fence, record.percent) == (JobState.DONE, 1, lease.fence, 100.0)
+    assert (record.result, record.step, record.note, record.failure) == (b"", "", "", "")
+    assert 0 < record.started_at <= record.finished_at
+    assert store.acquire(job, "b", ttl=TTL, sent_at=2) == Finished(JobState.DONE)
+    assert store.complete(lease, result), "the answer was lost, and it is told again"
+    assert not store.complete(replace(lease, owner="another"), b"2")
+    assert not store.bury(replace(lease, fence=lease.fence + 1), failure="no")
+    assert store.renew([lease], TTL) == [False]
 
 
 def test_a_transition_may_be_repeated_after_a_lost_answer(store: JobStore, job: JobKey) -> None:
@@ -673,6 +706,52 @@ def test_an_owner_that_takes_over_from_one_that_has_not_begun_has_a_lease_of_its
     assert not store.release(before, delay=timedelta(), counted=False), "a release that comes late ends nothing"
     assert isinstance(store.acquire(job, "q:1", ttl=TTL, sent_at=1, instead_of="p:1"), Held)
     assert store.complete(lease, b"")
+
+
+def test_a_lease_ahead_of_a_thread_that_ends_by_time_counts_nothing_once(store: JobStore, job: JobKey) -> None:
+    """Process and supervisor have died together: nobody declares it, and the next claim is for a redelivery."""
+    store.release(take(store, job), delay=timedelta(), counted=True, failure="no")
+    first = take(store, job, "p:1", BRIEF, ahead=True)
+    wait_until(lambda: not isinstance(store.acquire(job, "q:1", ttl=BRIEF, sent_at=1, ahead=True), Held))
+    spared = take(store, job, "q:1", BRIEF)
+    assert (spared.attempt, spared.crashes, spared.stalled) == (first.attempt, 0, False)
+    assert spared.fence > first.fence
+    wait_until(lambda: not isinstance(store.acquire(job, "r:1", ttl=TTL, sent_at=1, ahead=True), Held))
+    again = take(store, job, "r:1")
+    assert (again.attempt, again.crashes) == (first.attempt + 1, 1), "what takes its machine down each time is found"
+
+
+def test_whoever_is_told_of_a_lease_ahead_is_not_told_that_a_job_has_stalled(store: JobStore, job: JobKey) -> None:
+    take(store, job, "p:1", BRIEF, ahead=True)
+    wait_until(lambda: isinstance(store.acquire(job, "x:1", ttl=BRIEF, sent_at=1, alone_at=1), Lease))
+
+
+def test_a_lease_ahead_whose_thread_asks_again_counts(store: JobStore, job: JobKey) -> None:
+    ahead = take(store, job, "p:1", BRIEF, ahead=True)
+    assert take(store, job, "p:1", BRIEF) == ahead
+    wait_until(lambda: not isinstance(store.acquire(job, "q:1", ttl=TTL, sent_at=1), Held))
+    assert take(store, job, "q:1").crashes == 1
+
+
+def test_a_lease_ahead_counts_once_its_job_has_made_a_checkpoint(store: JobStore, job: JobKey) -> None:
+    assert store.checkpoint(take(store, job, "p:1", BRIEF, ahead=True))
+    wait_until(lambda: not isinstance(store.acquire(job, "q:1", ttl=TTL, sent_at=1), Held))
+    assert take(store, job, "q:1").crashes == 1
+
+
+def test_a_lease_that_follows_one_ahead_counts(store: JobStore, job: JobKey) -> None:
+    store.release(take(store, job, "p:1", ahead=True), delay=timedelta(), counted=False)
+    take(store, job, "q:1", BRIEF)
+    wait_until(lambda: not isinstance(store.acquire(job, "r:1", ttl=TTL, sent_at=1), Held))
+    assert take(store, job, "r:1").crashes == 1
+
+
+def test_a_job_claimed_ahead_that_had_begun_when_its_process_was_declared_dead_counts(
+    store: JobStore, job: JobKey, process: Process
+) -> None:
+    take(store, job, owner_in(process, 1), ahead=True)
+    store.declare_dead(process.name, process.service, {1})
+    assert take(store, job, "b").crashes == 1
 
 
 def test_several_jobs_are_asked_for_and_ended_in_one_call(store: JobStore, job: JobKey) -> None:

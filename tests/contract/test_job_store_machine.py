@@ -53,6 +53,7 @@ class Asked(TypedDict):
     alone_at: NotRequired[int]
     alone: NotRequired[bool]
     instead_of: NotRequired[str]
+    ahead: NotRequired[bool]
 
 
 class LeaseMachine(RuleBasedStateMachine):
@@ -77,6 +78,7 @@ class LeaseMachine(RuleBasedStateMachine):
         job_round=rounds,
         alone_at=st.integers(0, 2),
         alone=st.booleans(),
+        ahead=st.booleans(),
         takes_over=st.booleans(),
     )
     def a_delivery_asks(self, owner: str, ttl: int, takes_over: bool, **asked: Unpack[Asked]) -> object:
@@ -109,9 +111,9 @@ class LeaseMachine(RuleBasedStateMachine):
         answers = self.store.renew(those, timedelta(milliseconds=ttl))
         assert answers == [self.model.renew(lease, ttl) for lease in those]
 
-    @rule(lease=leases, times=times)
-    def complete(self, lease: Lease, times: int) -> None:
-        result = f"{lease.fence}".encode()
+    @rule(lease=leases, times=times, has_result=st.booleans())
+    def complete(self, lease: Lease, times: int, has_result: bool) -> None:
+        result = f"{lease.fence}".encode() if has_result else b""
         due = self.model.finish(lease, JobState.DONE, result=result)
         assert [self.store.complete(lease, result) for _ in range(times)] == [due] * times
 
@@ -156,6 +158,13 @@ class LeaseMachine(RuleBasedStateMachine):
         self.model.declare_dead(name, begun)
 
     # ---- time, clocks, and losses
+
+    @precondition(lambda self: self.model.known and self.model.known.state is JobState.DONE)
+    @rule()
+    def the_result_is_no_longer_kept(self) -> None:
+        assert self.model.known
+        self.model.known.result = b""
+        self.stage.let_result_expire(self.job)
 
     @rule(by=st.integers(1, 20_000))
     def time_passes(self, by: int) -> None:

@@ -69,9 +69,9 @@ class Desk:
             self.dispatcher.put(one)
         return made
 
-    def request(self, execution: Execution) -> Claim:
+    def request(self, execution: Execution, ahead: bool) -> Claim:
         """How to ask for the job of a delivery."""
-        return Claim(execution.job, execution.owner, sent_at=1, instead_of=execution.instead_of)
+        return Claim(execution.job, execution.owner, sent_at=1, instead_of=execution.instead_of, ahead=ahead)
 
     def claim(self) -> list[Delivery]:
         """Choose what comes next, and claim it if that is due now; return the batch."""

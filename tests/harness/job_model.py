@@ -32,6 +32,8 @@ class Known:
     rounds: dict[int, int] = field(default_factory=dict)  # the highest that it has run in, by send
     died_at: int = 0  # by the store's clock
     crashes_before: int | None = None  # there once the job has made a checkpoint
+    ahead: bool = False  # there was no thread for the job when the lease was given
+    spared: bool = False  # such a lease has ended by time once
 
     @classmethod
     def of(cls, lease: Lease, failure: str = "") -> "Known":
@@ -93,6 +95,7 @@ class JobModel:
         alone_at: int = 0,
         alone: bool = False,
         instead_of: str = "",
+        ahead: bool = False,
     ) -> None:
         """Fail unless this may be answered to the delivery."""
         known = self.known
@@ -105,6 +108,7 @@ class JobModel:
         if known and known.state is JobState.RUNNING and known.lease.owner == owner:
             assert answer == known.lease
             self._lend(known, ttl)
+            known.ahead &= ahead
             return
         begun = self._begun(known)
         if known and known.state is JobState.RUNNING and known.lease.owner == instead_of:
@@ -115,12 +119,15 @@ class JobModel:
             if begun is None and self._is_held(known, answer):
                 return
 
-        attempt, crashes, first_failed_at, failure = 0, 0, 0, ""
+        attempt, crashes, first_failed_at, failure, spared = 0, 0, 0, "", False
         crashes_before: int | None = None
         if known and known.state is not JobState.DEAD:
             crashes_before = known.crashes_before
-            attempt, first_failed_at = known.attempt - (begun is False), known.first_failed_at
-            crashes = known.crashes + (known.state is JobState.RUNNING and begun is not False)
+            is_over = known.state is JobState.RUNNING
+            counts = is_over and (begun is True or (begun is None and not known.ahead))
+            spared = known.spared or (is_over and begun is None and known.ahead)
+            attempt, first_failed_at = known.attempt - (is_over and not counts), known.first_failed_at
+            crashes = known.crashes + counts
             failure = known.failure if first_failed_at else ""
         if crashes and crashes == alone_at and not alone:
             assert answer == Suspect(crashes)
@@ -139,6 +146,7 @@ class JobModel:
         seen = known.seen if known else ()
         self.known = Known.of(answer, failure)
         self.known.crashes_before = crashes_before
+        self.known.ahead, self.known.spared = ahead and not spared, spared
         self.known.seen = seen
         self.known.see(sent_at)
         self._lend(self.known, ttl)
@@ -219,7 +227,7 @@ class JobModel:
         if known is None or not self.report(lease):
             return False
         known.crashes_before = (known.crashes_before or 0) + known.crashes
-        known.attempt, known.crashes = 1, 0
+        known.attempt, known.crashes, known.ahead = 1, 0, False
         known.lease = replace(known.lease, attempt=1, crashes=0, crashes_before=known.crashes_before)
         return True
 

@@ -1,6 +1,7 @@
 """Environments that share one Redis do not see each other."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,12 +30,12 @@ def keys(redis_url: str) -> set[str]:
         return {key.decode() for key in client.scan_iter()}
 
 
-def use(redis_url: str, namespace: str, *, now: datetime | None = None) -> None:
+def use(redis_url: str, namespace: str, result: bytes = b"", *, now: datetime | None = None) -> None:
     """Take a job to its end, open a breaker and announce a schedule."""
     store = RedisStore(redis_url, namespace=namespace)
     lease = store.acquire(JOB, "a", ttl=LEASE, sent_at=1)
     assert isinstance(lease, Lease), f"{namespace!r} sees what another namespace holds"
-    assert store.complete(lease, b"")
+    assert store.complete(lease, result)
     store.close()
     pause = timedelta(minutes=5)
     assert RedisSwitches(redis_url, namespace=namespace).trip("probe/smtp", "a", pause=pause, longest=pause).anew
@@ -45,9 +46,13 @@ def use(redis_url: str, namespace: str, *, now: datetime | None = None) -> None:
 
 
 def test_without_a_namespace_keys_are_what_they_always_were(redis_url: str) -> None:
-    use(redis_url, "")
-    assert keys(redis_url) == {
-        "jobkit:job:probe:probe:invoice/17",
+    use(redis_url, "", b"1")
+    bucket = re.compile(r"jobkit:done:probe:\d{13}:\d+")
+    found = keys(redis_url)
+    assert sum(bucket.fullmatch(key) is not None for key in found) == 1
+    assert {key for key in found if not bucket.fullmatch(key)} == {
+        "jobkit:result:probe:probe:invoice/17",
+        "jobkit:done:probe:generations",
         "jobkit:breaker:probe/smtp",
         "jobkit:breakers",
         "jobkit:schedules",

@@ -18,8 +18,10 @@ from sockets import connections
 from jobkit.breaker.redis import RedisSwitches
 from jobkit.errors import RecordUnreadable, StoreUnavailable
 from jobkit.schedule.registry import RedisSchedules
-from jobkit.store.base import JobKey, Lease
+from jobkit.store import redis_client
+from jobkit.store.base import GENERATION, Finished, JobKey, JobState, Lease, Process
 from jobkit.store.redis import RedisStore
+from jobkit.store.redis_client import Lua, RedisClient
 from local_stack.redis import Redis as RedisNode
 
 #: Seconds to connect, and seconds for an answer.
@@ -185,6 +187,23 @@ def test_a_refused_call_leaves_the_connections_of_other_threads_alone(redis_serv
     store.close()
 
 
+def test_no_call_gets_the_answer_to_one_that_was_broken_off(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = RedisClient(redis_url, 10.0)
+    slow = Lua("for _ = 1, 2e7 do end return ARGV[1]")  # so that its answer comes when the next call has been sent
+    quick = Lua("return ARGV[1]")
+    client.run([(slow, [], ["1"]), (quick, [], ["2"])])
+
+    def interrupted(_connection: object) -> None:
+        raise KeyboardInterrupt  # as the interrupt of a job may come between any two lines on Python 3.11
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redis_client, "_answer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.run([(slow, [], ["of another"])])
+    assert client.run([(quick, [], ["its own"])]) == [b"its own"]
+    client.close()
+
+
 def test_one_record_that_is_none_ends_neither_the_renewal_of_others_nor_another_job(redis_url: str) -> None:
     store = RedisStore(redis_url)
     jobs = [JobKey("email", "send_email", f"job-{number}") for number in range(3)]
@@ -197,13 +216,31 @@ def test_one_record_that_is_none_ends_neither_the_renewal_of_others_nor_another_
     store.close()
 
 
-def test_a_renewal_that_finds_the_store_full_is_an_outage_and_no_loss(redis_url: str) -> None:
+def test_in_a_full_store_running_jobs_are_renewed_and_end_and_none_begins(redis_url: str) -> None:
     store = RedisStore(redis_url)
-    lease = store.acquire(JOB, "a", ttl=MINUTE, sent_at=1)
-    assert isinstance(lease, Lease)
-    with full(redis_url), pytest.raises(StoreUnavailable, match="maxmemory"):
-        store.renew([lease], MINUTE)
-    assert store.renew([lease], MINUTE) == [True]
+    process = Process("p", "email", "host-a", 17, ("email",), GENERATION, 1)
+    jobs = [JobKey("email", "send_email", f"job-{number}") for number in range(5)]
+    answers = [store.acquire(job, f"p:{number}", ttl=MINUTE, sent_at=1) for number, job in enumerate(jobs)]
+    leases = [answer for answer in answers if isinstance(answer, Lease)]
+    with full(redis_url):
+        assert store.renew(leases, MINUTE, process) == [True] * 5
+        done, dead, waiting, lost, running = leases
+        assert store.complete(done, b"1")
+        assert store.bury(dead, failure="no")
+        assert store.release(waiting, delay=MINUTE, counted=True, failure="busy")
+        with Redis.from_url(redis_url) as admin:
+            admin.delete("jobkit:job:email:send_email:job-3")
+        assert store.complete(lost, b"")
+        assert store.acquire(done.job, "q:1", ttl=MINUTE, sent_at=1) == Finished(JobState.DONE)
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            store.acquire(JobKey("email", "send_email", "new"), "q:2", ttl=MINUTE, sent_at=1)
+        store.declare_dead("p", "email", ())
+    records = [record for job in jobs if (record := store.record(job)) is not None]
+    states = [JobState.DONE, JobState.DEAD, JobState.WAITING, JobState.DONE, JobState.RUNNING]
+    assert [record.state for record in records] == states
+    assert isinstance(store.acquire(running.job, "q:3", ttl=MINUTE, sent_at=1), Lease), "its process is dead"
+    with Redis.from_url(redis_url) as admin:
+        assert all(admin.pttl(key) > 0 for key in admin.keys("jobkit:*")), "nothing stays for ever"
     store.close()
 
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 
-from jobkit.errors import JobkitError, RecordUnreadable, SettingsError, StoreRefused, StoreUnavailable
+from jobkit.errors import JobkitError, RecordUnreadable, SettingsError, StoreFull, StoreRefused, StoreUnavailable
 from jobkit.refusals import Refusals
 from jobkit.store.base import GENERATION, JobStore
 
@@ -36,6 +36,9 @@ class Access:
         refusals: Told of what is refused while the process runs.
         costly: Checks of the broker, which take a connection. They are tried at the start, and later only while their
             source is known to refuse us.
+
+    Attributes:
+        store_is_full: Whether the last look has met a store without room.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Access:
         self._checks = checks
         self._costly = costly or {}
         self._refusals = refusals
+        self.store_is_full = False
 
     def demand(self) -> None:
         """Try everything once. Outages are ignored, because they pass.
@@ -63,13 +67,15 @@ class Access:
 
     def look(self) -> None:
         """Try everything, and note what is refused and what is not any more."""
+        is_full = False
         costly = {source: check for source, check in self._costly.items() if self._refusals.has(source)}
         for source, check in {**self._checks, **costly}.items():
             try:
                 check()
             except _REFUSALS as refusal:
                 self._refusals.report(source, refusal)
-            except JobkitError:  # an outage, which those who work announce
-                continue
+            except JobkitError as outage:  # those who work announce it
+                is_full = is_full or isinstance(outage, StoreFull)
             else:
                 self._refusals.clear(source)
+        self.store_is_full = is_full

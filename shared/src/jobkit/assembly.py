@@ -63,6 +63,7 @@ from jobkit.store.exercise import RECORD_TTL, exercise
 from jobkit.store.redis import RedisStore
 from jobkit.store.redis_client import RedisClient
 from jobkit.store.redis_server import RedisServer
+from jobkit.store.room import Room
 from jobkit.waits import Limits
 
 if TYPE_CHECKING:
@@ -173,8 +174,10 @@ class Assembly(Generic[R]):
         if self.platform.traces_endpoint or self.platform.metrics_endpoint:
             endpoints = self.platform.traces_endpoint, self.platform.metrics_endpoint
             operations.append(TelemetryExport(*endpoints, f"{self.name}-service"))
+        server = RedisServer(RedisClient(self.platform.store_url, self.platform.store_timeout_seconds))
+        room = Room(server.memory)
         if self.platform.health_folder and isinstance(broker, JobBroker):
-            operations.append(self._health(self.platform.health_folder, broker, stuck))
+            operations.append(self._health(self.platform.health_folder, broker, stuck, room))
         registry = RedisSchedules(self.platform.store_url, self.platform.store_timeout_seconds, self.platform.namespace)
         # Even if there are none: there may have been some before.
         refusals = broker.refusals if isinstance(broker, JobBroker) else None
@@ -182,23 +185,21 @@ class Assembly(Generic[R]):
         queues = {name: _queues(declared.contract) for name, declared in self.actors.items()}
         operations.append(Preflight(self.platform, self.settings, queues))
         if isinstance(broker, JobBroker):
-            operations.append(self._entry(broker, registry))
+            operations.append(self._entry(broker, registry, server, room))
             if (management := self.platform.management_url) is not None:
                 policies = Policies(management.get_secret_value(), broker.connection_settings)
                 operations.append(PolicyWatch(policies))
         return operations
 
-    def _health(self, folder: pathlib.Path, broker: JobBroker, stuck: StuckJobs) -> Health:
+    def _health(self, folder: pathlib.Path, broker: JobBroker, stuck: StuckJobs, room: Room) -> Health:
         bound = timedelta(seconds=self.platform.refusal_limit_seconds)
         refused = partial(broker.refusals.problems, bound)
-        return Health(folder, self.platform.health_stall_seconds, broker.reach, [refused], [stuck.problems])
+        stall = self.platform.health_stall_seconds
+        return Health(folder, stall, broker.reach, [refused], [stuck.problems], notes=room.notes)
 
-    def _entry(self, broker: JobBroker, schedules: RedisSchedules) -> Entry:
+    def _entry(self, broker: JobBroker, schedules: RedisSchedules, server: RedisServer, room: Room) -> Entry:
         url, timeout = self.platform.store_url, self.platform.store_timeout_seconds
-        server, store = (
-            RedisServer(RedisClient(url, timeout)),
-            RedisStore(url, RECORD_TTL, timeout, self.platform.namespace),
-        )
+        store = RedisStore(url, RECORD_TTL, timeout, self.platform.namespace)
         checks: dict[str, Check] = {
             "the kind of job store": server.refuse_cluster,
             "the job store": lambda: exercise(store, self.name),
@@ -210,7 +211,7 @@ class Assembly(Generic[R]):
         # Nobody reports the second one: jobs write to several exchanges, and only they know whether that works again.
         writing = partial(connection.demand_writing, ways_to(self.name), [level_name(0)])  # one level stands for all
         costly: dict[str, Check] = {LOGIN: connection.demand, "the first message": writing}
-        return Entry(Access(checks, broker.refusals, costly=costly), server.advice)
+        return Entry(Access(checks, broker.refusals, costly=costly), server.advice, room)
 
     def _schedules(self) -> list[Schedule]:
         schedules = []

@@ -201,6 +201,10 @@ class StoreUnavailable(JobkitError):
     """The job store did not answer, so the job must not run now."""
 
 
+class StoreFull(StoreUnavailable):
+    """The job store has no memory left. Running jobs are recorded all the same, and new ones wait."""
+
+
 class StoreRefused(StoreUnavailable):
     """The job store refuses us, for a password, a permission or what it is: jobs wait until a person has mended it."""
 

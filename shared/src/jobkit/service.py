@@ -144,7 +144,8 @@ class Service(Generic[S, R]):
             refusals=refusals,
         )
         ttl = timedelta(seconds=platform.record_ttl_seconds)
-        store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds, platform.namespace)
+        kept = timedelta(seconds=platform.result_ttl_seconds)
+        store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds, platform.namespace, kept)
         rollout = timedelta(seconds=platform.rollout_seconds)
         broker = JobBroker(
             connection, sender, prefetch=settings.prefetch, rollout=rollout, refusals=refusals, declarer=declarer

@@ -11,6 +11,7 @@ from embedded_stage import WAIT, Desk, Once, Stage, Step, Work, failing, until
 from jobkit.context import Context
 from jobkit.errors import PermanentError, Snooze, TransientError
 from jobkit.retry import custom, fixed, never
+from jobkit.run.work_queue import WorkQueue
 from jobkit.service import Service
 from jobkit.settings import ServiceSettings
 from jobkit.store.base import JobKey, JobState, Lease
@@ -22,6 +23,13 @@ def test_a_job_runs_once_and_its_result_is_recorded(stage: Stage) -> None:
     assert record.result == b'{"hello":"a","fenced":true}'
     assert record.percent == 100
     assert stage.desk.runs == [("a", 1)]
+
+
+def test_a_thread_that_records_lets_others_see_to_what_waits(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = threading.Event()
+    monkeypatch.setattr(WorkQueue, "wait_elsewhere", lambda _queue: told.set())
+    stage.wait(stage.producer.send(Work()), JobState.DONE)
+    assert told.is_set()
 
 
 def test_a_lane_is_served(stage: Stage) -> None:

@@ -232,7 +232,7 @@ class Channel:
         self.said.append(("cancel",))
 
     def basic_ack(self, tag: int, multiple: bool = False) -> None:
-        self.said.append(("ack", tag))
+        self.said.append(("ack up to", tag) if multiple else ("ack", tag))
 
     def basic_nack(self, tag: int, requeue: bool) -> None:
         self.said.append(("nack", tag))
@@ -261,6 +261,42 @@ def test_after_a_cancel_by_the_broker_nothing_that_came_before_it_is_settled() -
         session.wait(0.1)
     session.close()
     assert channel.said == []
+
+
+def test_one_ack_for_several_covers_nothing_that_still_runs() -> None:
+    channel = Channel()
+    session = session_over(channel, range(1, 9))
+    for tag in (1, 2, 4, 5, 6, 8):
+        session.settle(tag, Settlement.ACK)
+    session._flush()
+    assert channel.said == [("ack up to", 2), ("ack", 4), ("ack", 5), ("ack", 6), ("ack", 8)]
+    channel.said.clear()
+    session.settle(3, Settlement.ACK)
+    session._flush()
+    assert channel.said == [("ack", 3)]
+
+
+def test_what_was_settled_last_is_sent_before_the_connection_is_closed() -> None:
+    channel = Channel()
+    session = session_over(channel, [1, 2, 3])
+    session.connection.close.side_effect = lambda: channel.said.append(("close",))  # type: ignore[attr-defined]
+    session.settle(1, Settlement.ACK)
+    session.settle(3, Settlement.REQUEUE)
+    session.close()
+    assert channel.said == [("ack", 1), ("nack", 3), ("close",)]
+    assert session.is_over
+
+
+def test_a_consumer_that_is_over_says_why_and_takes_no_more_ahead() -> None:
+    channel = Channel()
+    session = session_over(channel)
+    consumer = RabbitmqConsumer(Mock(stopping=threading.Event()), "work", prefetch=16, timeout=100, ahead=lambda: 48)
+    consumer._session = session
+    channel.on_cancel(None)
+    channel.basic_consume = Mock()  # type: ignore[method-assign]
+    assert next(consumer) is None
+    assert consumer._session is None
+    channel.basic_consume.assert_not_called()  # there may be no such queue any more
 
 
 def test_what_comes_from_a_cancelled_consumer_is_not_handed_on() -> None:

@@ -122,6 +122,20 @@ def test_nothing_is_claimed_ahead_in_an_outage(desk: Desk) -> None:
     assert desk.calls == []
 
 
+def test_all_whose_claim_was_not_answered_know_that_they_may_have_a_lease(desk: Desk) -> None:
+    deliveries = desk.put("a", "b", "c")
+    desk.away = AWAY
+    desk.claim()
+    assert [one.execution.unheard for one in deliveries] == [True] * 3
+
+
+def test_what_was_claimed_before_an_outage_runs_first(desk: Desk) -> None:
+    desk.put(*(f"job-{number}" for number in range(2 * MOST_AHEAD)))
+    desk.claim()
+    desk.unwise = True
+    assert len(desk.takes()) == MOST_AHEAD
+
+
 def test_what_has_a_crash_on_its_record_is_released_unless_a_thread_waits_for_it(desk: Desk) -> None:
     for name in ("a", "b"):
         desk.lease(name)
@@ -190,6 +204,27 @@ def test_a_batch_of_one_is_claimed_by_its_own_thread(desk: Desk) -> None:
     desk.put("a")
     desk.claim()
     assert desk.calls == []
+
+
+def test_all_but_the_first_of_a_batch_are_claimed_ahead_of_a_thread(desk: Desk) -> None:
+    desk.put("a", "b", "c")
+    desk.claim()
+    (asked,) = desk.calls
+    assert isinstance(asked, Claims)
+    assert [claim.ahead for claim in asked.claims] == [False, True, True]
+
+
+def test_what_was_delivered_before_is_never_claimed_ahead(desk: Desk) -> None:
+    """Not even when it is asked for again, together with others, while no thread waits for it."""
+    for name in ("a", "b"):
+        desk.lease(name)
+        desk.put(name, redelivered=True)
+        desk.claim()
+    desk.now += DEATH_PAUSE
+    desk.tidy()
+    together = desk.calls[-1]
+    assert isinstance(together, Claims)
+    assert [claim.ahead for claim in together.claims] == [False, False]
 
 
 # ---- what has waited for too long

@@ -192,6 +192,11 @@ def test_a_shorter_limit_that_comes_later_is_watched_too(interrupts: Interrupts)
     slow.end()
 
 
+def test_once_the_limit_of_a_job_that_has_ended_is_over_nothing_is_looked_for(interrupts: Interrupts) -> None:
+    assert interrupts.run(lambda: "done", limit=0.02) == "done"
+    until(lambda: interrupts._next_look > time.monotonic() + LONG, "the thread that watches sleeps")
+
+
 def test_jobs_that_end_just_at_their_limit_are_never_interrupted_afterwards(
     interrupts: Interrupts, eager_switching: None
 ) -> None:

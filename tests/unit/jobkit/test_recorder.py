@@ -383,3 +383,12 @@ def test_a_log_that_cannot_be_written_harms_no_job(writing: Office, stream: Stre
     stream.error = None
     writing.add("c")
     assert stream.writes == ["end of c\n"]
+
+
+def test_a_thread_says_that_it_waits_before_each_group_that_it_records() -> None:
+    office, told = Office(), []
+    recorder = Recorder(lambda effect: office._perform(effect), waits=lambda: told.append(len(office.calls)))
+    recorder.add(office.end("a"))
+    assert (told, office.calls) == ([0], [["a"]])
+    recorder.add(office.end("b"))
+    assert told == [0, 1]

@@ -6,7 +6,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobkit.errors import JobkitError, RecordUnreadable, StoreRefused, StoreUnavailable
+from jobkit.errors import JobkitError, RecordUnreadable, StoreFull, StoreRefused, StoreUnavailable
 from jobkit.store.redis_errors import is_lost, translate
 
 URL = "redis://jobs:s3cret@redis:6379/0"
@@ -29,8 +29,6 @@ def kind(error: RedisError) -> type[JobkitError]:
 
 OUTAGES = [
     "LOADING Redis is loading the dataset in memory",
-    "OOM command not allowed when used memory > 'maxmemory'.",
-    f"OOM command not allowed when used memory > 'maxmemory'. {IN_A_SCRIPT}",
     "READONLY You can't write against a read only replica.",
     f"READONLY You can't write against a read only replica. {IN_A_SCRIPT}",
     "NOREPLICAS Not enough good replicas to write.",
@@ -41,6 +39,11 @@ OUTAGES = [
     "TRYAGAIN Multiple keys request during rehashing of slot",
     "CLUSTERDOWN The cluster is down",
     "ERR max number of clients reached",
+]
+
+FULL = [
+    "OOM command not allowed when used memory > 'maxmemory'.",
+    f"OOM command not allowed when used memory > 'maxmemory'. {IN_A_SCRIPT}",
 ]
 
 REFUSALS = [
@@ -75,6 +78,12 @@ def test_what_passes_by_itself_is_an_outage(text: str) -> None:
     assert kind(answered(text)) is StoreUnavailable
 
 
+@pytest.mark.parametrize("text", FULL)
+def test_a_store_without_room_is_an_outage_that_says_so(text: str) -> None:
+    assert kind(answered(text)) is StoreFull
+    assert issubclass(StoreFull, StoreUnavailable)
+
+
 @pytest.mark.parametrize("error", [RedisConnectionError("refused"), RedisTimeoutError("no answer")])
 def test_a_store_that_does_not_answer_is_an_outage(error: RedisError) -> None:
     assert kind(error) is StoreUnavailable
@@ -95,7 +104,7 @@ def test_what_lies_in_the_place_of_one_record_concerns_that_job_alone(text: str)
     assert kind(answered(text)) is RecordUnreadable
 
 
-@pytest.mark.parametrize("text", [*OUTAGES, *REFUSALS, *RECORDS])
+@pytest.mark.parametrize("text", [*OUTAGES, *FULL, *REFUSALS, *RECORDS])
 def test_only_a_primary_that_is_none_any_more_is_looked_for_over_new_connections(text: str) -> None:
     lost = text.startswith(("READONLY", "NOREPLICAS", "MASTERDOWN", "ERR max number of clients"))
     assert is_lost(answered(text)) == lost

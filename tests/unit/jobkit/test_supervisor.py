@@ -148,6 +148,9 @@ def test_a_process_that_was_killed_is_declared_dead_at_once_and_another_starts(
     assert supervise([sys.executable, "-c", code, str(pids)], told) == 0
     killer.join()
     assert len({dead.name for dead in told.dead}) == 2, "the one that ended by SIGTERM has said nothing either"
+    second = told.dead[-1].begun
+    assert second is not None
+    assert second.deaths == 1, "it knew of the first, so that a suspect can wait"
 
 
 def test_a_process_that_has_stopped_is_declared_dead_too_as_the_store_may_not_have_heard_it(

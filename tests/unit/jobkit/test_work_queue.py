@@ -171,6 +171,27 @@ def test_others_go_on_while_a_thread_with_an_instant_job_records_it(
     assert sorted(answers(busy, idle)) == ["a", "b"]
 
 
+def test_instant_jobs_wait_once_for_a_thread_that_was_to_be_back_soon_and_is_not(
+    counter: Counter, threads: ThreadPoolExecutor
+) -> None:
+    for _ in range(RUNS):
+        counter.queue.note_run("short", "work", 0.0)
+    counter.put("a")
+    assert counter.get() == "a", "which turns out to be long"
+
+    def get_and_come_back() -> str:
+        name = counter.get()
+        with pytest.raises(Empty):
+            counter.get(0.01)
+        return name
+
+    waiting = threads.submit(get_and_come_back)
+    until(lambda: len(counter.queue._idle) == 1, "a thread waits")
+    counter.put("b")
+    assert answers(waiting) == ["b"], "with the next look"
+    assert not counter.queue._back_soon, "others are woken at once from now on"
+
+
 def test_a_thread_is_woken_when_the_job_of_a_dead_worker_is_free(counter: Counter, threads: ThreadPoolExecutor) -> None:
     held = counter.desk.lease("a")
     counter.put("a", redelivered=True)

@@ -36,8 +36,8 @@ def work_queue(*, redelivered: bool = False, stopping: threading.Event = STOPPIN
         execution.redelivered = redelivered
         return execution
 
-    def request(execution: Execution) -> Claim:
-        return Claim(execution.job, execution.owner, sent_at=1)
+    def request(execution: Execution, ahead: bool) -> Claim:
+        return Claim(execution.job, execution.owner, sent_at=1, ahead=ahead)
 
     dispatcher = Dispatcher(lambda _job: False, lambda: True, lambda: "process:2", time.monotonic)
     return WorkQueue(dispatcher, Seams(MemoryStore(), TTL), begin, request, stopping)

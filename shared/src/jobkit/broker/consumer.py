@@ -109,7 +109,8 @@ class RabbitmqConsumer(Consumer):
                     return None
                 self._rest_until = None
             elif not session.arrived or session.is_over:
-                self._adjust(session)
+                if not session.is_over:
+                    self._adjust(session)
                 session.wait(self._timeout)  # which raises why it is over
                 if self.pulse.asked:
                     self.pulse.answer(session.ready())

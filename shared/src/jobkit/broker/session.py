@@ -144,14 +144,13 @@ class Session:
 
         After a cancel by the broker nothing is sent: it has taken back all of it.
         """
-        over, self._over = self._over, True
-        if over:
-            self._settled.clear()
         with suppress(*CONNECTION_LOST):  # it was gone before it could be closed
             if self.connection.is_open:
-                if not over:
-                    self._flush()
+                self._flush()  # before it is over, as nothing is sent after that
+                self._over = True
                 self.connection.close()
+        self._over = True
+        self._settled.clear()
 
     def _on_delivery(self, _channel: Any, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
         self._open_tags[method.delivery_tag] = None

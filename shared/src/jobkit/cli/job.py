@@ -13,18 +13,28 @@ from jobkit.nearest import nearest
 from jobkit.schedule.registry import RedisSchedules
 from jobkit.store.base import JobKey, JobRecord, JobState
 from jobkit.store.redis import RedisStore
+from jobkit.store.redis_client import RedisClient
+from jobkit.store.redis_server import RedisServer
+from jobkit.store.room import why_jobs_wait
 
 
 def show(actor: str, job_id: str, *, service: str | None, as_json: bool) -> None:
     """Print the job's record; exit status 1 if there is none, or more than one service has such a job."""
     settings = platform()
     url, timeout, namespace = settings.store_url, settings.store_timeout_seconds, settings.namespace
-    with one_line_errors(), closing(RedisStore(url, timeout=timeout, namespace=namespace)) as store:
+    with (
+        one_line_errors(),
+        closing(RedisStore(url, timeout=timeout, namespace=namespace)) as store,
+        closing(RedisClient(url, timeout)) as client,
+    ):
         registry = RedisSchedules(url, timeout, namespace)
         services = registry.services() if service is None else [service]
         found = [record for name in services if (record := store.record(JobKey(name, actor, job_id))) is not None]
         now = registry.now()  # the clock that the record's times are from
+        memory = RedisServer(client).memory()
         complaint = "" if found else unknown(actor, job_id, service, registry.services(), registry.actors())
+    if memory is not None and memory.is_full:
+        typer.echo(why_jobs_wait(memory), err=True)
     if complaint:
         typer.echo(complaint, err=True)
         raise typer.Exit(1)

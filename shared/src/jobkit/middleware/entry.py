@@ -11,6 +11,7 @@ from dramatiq.middleware import Middleware
 from jobkit.access import Access
 from jobkit.errors import SettingsError, StoreUnavailable
 from jobkit.settings import EXIT_MISCONFIGURED
+from jobkit.store.room import Room
 
 #: Seconds between two looks while it runs.
 INTERVAL: Final = 10.0
@@ -24,11 +25,13 @@ class Entry(Middleware):
     Args:
         access: What the worker has to be let in to.
         advice: Returns what endangers the work, to be warned of once.
+        room: What the job store has left.
     """
 
-    def __init__(self, access: Access, advice: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, access: Access, advice: Callable[[], Sequence[str]], room: Room) -> None:
         self._access = access
         self._advice = advice
+        self._room = room
         self._stopped = threading.Event()
 
     def before_worker_boot(self, broker: Broker, worker: Any) -> None:  # Any: Dramatiq's Worker, not used
@@ -36,6 +39,7 @@ class Entry(Middleware):
             self._access.demand()
             for line in self._advice():
                 log.warning("%s", line)
+            self._room.look(refused=False)
         except SettingsError as refusal:
             log.critical("%s", refusal)
             raise SystemExit(EXIT_MISCONFIGURED) from refusal
@@ -52,5 +56,6 @@ class Entry(Middleware):
         while not self._stopped.wait(INTERVAL):
             try:
                 self._access.look()
+                self._room.look(refused=self._access.store_is_full)
             except Exception:  # the next look may do better, and nobody else would try
                 log.exception("what this worker may do cannot be tried now")

@@ -31,6 +31,7 @@ class Health(Middleware):
         connect: Connects to the broker once; raises if that fails.
         others: Return further problems, a line for each.
         always: Return problems of a worker that should have stopped, too.
+        notes: Returns why jobs wait though the worker is healthy, a line for each.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class Health(Middleware):
         connect: Callable[[], None],
         others: Sequence[Callable[[], Sequence[str]]] = (),
         always: Sequence[Callable[[], Sequence[str]]] = (),
+        *,
+        notes: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._folder = folder
         self._sign = SignOfLife(folder, "worker")
@@ -47,6 +50,7 @@ class Health(Middleware):
         self._answers = Reach(connect)
         self._others = others
         self._always = always
+        self._notes = notes
         self._job_has_ended = False
         self._vitals: Vitals | None = None
         self._stopping = threading.Event()
@@ -97,7 +101,8 @@ class Health(Middleware):
                 if self._job_has_ended:
                     self._job_has_ended = False
                     forget_replacements(self._folder)
-                self._sign.renew([*self._problems(), *(problem for one in self._always for problem in one())])
+                always = [problem for one in self._always for problem in one()]
+                self._sign.renew([*self._problems(), *always], self._notes())
             except Exception:  # without this thread, the process counts as dead
                 log.exception("the health of this worker cannot be told now")
                 self._sign.renew()

@@ -186,8 +186,8 @@ class Idempotency:
         execution.alone = True
         return (yield from self._ask(execution))
 
-    def request(self, execution: Execution) -> Claim:
-        """How to ask for the job of a delivery."""
+    def request(self, execution: Execution, ahead: bool = False) -> Claim:
+        """How to ask for the job of a delivery, for a thread or ahead of one."""
         due_at, delay = execution.due
         return Claim(
             execution.job,
@@ -200,6 +200,7 @@ class Idempotency:
             due_at=due_at,
             delay=delay,
             instead_of=execution.instead_of,
+            ahead=ahead,
             breaker=execution.breaker,
         )
 

@@ -43,10 +43,10 @@ class SignOfLife:
         """The file of this process."""
         return self._folder / f"{self._role}-{os.getpid()}.json"
 
-    def renew(self, problems: Sequence[str] = ()) -> None:
-        """Show that the process lives, and what is wrong with it."""
+    def renew(self, problems: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
+        """Show that the process lives, what is wrong with it, and what its work waits for though nothing is."""
         try:
-            self._write(json.dumps({"problems": list(problems)}))
+            self._write(json.dumps({"problems": list(problems), "notes": list(notes)}))
         except OSError as error:
             if not self._failing:
                 log.warning("JOBKIT_HEALTH_FOLDER: the sign of life cannot be written, trying again: %s", error)
@@ -143,9 +143,18 @@ def complaints(folder: Path, now: float | None = None) -> list[str]:
         lives = True
         if age >= TOO_OLD:
             found.append(f"{file.stem}: no sign of life for {age:.0f} s")
-        found += [f"{file.stem}: {problem}" for problem in _problems(text)]
+        found += [f"{file.stem}: {problem}" for problem in _lines(text, "problems")]
     found += _replacements_in_vain(folder)
     return found if lives else [f"no process has a sign of life in {folder}"]
+
+
+def remarks(folder: Path) -> list[str]:
+    """Return what the work of healthy processes waits for, a line for each: they mostly wait for the same."""
+    found: list[str] = []
+    for file, _pid in _ours(folder):
+        with suppress(FileNotFoundError):  # its process has ended since the folder was read
+            found += _lines(file.read_text("utf-8", "replace"), "notes")
+    return list(dict.fromkeys(found))
 
 
 def is_healthy(folder: Path, now: float | None = None) -> bool:
@@ -173,9 +182,9 @@ def _replacements_in_vain(folder: Path) -> list[str]:
     return [f"{len(marks)} worker processes were replaced because of jobs that do not end, and no job has ended since"]
 
 
-def _problems(text: str) -> list[str]:
+def _lines(text: str, kind: str) -> list[str]:
     try:
-        return [str(problem) for problem in json.loads(text)["problems"]]
+        return [str(line) for line in json.loads(text)[kind]]
     except (ValueError, KeyError, TypeError):
         return []  # it is just being written, and its age counts
 

@@ -67,6 +67,9 @@ class Delivery:
     asked: int = 0
 
 
+#: Says how to ask for the job of a delivery, and whether that is ahead of a thread.
+Request = Callable[[Execution, bool], Claim]
+
 #: A delivery that was claimed, and its lease, which is to be released.
 Withdrawn = tuple[Delivery, Lease]
 
@@ -296,16 +299,23 @@ class Dispatcher:
         )
 
 
-def claim(dispatcher: Dispatcher, batch: Sequence[Delivery], request: Callable[[Execution], Claim]) -> Steps[None]:
+def claim(dispatcher: Dispatcher, batch: Sequence[Delivery], request: Request) -> Steps[None]:
     """Ask for jobs in one call, and take in the answers.
 
     Args:
         dispatcher: Has chosen them.
         batch: The first is for a thread that is free.
-        request: Says how to ask for the job of a delivery.
+        request: Says how to ask for the job of a delivery, and whether that is ahead of a thread.
     """
     try:
-        answers = yield Claims([request(delivery.execution) for delivery in batch])
+        # What was delivered before is no claim ahead. The store counts by that: if process and supervisor die together,
+        # a job that had a thread counts a crash, and one that waited for a thread does not.
+        answers = yield Claims(
+            [
+                request(delivery.execution, delivery is not batch[0] and not delivery.execution.redelivered)
+                for delivery in batch
+            ]
+        )
     except GeneratorExit:
         raise
     except BaseException as error:  # whatever it is, the deliveries are not lost
@@ -316,7 +326,7 @@ def claim(dispatcher: Dispatcher, batch: Sequence[Delivery], request: Callable[[
     yield from release(dispatcher, dispatcher.deal(batch, answers))
 
 
-def tidy(dispatcher: Dispatcher, request: Callable[[Execution], Claim]) -> Steps[None]:
+def tidy(dispatcher: Dispatcher, request: Request) -> Steps[None]:
     """Release what waits for too long, and ask again for what may be free by now."""
     yield from release(dispatcher, dispatcher.overdue())
     due = dispatcher.due()

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from dramatiq.broker import MessageProxy
 
-from jobkit.effects import Claim, Steps, take
+from jobkit.effects import Steps, take
 from jobkit.execution import Execution
-from jobkit.run.dispatcher import LONGEST_AHEAD, MOST_AHEAD, Delivery, Dispatcher, claim, drain, tidy
+from jobkit.run.dispatcher import LONGEST_AHEAD, MOST_AHEAD, Delivery, Dispatcher, Request, claim, drain, tidy
 from jobkit.run.seams import Seams
 
 #: Seconds between two looks at what waits for too long.
@@ -40,7 +40,7 @@ class WorkQueue:
         dispatcher: Dispatcher,
         seams: Seams,
         begin: Callable[[MessageProxy], Execution],
-        request: Callable[[Execution], Claim],
+        request: Request,
         stopping: threading.Event,
     ) -> None:
         self._dispatcher = dispatcher
@@ -213,6 +213,7 @@ class WorkQueue:
             if not self._tidy():
                 self._tidies.set()
             elif self._dispatcher.has_work:
+                self._back_soon.clear()  # they were not: from now on others are woken at once again
                 self._unpark()
                 self._tidies.set()
 

@@ -46,6 +46,13 @@ class PlatformSettings(BrokerSettings):
     record_ttl_seconds: int = Field(
         86_400, ge=60, le=31_536_000, description="Seconds that the record of a finished job answers its duplicates."
     )
+    result_ttl_seconds: int = Field(
+        3600,
+        ge=0,
+        le=31_536_000,
+        description="Seconds that the result of a done job is kept, and what it has reported. At most as long as the "
+        "record.",
+    )
     max_crashes: int = Field(
         3, ge=1, le=100, description="Workers that one job may take down before it is dead-lettered as poison."
     )

@@ -16,12 +16,15 @@ DUE_SLACK = timedelta(seconds=1)
 #: The most that the clocks of a sender and of the store may differ. A send is never answered with an earlier death.
 CLOCK_SKEW = timedelta(minutes=10)
 
+#: How long the result of a done job is kept, unless somebody says otherwise.
+RESULT_TTL = timedelta(hours=1)
+
 #: Sends, and rounds of them, that a record remembers. More of one job are rare, and the oldest are forgotten.
 MOST_SEEN = 16
 
 
 #: Of what travels in messages and stands in records. Workers of one service that differ in it must not run together.
-GENERATION = 2
+GENERATION = 3
 
 #: Jobs of a process that its heartbeat names.
 MOST_NAMED = 100
@@ -130,6 +133,7 @@ class Claim:
     due_at: int = 0
     delay: timedelta = timedelta()
     instead_of: str = ""
+    ahead: bool = False
     breaker: str = ""
 
 
@@ -280,6 +284,7 @@ class JobStore(Protocol):
         due_at: int = 0,
         delay: timedelta = timedelta(),
         instead_of: str = "",
+        ahead: bool = False,
         breaker: str = "",
     ) -> Lease | Held | Suspect | Finished:
         """Ask for the right to run ``job`` for ``ttl``.
@@ -302,6 +307,7 @@ class JobStore(Protocol):
             delay: Limits that wait, as the sender's clock may be wrong.
             instead_of: An owner in the same process that has not let its job begin, and never will. Its lease is over:
                 what it still says comes too late, and it is as if it had never been given.
+            ahead: Whether there is no thread for the job yet. The first such lease that ends by time counts no crash.
             breaker: The breaker of the job's actor, ``<service>/<name>``. A lease says whether it is open. The breaker
                 stays as it is, and the job is given in any case.
         """

@@ -32,7 +32,8 @@ def exercise(store: JobStore, service: str) -> None:
     of_its_own = f"{service}:{ACTOR}"  # so that it is no worker of the service
     process = Process(uuid.uuid4().hex, of_its_own, "", 0, (), GENERATION, 0)
     owner = f"{process.name}:1"
-    jobs = [JobKey(service, ACTOR, f"{process.name}-{number}") for number in range(3)]
+    # Marks of so short a life would be in the way of the service's own.
+    jobs = [JobKey(whose, ACTOR, f"{process.name}-{n}") for n, whose in enumerate((service, of_its_own, service))]
     breaker = f"{service}/{ACTOR}"  # which nobody opens
     answers = [store.acquire(job, owner, ttl=_LEASE, sent_at=1, breaker=breaker) for job in jobs]
     leases = [answer for answer in answers if isinstance(answer, Lease)]

@@ -12,6 +12,7 @@ from jobkit.store.base import (
     CLOCK_SKEW,
     DUE_SLACK,
     MOST_SEEN,
+    RESULT_TTL,
     Answer,
     Buried,
     Claim,
@@ -45,6 +46,9 @@ class _Row:
     crashes_before: int | None = None  # there once the job has made a checkpoint
     seen: tuple[int, ...] = ()  # the sends that were delivered, by their sent_at
     rounds: Rounds = ()  # those above 0 that the job has run in
+    ahead: bool = False  # it was leased before there was a thread for it
+    spared: bool = False  # such a lease has ended by time, and counted nothing: that happens once
+    result_until: int = 0  # a done job's result, and what it said of its progress
 
     def see(self, sent_at: int) -> None:
         """Remember a send that was delivered; the last ones of many."""
@@ -69,6 +73,7 @@ class MemoryStore:
         record_ttl: How long a record outlives its last change.
         clock: Seconds since the epoch; tests hand in one that they can move.
         is_open: Whether a breaker is open. Without it, leases do not say so, and the breakers themselves are asked.
+        result_ttl: How long the result of a done job is kept, and its progress; at most as long as the record.
     """
 
     def __init__(
@@ -76,8 +81,9 @@ class MemoryStore:
         record_ttl: timedelta = timedelta(days=1),
         clock: Callable[[], float] = time.time,
         is_open: Callable[[str], bool] | None = None,
+        result_ttl: timedelta = RESULT_TTL,
     ) -> None:
-        self._ttl = milliseconds(record_ttl)
+        self._ttl, self._result_ttl = milliseconds(record_ttl), milliseconds(result_ttl)
         self._clock = clock
         self._is_open = is_open
         self._rows: dict[JobKey, _Row] = {}
@@ -99,6 +105,7 @@ class MemoryStore:
         due_at: int = 0,
         delay: timedelta = timedelta(),
         instead_of: str = "",
+        ahead: bool = False,
         breaker: str = "",
     ) -> Lease | Held | Suspect | Finished:
         with self._lock:
@@ -108,13 +115,15 @@ class MemoryStore:
             record = row.record
             if record.state is JobState.RUNNING and row.owner == owner:
                 self._lend(row, ttl, now)  # it is told of its lease only now
+                row.ahead = row.ahead and ahead  # else by the thread that runs the job
                 return self._lease(row, breaker)
             begun = False if self._was_given_to(row, instead_of) else self._begun(row)
             refusal = self._refusal(row, now, sent_at=sent_at, job_round=job_round, lapsed=begun is not None)
             if refusal is not None:
                 return refusal
             anew = record.state is JobState.DEAD
-            stalled = record.state is JobState.RUNNING and begun is not False
+            is_spared = record.state is JobState.RUNNING and begun is None and row.ahead
+            stalled = record.state is JobState.RUNNING and begun is not False and not is_spared
             crashes = 0 if anew else record.crashes + stalled
             if alone_at and crashes == alone_at and not alone:
                 return Suspect(crashes)
@@ -128,11 +137,12 @@ class MemoryStore:
                 self._make_wait(row, early, now)
                 return Held(timedelta(milliseconds=early), JobState.WAITING)
             crashes_before = None if anew else row.crashes_before
-            made = 0 if anew else record.attempt - (begun is False)
+            made = 0 if anew else record.attempt - (begun is False or is_spared)
             before = max(made, 0 if crashes_before is not None else attempts_before)
             # No lower than the clock, so that it rises even over the loss or the expiry of the record.
             fence = max(record.fence + 1, now)
             first_failed_at = 0 if anew else row.first_failed_at
+            spared = not anew and (row.spared or is_spared)
             failure = record.failure if first_failed_at else ""
             started = JobRecord(job, JobState.RUNNING, before + 1, crashes, fence, started_at=now, failure=failure)
             self._rows[job] = row = _Row(
@@ -144,6 +154,8 @@ class MemoryStore:
                 crashes_before=crashes_before,
                 seen=row.seen,
                 rounds=rounds,
+                ahead=ahead and not spared,
+                spared=spared,
             )
             self._lend(row, ttl, now)
             return replace(self._lease(row, breaker), stalled=stalled)
@@ -164,6 +176,7 @@ class MemoryStore:
             due_at=claim.due_at,
             delay=claim.delay,
             instead_of=claim.instead_of,
+            ahead=claim.ahead,
             breaker=claim.breaker,
         )
 
@@ -253,6 +266,7 @@ class MemoryStore:
             row = self._running(lease)
             if row is not None:
                 row.crashes_before = (row.crashes_before or 0) + row.record.crashes
+                row.ahead = False  # it has begun
                 row.record = replace(row.record, attempt=1, crashes=0)
             return row is not None
 
@@ -262,6 +276,8 @@ class MemoryStore:
             if row is None:
                 return None
             state = row.record.state
+            if state is JobState.DONE and row.result_until <= self._now():
+                row.record = replace(row.record, step="", note="", result=b"")
             return replace(
                 row.record,
                 lease_until=row.until if state is JobState.RUNNING else 0,
@@ -363,9 +379,10 @@ class MemoryStore:
             # Waiting, if its worker has handed the job back on its behalf, and it came to an end after all.
             if row and row.record.state in {JobState.RUNNING, JobState.WAITING}:
                 now = self._now()
-                percent = 100.0 if state is JobState.DONE else row.record.percent
-                row.record = replace(
-                    row.record, state=state, finished_at=now, percent=percent, result=result, failure=failure
-                )
+                row.record = replace(row.record, state=state, finished_at=now, result=result, failure=failure)
                 row.expires_at = now + self._ttl
+                if state is JobState.DONE:
+                    row.record = replace(row.record, percent=100.0, waits_for="")
+                    row.result_until = now + min(self._result_ttl, self._ttl)
+                    row.made, row.seen = {}, ()  # it never runs again
             return row is not None and row.record.state is state

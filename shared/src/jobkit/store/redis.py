@@ -1,4 +1,4 @@
-"""The job store in Redis: one hash per job, one Lua script per transition."""
+"""The job store in Redis: one hash per job that is not done, a mark for one that is, one Lua script per transition."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -12,6 +12,7 @@ from jobkit.store.base import (
     CLOCK_SKEW,
     DUE_SLACK,
     MOST_SEEN,
+    RESULT_TTL,
     Answer,
     Buried,
     Claim,
@@ -28,29 +29,36 @@ from jobkit.store.base import (
     Released,
     Suspect,
 )
+from jobkit.store.marks import digest, read_mark, stem
 from jobkit.store.redis_client import BREAKER, NOW, Argument, Lua, RedisClient, lua
 from jobkit.time import milliseconds
 
-_SCRIPTS = (
-    "acquire",
-    "renew",
-    "finish",
-    "release",
-    "report",
-    "remember",
-    "forget",
-    "checkpoint",
-    "declare_dead",
-    "processes",
-)
+#: The scripts, each with the parts that stand before it.
+_SCRIPTS = {
+    "acquire": ("prelude", "marks"),
+    "renew": ("prelude", "marks"),
+    "finish": ("prelude", "marks"),
+    "release": ("prelude", "marks"),
+    "record": ("marks",),
+    "report": ("prelude",),
+    "remember": ("prelude",),
+    "forget": ("prelude",),
+    "checkpoint": ("prelude",),
+    "declare_dead": (),
+    "processes": (),
+}
 
-_KEY = "job:{service}:{actor}:{id}"
+_JOB = "job:"  #: followed by service, actor and id
+_RESULT = "result:"  #: the same, of a job that is done
+_DONE = "done:"  #: followed by the service, and what names the marks of its jobs
 _PROCESS = "process:"  #: followed by its name
 _PROCESSES = "processes:"  #: followed by the service
 
 
 #: What a claim is told of its breaker.
 _BREAKER_OPEN = {b"": None, b"0": False, b"1": True}
+
+_SLACK, _SKEW = milliseconds(DUE_SLACK), milliseconds(CLOCK_SKEW)
 
 #: A script, its keys, and its arguments.
 _Call = tuple[str, Sequence[str], Sequence[Argument]]
@@ -74,12 +82,6 @@ def _answered(claim: Claim, answer: Any) -> Answer:
             return Finished(JobState(state.decode()))
 
 
-def _told(lease: Lease) -> list[Argument]:
-    """What the scripts are told of a lease: enough to write its record again."""
-    numbers = [lease.attempt, lease.crashes, lease.first_failed_at, lease.sent_at]
-    return [lease.fence, lease.owner, *numbers, written(lease.rounds)]
-
-
 def _field(name: str) -> str:
     """The field of a record that keeps what is remembered under ``name``."""
     return f"made:{name}" if name else "made"
@@ -98,17 +100,26 @@ class RedisStore:
 
     Args:
         url: ``redis://user:password@host:port/database``.
-        record_ttl: How long a record outlives its last change.
+        record_ttl: How long a record outlives its last change. Marks of done jobs live for up to half as long again.
         timeout: Seconds to connect, and seconds for an answer.
         namespace: ``JOBKIT_NAMESPACE`` of the workers whose records these are.
+        result_ttl: How long the result of a done job is kept, and its progress; at most as long as the record.
     """
 
     def __init__(
-        self, url: str, record_ttl: timedelta = timedelta(days=1), timeout: float = 2.0, namespace: str = ""
+        self,
+        url: str,
+        record_ttl: timedelta = timedelta(days=1),
+        timeout: float = 2.0,
+        namespace: str = "",
+        result_ttl: timedelta = RESULT_TTL,
     ) -> None:
-        self._ttl = milliseconds(record_ttl)
+        self._ttl, self._result_ttl = milliseconds(record_ttl), milliseconds(result_ttl)
         self._client = RedisClient(url, timeout, namespace)
         self._lua = {name: Lua(self._script(name)) for name in _SCRIPTS}
+        # Each job needs these twice or more.
+        self._jobs, self._results, self._marks = (self._client.key(name) for name in (_JOB, _RESULT, _DONE))
+        self._process = self._client.key(_PROCESS)
 
     def acquire(
         self,
@@ -124,6 +135,7 @@ class RedisStore:
         due_at: int = 0,
         delay: timedelta = timedelta(),
         instead_of: str = "",
+        ahead: bool = False,
         breaker: str = "",
     ) -> Lease | Held | Suspect | Finished:
         claim = Claim(
@@ -137,6 +149,7 @@ class RedisStore:
             due_at=due_at,
             delay=delay,
             instead_of=instead_of,
+            ahead=ahead,
             breaker=breaker,
         )
         return _answered(claim, self._run(*self._claim(claim, ttl)))
@@ -157,7 +170,7 @@ class RedisStore:
             return []
         name, service, about = (process.name, process.service, json.dumps(asdict(process))) if process else ("", "", "")
         records = [self._key(lease.job) for lease in leases]
-        told = [value for lease in leases for value in _told(lease)]
+        told = [value for lease in leases for value in self._told(lease)]
         held = self._run(
             "renew",
             [self._client.key(_PROCESS + name), self._client.key(_PROCESSES + service), *records],
@@ -198,10 +211,14 @@ class RedisStore:
         return bool(self._run("checkpoint", [self._key(lease.job)], [lease.fence, lease.owner]))
 
     def record(self, job: JobKey) -> JobRecord | None:
-        raw = self._client.ask("HGETALL", self._key(job))
-        if not raw:
-            return None
-        row: dict[str, bytes] = {name.decode(): value for name, value in raw.items()}
+        row: dict[str, bytes]
+        match self._run("record", [self._key(job), self._result(job)], [self._done(job), digest(job)]):
+            case []:
+                return None
+            case [mark, result]:
+                return read_mark(job, mark, result)
+            case [raw]:
+                row = {name.decode(): value for name, value in zip(raw[::2], raw[1::2], strict=True)}
 
         def number(name: str) -> int:
             return int(row.get(name, b"0"))
@@ -237,8 +254,9 @@ class RedisStore:
     def _claim(self, claim: Claim, ttl: timedelta) -> _Call:
         arguments: list[Argument] = [
             *(claim.owner, milliseconds(ttl), self._ttl, claim.sent_at, claim.attempts_before, claim.job_round),
-            *(milliseconds(DUE_SLACK), claim.alone_at, int(claim.alone), claim.due_at, milliseconds(claim.delay)),
-            *(milliseconds(CLOCK_SKEW), MOST_SEEN, self._client.key(_PROCESS), claim.instead_of),
+            *(_SLACK, claim.alone_at, int(claim.alone), claim.due_at, milliseconds(claim.delay) if claim.delay else 0),
+            *(_SKEW, MOST_SEEN, self._process, claim.instead_of, int(claim.ahead)),
+            *(self._done(claim.job), digest(claim.job)),
         ]
         breakers = [self._client.key(BREAKER.format(name=claim.breaker))] if claim.breaker else []
         return "acquire", [self._key(claim.job), *breakers], arguments
@@ -248,12 +266,19 @@ class RedisStore:
         more: list[Argument]
         match end:
             case Completed(result):
-                name, more = "finish", [JobState.DONE, self._ttl, result, ""]
+                name, more = "finish", [JobState.DONE, self._ttl, result, "", self._result_ttl]
             case Buried(failure):
-                name, more = "finish", [JobState.DEAD, self._ttl, b"", failure]
+                name, more = "finish", [JobState.DEAD, self._ttl, b"", failure, 0]
             case Released(delay, counted, failure, waits_for):
                 name, more = "release", [milliseconds(delay), int(counted), self._ttl, failure, waits_for]
-        return name, [self._key(lease.job)], _told(lease) + more
+        keys = [self._key(lease.job), *([self._result(lease.job)] if name == "finish" else [])]
+        return name, keys, self._told(lease) + more
+
+    def _told(self, lease: Lease) -> list[Argument]:
+        """What the scripts are told of a lease: enough to write its record again, and to find the job's mark."""
+        numbers = [lease.attempt, lease.crashes, lease.first_failed_at, lease.sent_at]
+        mark = digest(lease.job), stem(lease)
+        return [lease.fence, lease.owner, *numbers, written(lease.rounds), self._done(lease.job), *mark]
 
     def _call(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> tuple[Lua, Sequence[str], Any]:
         return self._lua[name], keys, arguments
@@ -266,7 +291,14 @@ class RedisStore:
         return answer
 
     def _script(self, name: str) -> str:
-        return NOW + lua("jobkit.store", "prelude", name)
+        return NOW + lua("jobkit.store", *_SCRIPTS[name], name)
 
     def _key(self, job: JobKey) -> str:
-        return self._client.key(_KEY.format(service=job.service, actor=job.actor, id=job.id))
+        return f"{self._jobs}{job.service}:{job.actor}:{job.id}"
+
+    def _result(self, job: JobKey) -> str:
+        return f"{self._results}{job.service}:{job.actor}:{job.id}"
+
+    def _done(self, job: JobKey) -> str:
+        """What the keys of its service's marks begin with."""
+        return f"{self._marks}{job.service}:"

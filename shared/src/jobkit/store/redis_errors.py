@@ -20,7 +20,7 @@ from redis.exceptions import (
 )
 
 from jobkit.addresses import tls
-from jobkit.errors import JobkitError, RecordUnreadable, StoreRefused, StoreUnavailable
+from jobkit.errors import JobkitError, RecordUnreadable, StoreFull, StoreRefused, StoreUnavailable
 
 #: Answers of a server that will do what it was asked once it has loaded, has memory, a disk, replicas or a primary.
 #: Source: redis.io, and the names in Redis' own server.c.
@@ -69,6 +69,8 @@ def translate(error: RedisError, url: str) -> JobkitError:
         return StoreRefused(f"{where} (JOBKIT_STORE_URL) does not permit what job records need: {text}. {_PERMIT}")
     if (cause := _tls_error(error)) is not None:
         return _of_tls(cause, f"{where} (JOBKIT_STORE_URL) cannot be reached over TLS")
+    if _code(error) == "OOM":
+        return StoreFull(f"{where} (JOBKIT_STORE_URL) is full: {text}")
     if not isinstance(error, ResponseError) or _code(error) in _OUTAGES:
         return StoreUnavailable(f"{where} (JOBKIT_STORE_URL) does not take commands: {text}{_hint(text, parts.scheme)}")
     if _code(error) == "WRONGTYPE" or ("user_script:" in text and not _OF_ANY_RECORD.search(text)):

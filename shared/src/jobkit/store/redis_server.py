@@ -1,10 +1,11 @@
-"""What kind of server the job store is: no cluster, and one that evicts nothing."""
+"""What kind of server the job store is: no cluster, and one that evicts nothing; and how much memory it has left."""
 
 from typing import Final
 
 from jobkit.errors import StoreRefused
 from jobkit.store.redis_client import RedisClient
 from jobkit.store.redis_errors import NO_CLUSTER
+from jobkit.store.room import Memory
 
 _EVICTS: Final = "so it forgets records when its memory is full, and those jobs may run again: set noeviction"
 
@@ -34,6 +35,16 @@ class RedisServer:
         if policy in {"", "noeviction"}:
             return []
         return [f"the Redis in JOBKIT_STORE_URL has maxmemory-policy {policy}, {_EVICTS}"]
+
+    def memory(self) -> Memory | None:
+        """Return what it uses of its memory; None if that has no limit, or it does not say."""
+        try:
+            told = self._client.ask("INFO", "memory")
+        except StoreRefused:  # of INFO
+            return None
+        used, limit = (int(told.get(name, 0)) for name in ("used_memory", "maxmemory"))
+        # Buffers for replicas and for the append-only file do not count against the limit.
+        return Memory(used - int(told.get("mem_not_counted_for_evict", 0)), limit) if limit else None
 
     def _says(self, name: str) -> str:
         try:

@@ -1,11 +1,9 @@
 -- Give the job to whoever asks, unless it is running elsewhere, not due, done, or dead.
--- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, round, slack ms, alone at, alone (0|1), due at,
--- delay ms, clock skew ms, most seen, what the keys of processes begin with, instead of
 -- KEYS: the record, and the breaker of the job's actor if it has one
+-- ARGV: owner, ttl ms, record ttl ms, sent at, attempts before, round, slack ms, alone at, alone (0|1), due at,
+-- delay ms, clock skew ms, most seen, what the keys of processes begin with, instead of, ahead (0|1), done, digest
 local key, owner, ttl, record_ttl, sent_at = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local round, slack = tonumber(ARGV[6]), tonumber(ARGV[7])
-local row = redis.call('HMGET', key, 'state', 'owner', 'lease_until', 'due_at', 'attempt', 'crashes', 'sent_at',
-  'first_failed_at', 'fence', 'span', 'seen', 'finished_at', 'crashes_before', 'rounds')
 -- A delayed job that the broker delivered too early waits, the first time: a policy may shorten the broker's delays.
 local early = math.min(tonumber(ARGV[10]) - now, tonumber(ARGV[11]))
 
@@ -16,21 +14,28 @@ local function breaker_open()
 end
 
 -- Most jobs are new, and ask once: as below, in two commands.
-if not row[1] and round == 0 and early <= slack then
-  local fence, attempt = string.format('%.0f', math.max(tonumber(row[9] or 0) + 1, now)), tostring(ARGV[5] + 1)
-  redis.call('HSET', key, 'state', 'running', 'owner', owner, 'attempt', attempt, 'crashes', '0', 'sent_at', sent_at,
-    'first_failed_at', '0', 'started_at', now, 'fence', fence, 'seen', ',' .. sent_at .. ',', 'lease_until', now + ttl,
-    'span', ttl)
+local state = redis.call('HGET', key, 'state')
+if not state and mark_of(ARGV[17], ARGV[18]) then
+  return {'done'}
+elseif not state and round == 0 and early <= slack then
+  local fence, attempt = string.format('%.0f', now), tostring(ARGV[5] + 1)
+  redis.call('HSET', key, 'state', 'running', 'owner', owner, 'attempt', attempt, 'sent_at', sent_at, 'started_at', now,
+    'fence', fence, 'lease_until', now + ttl, 'span', ttl, unpack(ARGV[16] == '1' and {'ahead', '1'} or {}))
   redis.call('PEXPIRE', key, ttl + record_ttl)
   return {'leased', fence, attempt, '0', '0', sent_at, '0', '0', '', breaker_open()}
 end
 
-local state, attempt, crashes, first_failed_at = row[1], tonumber(row[5] or 0), tonumber(row[6] or 0), row[8] or '0'
+local row = redis.call('HMGET', key, 'state', 'owner', 'lease_until', 'due_at', 'attempt', 'crashes', 'sent_at',
+  'first_failed_at', 'fence', 'span', 'seen', 'finished_at', 'crashes_before', 'rounds', 'ahead')
+local attempt, crashes, first_failed_at = tonumber(row[5] or 0), tonumber(row[6] or 0), row[8] or '0'
 local crashes_before = row[13] -- there once the job has made a checkpoint
 local seen = row[11] or (row[7] and ',' .. row[7] .. ',' or ',')
 local was_seen = string.find(seen, ',' .. sent_at .. ',', 1, true) ~= nil
 -- The rounds above 0 that the job has run in, by their sends: ",1790000000000:1,".
 local rounds = row[14] or ''
+-- '1': the lease was given before there was a thread for the job. '0': one such lease has ended by time, and counted
+-- nothing. That happens once: a job that takes its machine down each time must not be spared each time.
+local ahead = row[15]
 local has_run_in = tonumber(string.match(rounds, ',' .. sent_at .. ':(%d+),') or 0)
 
 -- Remember the sends of this job that were delivered, the last ones of many: "," .. "1790000000000" .. ",".
@@ -81,23 +86,29 @@ elseif state == 'dead' then
   if round <= has_run_in and (later == 0 or (later < 0 and (was_seen or old))) then
     return {'dead'}
   end
-  attempt, crashes, first_failed_at, crashes_before = 0, 0, '0', nil
+  attempt, crashes, first_failed_at, crashes_before, ahead = 0, 0, '0', nil, nil
 elseif state == 'running' then
   if row[2] == owner then
     lend(key, ttl, record_ttl) -- it is told of its lease only now
-    return {'leased', row[9], row[5], row[6], first_failed_at, row[7], crashes_before or '0', '0', rounds, breaker_open()}
+    if ahead == '1' and ARGV[16] == '0' then
+      redis.call('HDEL', key, 'ahead') -- by the thread that runs the job
+    end
+    return {'leased', row[9], row[5], row[6] or '0', first_failed_at, row[7], crashes_before or '0', '0', rounds,
+      breaker_open()}
   end
   see()
   local had_begun, remaining = begun(), left('lease_until', row[3])
   if had_begun == nil and remaining > 0 then
     return {'held', string.format('%.0f', remaining), 'running'}
   end
-  stalled = had_begun ~= false
+  local is_spared = had_begun == nil and ahead == '1'
+  stalled = had_begun ~= false and not is_spared
   if stalled then
     crashes = crashes + 1
   else
     attempt = attempt - 1 -- as if that lease had never been given
   end
+  if is_spared then ahead = '0' end
 elseif state == 'waiting' then
   see()
   local remaining = left('due_at', row[4])
@@ -118,7 +129,8 @@ local latest = string.format('%.0f', math.max(tonumber(row[7] or 0), tonumber(se
 if early > slack and (not state or state == 'dead') then
   redis.call('HSET', key, 'state', 'waiting', 'due_at', now + early, 'span', early, 'sent_at', latest, 'attempt', 0,
     'crashes', 0, 'first_failed_at', '0', 'waits_for', 'its delay')
-  redis.call('HDEL', key, 'owner', 'percent', 'step', 'note', 'finished_at', 'result', 'failure', 'crashes_before')
+  redis.call('HDEL', key, 'owner', 'percent', 'step', 'note', 'finished_at', 'result', 'failure', 'crashes_before',
+    'ahead')
   redis.call('PEXPIRE', key, early + record_ttl)
   return {'held', string.format('%.0f', early), 'waiting'}
 end
@@ -129,6 +141,11 @@ local fence = string.format('%.0f', math.max(tonumber(row[9] or 0) + 1, now))
 redis.call('HSET', key, 'state', 'running', 'owner', owner, 'attempt', attempt, 'crashes', crashes, 'sent_at', latest,
   'first_failed_at', first_failed_at, 'started_at', now, 'fence', fence)
 redis.call('HDEL', key, 'percent', 'step', 'note', 'due_at', 'finished_at', 'result', 'waits_for')
+if ahead == '0' or ARGV[16] == '1' then
+  redis.call('HSET', key, 'ahead', ahead == '0' and '0' or '1')
+elseif row[15] then
+  redis.call('HDEL', key, 'ahead')
+end
 if first_failed_at == '0' then
   redis.call('HDEL', key, 'failure')
 end
