@@ -348,3 +348,22 @@ def test_a_job_that_ran_in_the_layout_of_before_ends_with_a_mark(store: RedisSto
     assert store.complete(take(store, job), b"")
     assert admin.keys("jobkit:job:*") == []
     assert is_done(store, job)
+
+
+def test_the_record_of_a_done_job_is_kept_too_for_versions_that_know_no_marks(
+    redis_url: str, admin: "redis.Redis"
+) -> None:
+    set_clock(admin, NOW)
+    with closing(ClockKeyStore(redis_url, LIFE, keep_done=True)) as store:
+        job = new_job()
+        lease = store.acquire(job, "a", ttl=LEASE, sent_at=1)
+        assert isinstance(lease, Lease)
+        assert store.complete(lease, b"7")
+        key = f"jobkit:job:{job.service}:{job.actor}:{job.id}"
+        assert (admin.hget(key, "state"), admin.hget(key, "result")) == (b"done", b"7")
+        assert 0 < admin.pttl(key) <= milliseconds(LIFE)
+        assert store.complete(lease, b"7"), "the same end again"
+        assert store.acquire(job, "b", ttl=LEASE, sent_at=2) == Finished(JobState.DONE)
+    with store_of(redis_url) as later:
+        admin.delete(key)
+        assert later.acquire(job, "c", ttl=LEASE, sent_at=3) == Finished(JobState.DONE), "the mark is there as well"

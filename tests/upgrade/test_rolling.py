@@ -40,6 +40,7 @@ def test_a_rolling_deploy_loses_no_job_and_runs_none_twice(fleet: Fleet, version
 @pytest.mark.timeout(LIMIT + 200)
 def test_a_rollback_loses_no_job_and_runs_none_twice(fleet: Fleet, versions: Versions) -> None:
     before, now = versions.before, versions.now
+    fleet.settings["JOBKIT_KEEP_DONE_RECORDS"] = "true"  # upgrade.md, "Go back"
     old, new = fleet.client(before), fleet.client(now)
     shop, post = fleet.worker(now, "shop"), fleet.worker(before, "post")
     send_batch(fleet.books, "half-deployed", [new, old], SIZE)

@@ -145,7 +145,14 @@ class Service(Generic[S, R]):
         )
         ttl = timedelta(seconds=platform.record_ttl_seconds)
         kept = timedelta(seconds=platform.result_ttl_seconds)
-        store = RedisStore(platform.store_url, ttl, platform.store_timeout_seconds, platform.namespace, kept)
+        store = RedisStore(
+            platform.store_url,
+            ttl,
+            platform.store_timeout_seconds,
+            platform.namespace,
+            kept,
+            keep_done=platform.keep_done_records,
+        )
         rollout = timedelta(seconds=platform.rollout_seconds)
         broker = JobBroker(
             connection, sender, prefetch=settings.prefetch, rollout=rollout, refusals=refusals, declarer=declarer

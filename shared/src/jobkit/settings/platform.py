@@ -53,6 +53,11 @@ class PlatformSettings(BrokerSettings):
         description="Seconds that the result of a done job is kept, and what it has reported. At most as long as the "
         "record.",
     )
+    keep_done_records: bool = Field(
+        False,
+        description="Keep the record of each done job beside its mark, so that workers can go back to version 0.1. "
+        "Takes about 450 bytes for each.",
+    )
     max_crashes: int = Field(
         3, ge=1, le=100, description="Workers that one job may take down before it is dead-lettered as poison."
     )

@@ -104,6 +104,7 @@ class RedisStore:
         timeout: Seconds to connect, and seconds for an answer.
         namespace: ``JOBKIT_NAMESPACE`` of the workers whose records these are.
         result_ttl: How long the result of a done job is kept, and its progress; at most as long as the record.
+        keep_done: Keep the record of a done job beside its mark, for versions that know no marks.
     """
 
     def __init__(
@@ -113,8 +114,11 @@ class RedisStore:
         timeout: float = 2.0,
         namespace: str = "",
         result_ttl: timedelta = RESULT_TTL,
+        *,
+        keep_done: bool = False,
     ) -> None:
         self._ttl, self._result_ttl = milliseconds(record_ttl), milliseconds(result_ttl)
+        self._keep_done = int(keep_done)
         self._client = RedisClient(url, timeout, namespace)
         self._lua = {name: Lua(self._script(name)) for name in _SCRIPTS}
         # Each job needs these twice or more.
@@ -266,9 +270,9 @@ class RedisStore:
         more: list[Argument]
         match end:
             case Completed(result):
-                name, more = "finish", [JobState.DONE, self._ttl, result, "", self._result_ttl]
+                name, more = "finish", [JobState.DONE, self._ttl, result, "", self._result_ttl, self._keep_done]
             case Buried(failure):
-                name, more = "finish", [JobState.DEAD, self._ttl, b"", failure, 0]
+                name, more = "finish", [JobState.DEAD, self._ttl, b"", failure, 0, 0]
             case Released(delay, counted, failure, waits_for):
                 name, more = "release", [milliseconds(delay), int(counted), self._ttl, failure, waits_for]
         keys = [self._key(lease.job), *([self._result(lease.job)] if name == "finish" else [])]

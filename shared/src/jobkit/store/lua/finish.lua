@@ -1,6 +1,6 @@
 -- The job is done or dead. Answers 1 again to the same lease.
 -- KEYS: the record, the result. ARGV: the lease (fence, owner, attempt, crashes, first failed at, sent at, rounds, done, digest, stem), state,
--- record ttl ms, result, failure, result ttl ms
+-- record ttl ms, result, failure, result ttl ms, keep the record (0|1)
 local key, fence, owner, state, ttl = KEYS[1], ARGV[1], ARGV[2], ARGV[11], tonumber(ARGV[12])
 local row = redis.call('HMGET', key, 'fence', 'owner', 'state', 'started_at', 'attempt', 'crashes', 'step', 'note')
 local before = state_under(row, key, unpack(ARGV, 1, 10))
@@ -18,7 +18,13 @@ end
 
 local done, digest, result = ARGV[8], ARGV[9], ARGV[13]
 local generations = redis.call('GET', done .. 'generations') or '' -- before any write, should it not be permitted
-redis.call('DEL', key) -- the first write, as in `lend`
+if ARGV[16] == '1' then -- for versions that know no marks
+  redis.call('PEXPIRE', key, ttl)
+  redis.call('HSET', key, 'state', state, 'finished_at', now, 'result', result, 'failure', '', 'percent', 100)
+  redis.call('HDEL', key, 'lease_until', 'due_at', 'span')
+else
+  redis.call('DEL', key) -- the first write, as in `lend`
+end
 if row[1] ~= fence or row[2] ~= owner then
   row = {fence, owner, before, nil, ARGV[3], ARGV[4]} -- the record was lost, and has been written again
 end
