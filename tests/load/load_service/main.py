@@ -41,7 +41,7 @@ def broker() -> None:
 
         from jobkit.store.memory import MemoryStore
 
-        with patch("jobkit.service.RedisStore", lambda *_: MemoryStore()):
+        with patch("jobkit.service.RedisStore", lambda *_, **__: MemoryStore()):
             set_broker(service.build(load_platform(), LoadSettings.load()))
     else:
         set_broker(service.build(load_platform(), LoadSettings.load()))
