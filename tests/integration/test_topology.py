@@ -147,11 +147,17 @@ def test_a_user_who_may_write_nowhere_is_told_of_the_exchange(vhost_url: str, ra
 def test_what_is_printed_is_what_is_declared(vhost_url: str, rabbitmq: RabbitMQ) -> None:
     declare_all(vhost_url)
     printed = definitions(QUEUES, "any")
-    kept = cast("dict[str, list[dict[str, Any]]]", rabbitmq.call("GET", f"/api/definitions/{vhost_of(vhost_url)}"))
-    for kind in ("exchanges", "queues", "bindings"):
+    for kind in ("exchanges", "queues", "bindings"):  # one by one: RabbitMQ 4.3 exports no internal exchanges
+        kept = cast("list[dict[str, Any]]", rabbitmq.call("GET", f"/api/{kind}/{vhost_of(vhost_url)}"))
         ours = [{name: value for name, value in one.items() if name != "vhost"} for one in printed[kind]]
-        theirs = [{name: one.get(name) for name in ours[0]} for one in kept[kind]]
+        theirs = [{name: one.get(name) for name in ours[0]} for one in kept if not _is_its_own(one)]
         assert sorted(map(as_text, ours)) == sorted(map(as_text, theirs))
+
+
+def _is_its_own(one: dict[str, Any]) -> bool:
+    """Whether it is RabbitMQ's own: the default exchange, those of each virtual host, the bindings of the first."""
+    name: str = one.get("source", one.get("name"))
+    return not name or name.startswith("amq.")
 
 
 def as_text(fields: dict[str, Any]) -> str:
