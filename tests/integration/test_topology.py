@@ -156,7 +156,7 @@ def test_what_is_printed_is_what_is_declared(vhost_url: str, rabbitmq: RabbitMQ)
 
 def _is_its_own(one: dict[str, Any]) -> bool:
     """Whether it is RabbitMQ's own: the default exchange, those of each virtual host, the bindings of the first."""
-    name: str = one.get("source", one.get("name"))
+    name = str(one["source"] if "source" in one else one["name"])
     return not name or name.startswith("amq.")
 
 
