@@ -38,6 +38,7 @@ def test_a_service_changes_its_topology_and_goes_back_while_another_keeps_the_ol
     fleet: Fleet, versions: Versions
 ) -> None:
     fleet.settings["UPGRADE_RETRY_WAIT"] = str(RETRY_WAIT)
+    fleet.settings["JOBKIT_KEEP_DONE_RECORDS"] = "true"  # upgrade.md, "Go back"
     both = [fleet.client(versions.before), fleet.client(versions.now)]
     shop, post = fleet.worker(versions.before, "shop"), fleet.worker(versions.before, "post")
     for change in (versions.now, versions.before):
